@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who may do what. A verified certificate gives an identity (identity.c), a client record has
+ * identities and grants (clients.c), a grant is a glob over key names and a set of operations. Deny
+ * by default. Records are immutable with counted references, as keys are.
+ */
+#ifndef KEKD_ACCESS_H
+#define KEKD_ACCESS_H
+
+#include "kekd/json.h"
+#include "kekd/str.h"
+
+#include <openssl/x509.h>
+#include <sys/socket.h>
+
+/*                name            text            is the data plane's */
+#define ACCESS_OPERATIONS(X) \
+	X(ACCESS_WRAP, "wrap", true) \
+	X(ACCESS_UNWRAP, "unwrap", true) \
+	X(ACCESS_GENERATE, "generate", true) \
+	X(ACCESS_REWRAP, "rewrap", true) \
+	X(ACCESS_VERIFY, "verify", true) \
+	X(ACCESS_KEY_READ, "key.read", false) \
+	X(ACCESS_KEY_CREATE, "key.create", false) \
+	X(ACCESS_KEY_ROTATE, "key.rotate", false) \
+	X(ACCESS_KEY_STATE, "key.state", false) \
+	X(ACCESS_KEY_DESTROY, "key.destroy", false) \
+	X(ACCESS_CLIENT_READ, "client.read", false) \
+	X(ACCESS_CLIENT_WRITE, "client.write", false) \
+	X(ACCESS_CLUSTER_WRITE, "cluster.write", false) \
+	X(ACCESS_BACKUP, "backup", false) \
+	X(ACCESS_AUDIT_READ, "audit.read", false) \
+	X(ACCESS_STATUS_READ, "status.read", false) \
+	X(ACCESS_METRICS_READ, "metrics.read", false) \
+	X(ACCESS_APPROVE, "approve", false)
+
+enum access_operation {
+#define ACCESS_ENUM(name, text, data) name,
+	ACCESS_OPERATIONS(ACCESS_ENUM)
+#undef ACCESS_ENUM
+		ACCESS_OPERATIONS_COUNT,
+	ACCESS_NONE = ACCESS_OPERATIONS_COUNT /* any client with a record */
+};
+
+const char *access_operation_name(enum access_operation op);
+int access_operation_find(const char *text); /* the operation, or -ENOENT */
+
+/* ---- identity.c: from the peer's chain to one identity ---- */
+
+#define IDENTITY_SIZE 512
+
+struct identity {
+	char name[IDENTITY_SIZE]; /* "uri:spiffe://…", "dns:…" or, if switched on, "cn:…" */
+	char spki[5 + 64 + 1];	  /* "spki:" and the hex SHA-256 of SubjectPublicKeyInfo (DER) */
+	uint64_t not_after_us;	  /* of the leaf */
+};
+
+struct identity_ca; /* trusted CAs; immutable, counted references, any thread */
+int identity_ca_load(const char *pem_path, struct identity_ca **ret_ca, char ret_error[256]);
+struct identity_ca *identity_ca_ref(struct identity_ca *ca);
+void identity_ca_unrefp(struct identity_ca **ca);
+
+struct der {
+	const uint8_t *data;
+	size_t len;
+};
+/* chain[0] is the leaf; count 0: KEKD_ECERTNONE. 0 or one of KEKD_ECERT*; ret_identity->name may be
+ * filled (from an unverified certificate's SAN) also on failure, for the audit record alone,
+ * prefixed "unverified:". */
+int identity_verify(struct identity_ca *ca, const struct der *chain, size_t count, bool common_name,
+	uint64_t now_us, struct identity *ret_identity);
+
+/* ---- clients.c: records and decisions ---- */
+
+struct access_grant {
+	char *keys;	     /* glob over key names */
+	uint32_t operations; /* bit per enum access_operation */
+};
+
+struct client {
+	char name[STR_NAME_MAX + 1];
+	uint64_t commit;
+	char **identities;
+	size_t identities_count;
+	char **addresses; /* "10.0.0.0/8", "::1/128", or an address alone; none: from anywhere */
+	size_t addresses_count;
+	struct access_grant *grants;
+	size_t grants_count;
+	int64_t requests_per_s, in_flight; /* 0: no limit; enforced later */
+	bool refused;			   /* the stored record's seal does not verify */
+};
+
+struct client *client_ref(struct client *c);
+void client_unrefp(struct client **c);
+/* The record's body, which is also what the API takes and gives, less the name:
+ * {"name","identities","addresses","grants":[{"keys","operations"}],"limits":{"requests_per_s","in_flight"}}.
+ * Strict. */
+int client_from_json(const char *name, const json_t *body, uint64_t commit,
+	struct client **ret_client, char ret_error[JSON_ERROR_SIZE]);
+json_t *client_to_json(const struct client *c);
+/* Does any grant have the operation (for any key)? */
+bool client_has(const struct client *c, enum access_operation op);
+/* approve or client.write: changes to such a client need approval. */
+bool client_is_privileged(const struct client *c);
+bool client_address_allowed(const struct client *c, const struct sockaddr *address);
+/* 0; KEKD_EFORBIDDEN. key NULL: an operation that names no key needs a grant with keys "*" … see
+ * clients.c. */
+int client_authorise(const struct client *c, enum access_operation op, const char *key);
+/* The body of the client that `kekd init` makes of an admins: entry: all operations but wrap,
+ * unwrap, generate, rewrap. */
+json_t *client_admin_body(const char *name, json_t *identities);
+
+struct clients; /* the table: name → record, identity → record */
+int clients_open(struct clients **ret_clients);
+void clients_freep(struct clients **c);
+struct client *clients_find(
+	struct clients *c, const char *name); /* a reference or NULL; any thread */
+struct client *clients_find_identity(
+	struct clients *c, const struct identity *id); /* by name, then by spki */
+/* The client other than `name` that has one of these identities, or NULL; for KEKD_ETAKEN. */
+struct client *clients_find_conflict(struct clients *c, const struct client *candidate);
+int clients_publish(struct clients *c, struct client *client); /* takes over the reference */
+void clients_remove(struct clients *c, const char *name);
+void clients_mark_refused(struct clients *c, const char *name, bool refused);
+size_t clients_list(struct clients *c, const char *after, size_t limit,
+	struct client **ret_clients); /* references */
+size_t clients_count(struct clients *c);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The audit log: JSON lines chained by SHA-256, durable before an answer leaves (doc/formats/ has
+ * the record). One writer thread writes what came in meanwhile in one go and calls fdatasync once
+ * (group commit). It fails closed: while the log cannot be written every submission ends with
+ * KEKD_EAUDIT, and it tries again by itself every second.
+ *
+ * Files: DIR/audit-SEQ.jsonl, SEQ = the first record's, 20 digits. A file whose write or fdatasync
+ * failed is never written again: the next file starts with a "gap" record that tells how much of
+ * the old one counts.
+ */
+#ifndef KEKD_AUDIT_H
+#define KEKD_AUDIT_H
+
+#include "kekd/buf.h"
+#include "kekd/uuid.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum audit_type {
+	AUDIT_REQUEST, /* data plane and reads: one record, durable before the reply */
+	AUDIT_INTENT,  /* before a change */
+	AUDIT_OUTCOME, /* after it; has the intent's request id */
+	AUDIT_REFUSED, /* nothing was done: subject to the bound on refusals unless force_durable */
+	/* made by the writer itself: open, gap, refusals (a counted summary), close; checkpoint
+	   comes later */
+};
+
+#define AUDIT_BLOB_HASH_SIZE 8
+
+struct audit_version {
+	unsigned version;
+	struct uuid id;
+	uint32_t wrapped, unwrapped, refused, failed; /* only those above 0 are written */
+};
+
+/* Strings are borrowed until done was called; NULL ones are left out. */
+struct audit_record {
+	enum audit_type type;
+	bool force_durable; /* AUDIT_REFUSED: never counted away (first refused use per minute of a
+			       version that is not enabled) */
+	uint64_t time_us;
+	const char *client, *identity, *address, *request_id, *traceparent, *operation, *key,
+		*method, *path;
+	const char *code;  /* of the error; NULL: result "ok" */
+	int status;	   /* HTTP */
+	uint32_t micros;   /* from the request's arrival to this record */
+	uint64_t revision; /* commit number that the answer was made at */
+	bool stale;
+	json_t *const *contexts; /* per item, may be NULL where an item has none; one when all are
+				    the same */
+	size_t contexts_count;
+	const struct audit_version *versions;
+	size_t versions_count;
+	const uint8_t (*blobs)[AUDIT_BLOB_HASH_SIZE]; /* first 8 bytes of SHA-256 of each blob that
+							 was unwrapped */
+	size_t blobs_count;
+	json_t *detail; /* changes: what is asked for, or what came of it; owned by the caller; may
+			   be NULL */
+	/* On the writer's thread: err 0 (durable, or counted in a bounded summary) or KEKD_EAUDIT.
+	 * Must not block. */
+	void (*done)(struct audit_record *record, int err);
+	void *user;
+	/* the writer's own */
+	struct audit_record *next;
+};
+
+struct audit;
+struct audit_config {
+	const char *dir, *cluster, *node; /* borrowed */
+	bool hash_context;
+	uint64_t max_bytes;
+};
+
+/* Finds the end of the chain, records a torn last line, starts the writer. A directory that cannot
+ * be written is not an error: it opens failing, and recovers. KEKD_EAUDIT only when what is there
+ * is not a log of this cluster and node. ret_error: text. */
+int audit_open(const struct audit_config *config, struct audit **ret_audit, char ret_error[256]);
+void audit_freep(struct audit **a); /* writes what is pending, a close record, ends the thread */
+
+/* Any thread, never blocks. done is called in any case. */
+void audit_submit(struct audit *a, struct audit_record *r);
+/* Waits until durable; for the control thread. Uses done and user. 0 or KEKD_EAUDIT. */
+int audit_append(struct audit *a, struct audit_record *r);
+
+struct audit_status {
+	bool ok;
+	uint64_t sequence; /* of the last durable record */
+	uint64_t backlog;  /* records waiting */
+	uint64_t syncs, failures, summarised;
+	char file[64];
+	char head[65];	  /* hash of the last durable record */
+	char reason[160]; /* while not ok: what failed and what to do */
+};
+void audit_status(struct audit *a,
+	struct audit_status *ret_status); /* any thread; never waits for the disk */
+bool audit_ok(struct audit *a); /* any thread, no lock: ask it before the token is asked */
+
+/* The formats, for the writer and the tests: appends the members of r between "node" and "prev". */
+void audit_format(struct buf *b, const struct audit_record *r, bool hash_context);
+
+/* Offline verification of a whole directory. */
+struct audit_report {
+	uint64_t records, files, gaps, first_sequence, last_sequence;
+	char head[65];
+	char first_time[32], last_time[32];
+	/* the first fault: where it is and what it is; empty: none */
+	char fault_file[128];
+	uint64_t fault_line;	 /* from 1 */
+	uint64_t fault_sequence; /* the record's, 0 when it cannot be read */
+	char fault[200];
+	json_t *notes; /* gaps, torn lines, opens: array of objects; owned by the caller */
+};
+/* 0: whole; KEKD_EAUDIT: a fault; -errno: cannot be read. Bounded memory. */
+int audit_verify(const char *dir, struct audit_report *ret_report);
+
+#endif

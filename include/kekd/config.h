@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The configuration: one YAML file, read by the parent alone (libcyaml), checked, then cut into
+ * parts: each child gets what it needs as JSON through an inherited descriptor and nothing else.
+ * The daemons alone use this; kekctl has its own.
+ */
+#ifndef KEKD_CONFIG_H
+#define KEKD_CONFIG_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CONFIG_TOKENS_MAX 8
+#define CONFIG_WORKERS_MAX 4
+#define CONFIG_SESSIONS_MAX 64
+
+struct config_token {
+	char *name;	  /* the logical token, a STR_NAME */
+	char *uri;	  /* RFC 7512; token attributes name it; module-path may name the module */
+	char *module;	  /* path of the PKCS#11 module; NULL: the URI's module-path; one of the two
+			     must be there */
+	char *pin_source; /* path of a file (mode 0600 or stricter for others), or "file:PATH"; or
+			     the URI's pin-source */
+};
+
+struct config_admin {
+	char *name;
+	char **identities; /* "uri:…", "dns:…", "spki:…", "cn:…" */
+	unsigned identities_count;
+};
+
+struct config {
+	char *cluster;	 /* name; default "kekd" */
+	char *node;	 /* name; default the host's name up to the first dot */
+	char *state_dir; /* metadata.db, accepted; owned by user */
+	char *user;	 /* of kekd-net; default "kekd"; used when started as root */
+	char **listen;	 /* "ADDRESS:PORT", "[V6]:PORT" */
+	unsigned listen_count;
+	struct {
+		char *certificate; /* PEM, chain: leaf first */
+		char *key;	   /* PEM; readable for `user` */
+		char *client_ca;   /* PEM, one or more CAs */
+	} tls;
+	struct {
+		bool common_name; /* is "cn:…" matched? default false */
+	} identity;
+	struct config_token *tokens;
+	unsigned tokens_count;
+	struct {
+		char *user;	   /* of the workers; default "kekd-hsm" */
+		char *state_dir;   /* refused PINs; default STATE_DIR/hsm; owned by hsm.user, mode
+				      0700 */
+		unsigned workers;  /* per token; default one per core, at most 4 */
+		unsigned sessions; /* per worker; default 1 */
+		unsigned deadline_ms; /* "5s", "500ms"; default 5 s */
+	} hsm;
+	struct {
+		char *dir;
+		bool hash_context;  /* context: clear | hash */
+		uint64_t max_bytes; /* of one file; default 1 GiB; a new file is started past it */
+	} audit;
+	struct config_admin *admins;
+	unsigned admins_count;
+};
+
+/* Reads and checks everything that can be told from the file alone and from the file system (files
+ * exist, modes, names, addresses, numbers). 0, or a negative error; every finding has been printed
+ * to standard error as "FILE:LINE: what is wrong: what to do" (the line where libcyaml knows it).
+ */
+int config_load(const char *path, struct config **ret_config);
+void config_freep(struct config **c);
+
+/* The parts. Owned by the caller. */
+json_t *config_net_part(const struct config *c, bool init); /* see struct net_part */
+json_t *config_worker_part(
+	const struct config *c, unsigned token, unsigned worker); /* see struct worker_part */
+
+/* What kekd-net gets. */
+struct net_part {
+	bool init; /* kekd init: make the cluster, then end */
+	char *cluster, *node, *state_dir;
+	char *tls_certificate, *tls_key, *tls_client_ca;
+	bool common_name;
+	char **tokens; /* names, in the configuration's order: the first holds new keys and the seal
+			  key */
+	unsigned tokens_count;
+	unsigned workers, sessions, deadline_ms;
+	char *audit_dir;
+	bool audit_hash_context;
+	uint64_t audit_max_bytes;
+	json_t *admins; /* [{"name": …, "identities": […]}] */
+};
+
+/* What a worker gets. Descriptors come by number, see control.h. */
+struct worker_part {
+	char *cluster;
+	char *token; /* logical name */
+	unsigned index;
+	char *uri, *module;
+	unsigned sessions;
+};
+
+/* Reads the part from descriptor fd to its end and closes it. 0 or a negative error, logged. */
+int net_part_read(int fd, struct net_part *ret_part);
+void net_part_free(struct net_part *p);
+int worker_part_read(int fd, struct worker_part *ret_part);
+void worker_part_free(struct worker_part *p);
+
+#endif

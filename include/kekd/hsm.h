@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kekd-net's side of the token: gives operations to the workers, in frames, and takes the answers.
+ * It knows sockets, deadlines and queues; it never sees a PIN, a session or a CK_RV.
+ *
+ * One reader thread serves all workers. An operation goes to an idle session at once; while all
+ * sessions of its token are busy it queues, and the next idle session takes up to 64 of the queue
+ * in one frame (about 1 ms of token time by measured cost). Each operation has the deadline from
+ * its submission on; past it err is KEKD_ETIMEOUT and a late answer is dropped. When a worker dies,
+ * what computes only is given once to another; the rest gets KEKD_EHSM.
+ */
+#ifndef KEKD_HSM_H
+#define KEKD_HSM_H
+
+#include "kekd/frames.h"
+
+struct hsm;
+struct hsm_batch;
+
+typedef void hsm_done_fn(struct hsm_batch *batch);
+
+/* Some operations with one ending. The caller owns it, and everything that it points to, until done
+ * was called: on the reader thread, exactly once, never before hsm_submit returned its 0 is
+ * promised: it may run before. done must not block. */
+struct hsm_batch {
+	struct hsm_op *ops;
+	size_t count;
+	hsm_done_fn *done;
+	void *user;
+	/* hsm.c's own */
+	size_t left;
+	uint64_t deadline_ns;
+};
+
+struct hsm_config {
+	unsigned tokens;	  /* number of logical tokens */
+	const char *const *names; /* borrowed for the lifetime */
+	unsigned workers;	  /* per token */
+	unsigned deadline_ms;
+	size_t queue_max; /* operations waiting per token, over all: more is refused with
+			     KEKD_EOVERLOAD */
+	/* Called on the reader thread when a worker's state changed; may be NULL. */
+	void (*changed)(void *user);
+	void *user;
+};
+
+int hsm_open(const struct hsm_config *config, struct hsm **ret_hsm); /* starts the reader thread */
+void hsm_freep(struct hsm **hsm); /* ends the thread; what is pending gets KEKD_EHSM first */
+
+/* A (new) socket to worker `worker` of `token`; takes fd. An older socket of the same worker is
+ * closed. Any thread. */
+void hsm_attach(struct hsm *hsm, unsigned token, unsigned worker, int fd);
+
+/* 0, or nothing was taken and done is not called: KEKD_EOVERLOAD; KEKD_EHSM when no worker of a
+ * token is ready (at once, so that clients do not hang). Any thread, never blocks. */
+int hsm_submit(struct hsm *hsm, struct hsm_batch *batch);
+
+/* Submits and waits; for the control thread only. 0 when taken, see each op's err. */
+int hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count);
+
+/* HSM_OP_DROP to every worker of every token, and waits for those that are ready. Control thread.
+ */
+int hsm_drop_everywhere(struct hsm *hsm, unsigned token, const struct object_id *object);
+
+struct hsm_worker_status {
+	struct hsm_hello hello;
+	bool attached, ready;
+	uint64_t frames, operations, restarts, missed_deadlines;
+	uint32_t in_flight;
+	double micros_per_op; /* moving average */
+};
+/* A copy of what is known; 0 or -ENOENT. Never waits for the token. Any thread. */
+int hsm_worker_status(
+	struct hsm *hsm, unsigned token, unsigned worker, struct hsm_worker_status *ret_status);
+bool hsm_token_ready(struct hsm *hsm, unsigned token);	   /* at least one worker is ready */
+uint8_t hsm_token_iv_len(struct hsm *hsm, unsigned token); /* 12 until a worker said otherwise */
+size_t hsm_queued(struct hsm *hsm);
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests between libmicrohttpd and the API: listener.c (daemons, connections, TLS peer), router.c
+ * (the table of routes), problem.c (RFC 9457). A request's life: routed and authorised on an HTTP
+ * thread → its handler → request_answer from any thread → its audit record durable → the reply
+ * leaves. Between handler and reply the connection is suspended: no HTTP thread waits.
+ *
+ * Three kinds of handler, told by the route:
+ *   data      runs on the HTTP thread, must not block: submits to the HSM and returns; the batch's
+ * done answers. read      runs on the HTTP thread from memory alone, answers at once. control runs
+ * on the control thread, may block; a change's intent record is durable before it is called.
+ */
+#ifndef KEKD_HTTP_H
+#define KEKD_HTTP_H
+
+#include "kekd/access.h"
+#include "kekd/audit.h"
+#include "kekd/buf.h"
+#include "kekd/err.h"
+#include "kekd/json.h"
+
+#include <stdatomic.h>
+
+struct node; /* net.h: everything that a handler works with */
+struct request;
+
+#define HTTP_BODY_MAX (1024 * 1024)
+#define HTTP_PARAMS_MAX 2
+
+enum http_plane { HTTP_OPEN, HTTP_DATA, HTTP_READ, HTTP_CONTROL };
+enum http_condition { HTTP_COND_NONE, HTTP_COND_MATCH, HTTP_COND_CREATE, HTTP_COND_EITHER };
+
+struct http_route {
+	const char *method;
+	const char *pattern;   /* "/v1/keys/{key}/wrap" */
+	enum http_plane plane; /* HTTP_OPEN: no certificate needed, not audited, answers while
+				  starting, held or full */
+	enum access_operation
+		operation; /* checked against {key}, else as key-less; ACCESS_NONE: any client */
+	const char *name;  /* for the audit log: "wrap", "key.rotate" … */
+	bool audited;	   /* false: health, metrics, status, whoami, openapi */
+	bool has_body;	   /* a JSON object is read and parsed before the handler */
+	enum http_condition condition;
+	void (*handler)(struct request *r);
+};
+extern const struct http_route http_routes[]; /* api/routes.c; ends with a row of NULL */
+
+/* What a handler may use. Strings live as long as the request. */
+struct request {
+	struct node *node;
+	const struct http_route *route;
+	char *params[HTTP_PARAMS_MAX]; /* {key}, {n} … in the pattern's order, percent-decoded */
+	const char *key;	       /* params[…] of {key}, or NULL */
+	json_t *body;		       /* parsed object, or NULL */
+	struct client *client;	       /* reference, or NULL */
+	struct identity identity;
+	char address[64];
+	char request_id[UUID_TEXT_SIZE];
+	char traceparent[64];
+	uint64_t start_ns; /* boot clock */
+	uint64_t time_us;
+	bool if_match_given, if_none_match_given;
+	uint64_t if_match; /* commit number in If-Match; STORE_ANY for "*" */
+
+	/* the answer, for request_answer* to send */
+	int status;
+	struct buf reply;
+	char etag[32];
+	unsigned retry_after_s;
+
+	/* what the audit record gets besides; filled by handlers; freed with the request */
+	struct audit_record audit;
+	struct audit_version *audit_versions;
+	size_t audit_versions_count;
+	uint8_t (*audit_blobs)[AUDIT_BLOB_HASH_SIZE];
+	size_t audit_blobs_count;
+	json_t **audit_contexts; /* borrowed from body */
+	size_t audit_contexts_count;
+	json_t *audit_detail;
+
+	void *state; /* the handler's own */
+	void (*state_free)(void *state);
+	struct http_call *call; /* listener.c's own */
+};
+
+/* Query parameter, or NULL. HTTP thread only (read handlers). */
+const char *request_query(struct request *r, const char *name);
+
+/* Exactly one of these per request, from any thread; r is not to be touched afterwards. JSON: takes
+ * over the reference. */
+void request_answer_json(struct request *r, int status, json_t *value);
+void request_answer_buf(
+	struct request *r, int status, const char *content_type); /* r->reply holds the body */
+/* A problem document: code and title by err, detail for people (what happened, to what, what to
+ * do). */
+void request_fail(struct request *r, int err, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* problem.c */
+void problem_format(struct buf *b, int err, const char *detail, const char *request_id);
+
+struct http;
+struct http_config {
+	struct node *node;
+	const int *listen_fds; /* owned by the caller, which keeps them open */
+	size_t listen_count;
+	unsigned threads;			   /* of each listener's pool */
+	const char *certificate, *key, *client_ca; /* PEM files */
+	bool common_name;
+	size_t in_flight_max; /* requests in the pipeline, over all: more get 503 overloaded */
+};
+int http_open(const struct http_config *config, struct http **ret_http, char ret_error[256]);
+/* No new requests (503 shutting_down), waits until those under way are answered or timeout_ms has
+ * passed. */
+void http_drain(struct http *h, unsigned timeout_ms);
+void http_freep(struct http **h);
+size_t http_in_flight(struct http *h);
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Keys and versions in memory: immutable key records, counted references. Readers (any thread) take
+ * a reference and read without locks; the control thread publishes a change by replacing one
+ * record. The model's JSON is the record's body (keys/NAME).
+ */
+#ifndef KEKD_KEYRING_H
+#define KEKD_KEYRING_H
+
+#include "kekd/blob.h"
+#include "kekd/frames.h"
+#include "kekd/json.h"
+#include "kekd/str.h"
+
+#define KEY_VERSIONS_MAX 1000
+#define KEY_PREVIOUS_WRAP_US \
+	(600ull * 1000000) /* the previous primary wraps this long after a rotation */
+
+enum version_state {
+	VERSION_STAGED,
+	VERSION_ENABLED,
+	VERSION_DISABLED,
+	VERSION_SCHEDULED,
+	VERSION_DESTROYING,
+	VERSION_DESTROYED,
+	VERSION_ABANDONED
+};
+
+struct nonce_block; /* nonce.h */
+
+struct key_version {
+	unsigned number; /* 1, 2, … never used twice */
+	struct uuid id;
+	struct object_id object_id;
+	char token[STR_NAME_MAX + 1]; /* logical token */
+	enum version_state state;
+	uint64_t created_us, state_changed_us;
+	unsigned attributes; /* enum hsm_attribute, as read back at creation; 0 while the object is
+				not made */
+	uint8_t canary[BLOB_SIZE_MAX]; /* blob; canary_len 0 while there is none */
+	size_t canary_len;
+	uint8_t canary_sha256[32]; /* of the nonce */
+	struct nonce_block
+		*nonces; /* shared by all generations of the record; owned by the keyring */
+};
+
+struct key {
+	char name[STR_NAME_MAX + 1];
+	enum blob_algorithm algorithm;
+	uint64_t commit; /* the record's commit number: its ETag */
+	uint64_t created_us;
+	json_t *labels;	     /* object of strings */
+	unsigned primary;    /* version number; 0: none yet */
+	uint64_t activation; /* number of activations ever, over all versions */
+	uint64_t activated_us;
+	unsigned previous;	      /* primary before the last activation; 0: none */
+	struct key_version *versions; /* sorted by number */
+	size_t versions_count;
+	bool refused; /* the stored record's seal does not verify; this is the last good one: no use
+			 of it, KEKD_ERECORD */
+};
+
+#define KMS_KEY_ID_SIZE (UUID_TEXT_SIZE + 21)
+/* "UUID.ACTIVATION" of the primary; "" when there is none. */
+void key_kms_key_id(const struct key *k, char ret_text[KMS_KEY_ID_SIZE]);
+
+struct key *key_ref(struct key *k);
+void key_unrefp(struct key **k);
+/* A deep copy to change, with one reference; for the control thread. nonces pointers are shared. */
+struct key *key_copy(const struct key *k);
+struct key_version *key_find_version(const struct key *k, unsigned number);	     /* or NULL */
+struct key_version *key_find_version_id(const struct key *k, const struct uuid *id); /* or NULL */
+struct key_version *key_add_version(struct key *
+		k); /* zeroed, next number; NULL: full or no memory. Only on a copy not published */
+
+/* The record's body. From JSON: strict; 0 or KEKD_EINVALID with a text. */
+json_t *key_to_json(const struct key *k);
+int key_from_json(
+	const json_t *body, uint64_t commit, struct key **ret_key, char ret_error[JSON_ERROR_SIZE]);
+
+const char *version_state_name(enum version_state s);
+/* May the state go from → to? One table. */
+bool version_state_allows(enum version_state from, enum version_state to);
+/* Which version wraps: the primary when wanted is NULL; or the named one if it is the primary, or
+ * was until 10 minutes ago and is enabled. 0, KEKD_ENOVERSION, KEKD_ENOTPRIMARY, KEKD_EDISABLED,
+ * KEKD_ESTATE (no primary yet). */
+int key_choose_wrap(const struct key *k, const struct uuid *wanted, uint64_t now_us,
+	struct key_version **ret_version);
+
+struct keyring;
+int keyring_open(struct keyring **ret_keyring);
+void keyring_freep(struct keyring **r);
+struct key *keyring_find(
+	struct keyring *r, const char *name); /* a new reference, or NULL. Any thread. */
+/* Takes over the reference to k; replaces the record of that name. Control thread. */
+int keyring_publish(struct keyring *r, struct key *k);
+void keyring_mark_refused(struct keyring *r, const char *name, bool refused);
+size_t keyring_count(struct keyring *r);
+/* Up to limit keys with names after `after` (NULL: from the first), sorted, as new references.
+ * Returns the number. Any thread. */
+size_t keyring_list(struct keyring *r, const char *after, size_t limit, struct key **ret_keys);
+/* Does any version of any key have this object id in this token? Any thread. */
+bool keyring_knows_object(struct keyring *r, const char *token, const struct object_id *id);
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What changes a key: creation, rotation in two phases, states. Straight-line and blocking: control
+ * thread only. Every step is durable before the next begins, so that a crash at any instant leaves
+ * the old or the new primary.
+ */
+#ifndef KEKD_LIFECYCLE_H
+#define KEKD_LIFECYCLE_H
+
+#include "kekd/hsm.h"
+#include "kekd/keyring.h"
+#include "kekd/seal.h"
+
+struct lifecycle {
+	struct sealed *store;
+	struct hsm *hsm;
+	struct keyring *keyring;
+	const char *cluster, *node;
+	const char *const *tokens; /* logical tokens; the first holds new keys */
+	unsigned tokens_count;
+};
+
+#define LIFECYCLE_ERROR_SIZE 256 /* what happened, to what, what to do */
+
+/* Stages version 1, makes and proves it, activates it. A key of this name that never had a primary
+ * (an interrupted creation) is finished instead. token NULL: the first. 0 with a reference to the
+ * new record; KEKD_EPRECONDITION when it exists. */
+int lifecycle_create(struct lifecycle *l, const char *name, json_t *labels, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* Re-uses a staged version if there is one. expected: the record's commit number, or STORE_ANY. */
+int lifecycle_rotate(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* enabled ⇄ disabled. Session copies are dropped in every worker before it returns. */
+int lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expected,
+	unsigned version, bool enabled, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* An older enabled version becomes primary, with a new activation number; proven first. */
+int lifecycle_make_primary(struct lifecycle *l, const char *name, uint64_t expected,
+	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+int lifecycle_set_labels(struct lifecycle *l, const char *name, uint64_t expected, json_t *labels,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+
+/* The canary (crypto/canary.c): made once per version; proving = unwrap it and compare, then a
+ * fresh wrap and unwrap. */
+int canary_make(struct hsm *hsm, unsigned token, struct key_version *v);
+int canary_prove(struct hsm *hsm, unsigned token,
+	const struct key_version *v); /* 0, KEKD_EUNPROVEN, KEKD_EOBJECT, KEKD_EHSM … */
+
+#endif

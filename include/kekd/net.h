@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kekd-net as a whole: what its parts share, and the control thread. The API's handlers see
+ * everything through struct node.
+ */
+#ifndef KEKD_NET_H
+#define KEKD_NET_H
+
+#include "kekd/access.h"
+#include "kekd/audit.h"
+#include "kekd/config.h"
+#include "kekd/hsm.h"
+#include "kekd/http.h"
+#include "kekd/keyring.h"
+#include "kekd/lifecycle.h"
+#include "kekd/seal.h"
+
+#include <stdatomic.h>
+
+/* The control thread: one change at a time, and what recurs. */
+struct control;
+struct control_job {
+	void (*run)(struct control_job *job); /* on the control thread; may block; frees the job if
+						 it is to be freed */
+	void *user;
+	struct control_job *next;
+};
+int control_open(struct node *node, struct control **ret_control);
+void control_freep(struct control **c); /* runs what is queued, then ends */
+/* Any thread, never blocks. KEKD_EOVERLOAD when 1,000 jobs wait, KEKD_ESTOPPING at the end. */
+int control_post(struct control *c, struct control_job *job);
+
+enum node_phase {
+	NODE_STARTING, /* no worker yet, store not verified */
+	NODE_SERVING,
+	NODE_HELD, /* the store is held: nothing but health and status */
+	NODE_STOPPING
+};
+
+/* Is one version's object proven in this node's token? In the background, after the start. */
+struct node_proofs {
+	atomic_size_t total, proven, failed;
+};
+
+struct unknown_object { /* in a token, but in no metadata */
+	char token[STR_NAME_MAX + 1];
+	struct object_id id;
+	char label[256];
+};
+
+struct node {
+	struct net_part part;
+	struct hsm *hsm;
+	struct store *store;
+	struct sealed *sealed; /* NULL until the phase is above STARTING */
+	struct keyring *keyring;
+	struct clients *clients;
+	struct audit *audit;
+	struct control *control;
+	struct http *http;
+	struct lifecycle lifecycle;
+	struct node_proofs proofs;
+	_Atomic enum node_phase phase;
+	uint64_t started_us;
+	pthread_mutex_t lock; /* of what follows */
+	struct unknown_object *unknown;
+	size_t unknown_count;
+	char phase_reason[256];
+};
+
+/* 0, or why the node does not serve now: KEKD_ESTARTING, KEKD_EHELD, KEKD_ESTOPPING. No lock. */
+int node_serves(const struct node *n);
+/* The index of a logical token by name, or -ENOENT. */
+int node_token(const struct node *n, const char *name);
+/* Lists the tokens' objects again and compares with the keyring. Control thread. */
+int node_sweep(struct node *n);
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The nonce budget (NIST SP 800-38D section 8.3): at most 2^32 random 96-bit IVs per version, over
+ * all nodes that ever were. A node reserves blocks in nonces/VERSION before it uses them; what is
+ * unused at its end is lost. Taking is lock-free.
+ */
+#ifndef KEKD_NONCE_H
+#define KEKD_NONCE_H
+
+#include "kekd/seal.h"
+#include "kekd/uuid.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NONCE_BLOCK (1ull << 20)
+#define NONCE_BLOCK_FAST (1ull << 24) /* when the last one lasted under ten minutes */
+#define NONCE_ROTATE (1ull << 31)
+#define NONCE_MAX (1ull << 32)
+
+struct nonce_block;
+
+struct nonce_block *nonce_block_new(void);
+void nonce_block_free(struct nonce_block *b);
+
+enum nonce_answer {
+	NONCE_TAKEN,
+	NONCE_TAKEN_LOW, /* taken, and half of the block is used: reserve the next one soon (said
+			    once per block) */
+	NONCE_NONE,	 /* not taken: no block, or it is spent: reserve, then take again */
+};
+/* Takes n IVs. Any thread. */
+enum nonce_answer nonce_take(struct nonce_block *b, uint32_t n);
+
+/* Reserves the next block for version in the store. 0; KEKD_ENONCES when 2^32 are gone; KEKD_ESTORE
+ * and what sealed_put_own gives. Control thread. */
+int nonce_reserve(
+	struct nonce_block *b, struct sealed *store, const struct uuid *version, const char *node);
+/* All nodes' reservations as last seen (0 before the first). Any thread. */
+uint64_t nonce_reserved(const struct nonce_block *b);
+
+#endif

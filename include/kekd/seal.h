@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The sealed store: what the rest of the program uses. Above any engine it seals every record with
+ * an HMAC-SHA-256 under a key in the token, keeps the `commit` record (number and hash over all
+ * seals), the last accepted number in a file outside of the store, and the map of every path's
+ * seal, so that a record that was edited, deleted or rolled back shows. doc/formats/ has the
+ * bytes. Control thread only, but for the calls that say otherwise.
+ *
+ * A stored body is an envelope {"body":…,"commit":N,"key":"SEAL KEY UUID","seal":"HEX","v":1};
+ * callers see only the inner body.
+ */
+#ifndef KEKD_SEAL_H
+#define KEKD_SEAL_H
+
+#include "kekd/hsm.h"
+#include "kekd/json.h"
+#include "kekd/store.h"
+#include "kekd/uuid.h"
+
+struct sealed;
+
+/* Why the whole store is held; NONE: it is not. */
+enum sealed_hold {
+	SEALED_HOLD_NONE = 0,
+	SEALED_HOLD_BEHIND, /* commit number below the last accepted one: an older copy */
+	SEALED_HOLD_STATE,  /* the hash over all seals differs: a record was deleted or put back */
+	SEALED_HOLD_COMMIT, /* the commit or cluster record's own seal does not verify, or it is
+			       missing */
+	SEALED_HOLD_NO_ACCEPTED /* the file with the last accepted number is missing or does not
+				   verify */
+};
+
+struct sealed_record {
+	char *path;
+	json_t *body;	 /* owned */
+	uint64_t commit; /* number of the commit that wrote it: what ETags carry */
+};
+
+struct sealed_change {
+	const char *path;
+	uint64_t expected; /* commit number of the record as the caller saw it; 0: must not exist;
+			      STORE_ANY */
+	json_t *body;	   /* borrowed; NULL: delete */
+};
+
+/* Called for each record at load, and when one appears refused or good again later. body NULL: the
+ * seal does not verify (refused), or the record went missing; the last good one, if the callee has
+ * one, stays in force. */
+typedef void sealed_load_fn(const char *path, json_t *body, uint64_t commit, void *user);
+
+struct sealed_config {
+	struct store *store;   /* borrowed */
+	struct hsm *hsm;       /* borrowed */
+	const char *state_dir; /* holds "accepted" */
+	const char *cluster, *node;
+};
+
+/* kekd init: makes the seal key in the token (label kekd:CLUSTER:seal:UUID, CKA_ID the UUID) and
+ * commits the first records: `cluster` (made here), `commit`, and the given ones. Refused with
+ * KEKD_EINVALID when the store has records, or when the token holds objects of a cluster
+ * ("kekd:…"); a lone seal key of this cluster, as an interrupted init leaves it, is used.
+ * ret_error: text. */
+int sealed_init(const struct sealed_config *config, const struct sealed_change *changes,
+	size_t count, char ret_error[JSON_ERROR_SIZE]);
+
+/* Reads and verifies everything. 0, also when held or when single records are refused; -ENOENT: the
+ * store is empty; KEKD_EOBJECT: the seal key is not in the token; KEKD_EHSM, KEKD_ESTORE. Texts in
+ * ret_error. */
+int sealed_open(const struct sealed_config *config, sealed_load_fn *load, void *user,
+	struct sealed **ret_sealed, char ret_error[JSON_ERROR_SIZE]);
+void sealed_freep(struct sealed **s);
+
+/* One record from the store, verified again. 0, -ENOENT, KEKD_ERECORD, KEKD_ESTORE. */
+int sealed_get(struct sealed *s, const char *path, struct sealed_record *ret_record);
+void sealed_record_free(struct sealed_record *r);
+
+/* The active's commit: checks the expected numbers, raises the commit number, seals, writes,
+ * accepts. At most STORE_OPS_MAX - 1 changes. 0 with the new number, durable; KEKD_EPRECONDITION;
+ * KEKD_EHELD; KEKD_ESTORE; KEKD_EHSM. */
+int sealed_commit(
+	struct sealed *s, const struct sealed_change *changes, size_t count, uint64_t *ret_number);
+
+/* A record that this node owns (nodes/, members/, usage/, nonces/): sealed with its own number,
+ * which counts up in the record itself; outside the commit's hash. expected as above. */
+int sealed_put_own(
+	struct sealed *s, const char *path, uint64_t expected, json_t *body, uint64_t *ret_number);
+
+/* Did another program write the store? Verifies what changed, calls load for it. Number of
+ * findings, or negative. Every second. */
+int sealed_poll(struct sealed *s);
+
+/* What status and health show; any thread. */
+struct sealed_status {
+	uint64_t number; /* commit number in force: Kekd-Revision */
+	uint64_t accepted;
+	enum sealed_hold hold;
+	size_t records, refused;
+	char generation[UUID_TEXT_SIZE]; /* cluster.generation */
+	char seal_key[UUID_TEXT_SIZE];
+};
+void sealed_status(struct sealed *s, struct sealed_status *ret_status);
+uint64_t sealed_number(struct sealed *s); /* any thread, no lock */
+/* The i-th refused path, copied; -ENOENT past the end. Any thread. */
+int sealed_refused(struct sealed *s, size_t i, char ret_path[STORE_PATH_MAX + 1]);
+const char *sealed_hold_text(enum sealed_hold hold); /* what happened and what to do */
+
+#endif

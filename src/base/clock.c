@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The two clocks, and RFC 3339. */
+#include "kekd/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t
+clock_boot_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	return (uint64_t)ts.tv_sec * CLOCK_S + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t
+clock_real_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+void
+clock_format(uint64_t real_us, char ret_text[CLOCK_TEXT_SIZE])
+{
+	time_t s = (time_t)(real_us / 1000000u);
+	struct tm tm;
+	size_t n;
+
+	gmtime_r(&s, &tm);
+	n = strftime(ret_text, CLOCK_TEXT_SIZE, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(ret_text + n, CLOCK_TEXT_SIZE - n, ".%06uZ", (unsigned)(real_us % 1000000u));
+}
+
+int
+clock_parse(const char *text, uint64_t *ret_real_us)
+{
+	struct tm tm = { 0 };
+	const char *p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+	uint64_t us = 0, unit = 100000;
+
+	if (!p)
+		return -EINVAL;
+	if (*p == '.')
+		for (p++; *p >= '0' && *p <= '9' && unit; p++, unit /= 10)
+			us += (uint64_t)(*p - '0') * unit;
+	if (strcmp(p, "Z") != 0)
+		return -EINVAL;
+	*ret_real_us = (uint64_t)timegm(&tm) * 1000000u + us;
+	return 0;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Secrets in OpenSSL's secure heap. */
+#include "kekd/secret.h"
+
+#include "kekd/log.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+
+#define HEAP_SIZE 65536
+#define HEAP_MIN 32
+
+void
+secret_heap_open(void)
+{
+	if (CRYPTO_secure_malloc_initialized())
+		return;
+	/* 1: locked; 2: the memory is there but could not be locked. */
+	if (CRYPTO_secure_malloc_init(HEAP_SIZE, HEAP_MIN) != 1)
+		log_warning("secrets cannot be locked in memory: raise RLIMIT_MEMLOCK to 64 KiB or "
+			    "more");
+}
+
+int
+secret_alloc(struct secret *ret_secret, size_t len)
+{
+	uint8_t *data = OPENSSL_secure_zalloc(len ? len : 1);
+
+	if (!data)
+		return -ENOMEM;
+	*ret_secret = (struct secret){ data, len };
+	return 0;
+}
+
+void
+secret_free(struct secret *s)
+{
+	if (s->data)
+		OPENSSL_secure_clear_free(s->data, s->len ? s->len : 1);
+	*s = (struct secret){ 0 };
+}
+
+bool
+secret_equal(const void *a, size_t a_len, const void *b, size_t b_len)
+{
+	return a_len == b_len && CRYPTO_memcmp(a, b, b_len) == 0;
+}
+
+void
+secret_wipe(void *data, size_t len)
+{
+	OPENSSL_cleanse(data, len);
+}
