@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The API's handlers, as the table of routes (routes.c) names them, and what they share. One file
+ * per resource. A handler is called once the router has matched the route, verified the identity,
+ * checked the route's operation and condition, and parsed the body.
+ */
+#ifndef KEKD_API_H
+#define KEKD_API_H
+
+#include "kekd/net.h"
+
+#include <stddef.h>
+
+/* data.c: POST /v1/keys/{key}/…; HTTP_DATA */
+void api_wrap(struct request *r);
+void api_unwrap(struct request *r);
+void api_generate(struct request *r);
+void api_rewrap(struct request *r);
+
+/* keys.c. List and create carry ACCESS_NONE in the table, as no {key} is in their path: the list
+ * shows what the client's grants cover, create checks key.create against the body's name. */
+void api_key_list(struct request *r);	     /* HTTP_READ     GET   /v1/keys */
+void api_key_create(struct request *r);	     /* HTTP_CONTROL  POST  /v1/keys */
+void api_key_get(struct request *r);	     /* HTTP_READ     GET   /v1/keys/{key} */
+void api_key_patch(struct request *r);	     /* HTTP_CONTROL  PATCH /v1/keys/{key} */
+void api_key_rotate(struct request *r);	     /* HTTP_CONTROL  POST  …/rotate */
+void api_version_enable(struct request *r);  /* HTTP_CONTROL  POST  …/versions/{n}/enable */
+void api_version_disable(struct request *r); /* HTTP_CONTROL  POST  …/versions/{n}/disable */
+void api_version_primary(struct request *r); /* HTTP_CONTROL  POST  …/versions/{n}/primary */
+
+/* clients.c */
+void api_client_list(struct request *r);   /* HTTP_READ     GET    /v1/clients */
+void api_client_get(struct request *r);	   /* HTTP_READ     GET    /v1/clients/{name} */
+void api_client_put(struct request *r);	   /* HTTP_CONTROL  PUT    /v1/clients/{name} */
+void api_client_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/clients/{name} */
+
+/* whoami.c, status.c, health.c, openapi.c: never wait for token, store or disk. */
+void api_whoami(struct request *r);	   /* HTTP_READ  GET /v1/whoami, ACCESS_NONE */
+void api_status(struct request *r);	   /* HTTP_READ  GET /v1/status */
+void api_health_live(struct request *r);   /* HTTP_OPEN  GET /health/live */
+void api_health_ready(struct request *r);  /* HTTP_OPEN  GET /health/ready */
+void api_health_active(struct request *r); /* HTTP_OPEN  GET /health/active */
+void api_openapi(struct request *r);	   /* HTTP_OPEN  GET /v1/openapi.yaml */
+
+/* Of a page of a list: ?after= (NULL: from the first) and ?limit= (1 to API_LIMIT_MAX). 0 or
+ * KEKD_EINVALID. */
+#define API_LIMIT_DEFAULT 100
+#define API_LIMIT_MAX 1000
+int api_page(struct request *r, const char **ret_after, size_t *ret_limit);
+
+/* Sets the answer's ETag to a record's commit number. */
+void api_set_etag(struct request *r, uint64_t commit);
+
+/* Takes over the reference; an earlier detail is replaced. */
+void api_set_detail(struct request *r, json_t *detail);
+
+/* The store once everything in it is loaded, else NULL. Any thread. */
+struct sealed *api_store(struct node *n);
+
+/* A time as RFC 3339 text, or null for 0. */
+json_t *api_time(uint64_t real_us);
+
+/* openapi.yaml, embedded by the build. */
+extern const unsigned char api_openapi_yaml[];
+extern const size_t api_openapi_yaml_len;
+
+#endif
