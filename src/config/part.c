@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A child's part of the configuration, read from the descriptor that it was born with. Not here:
+ * how the parts are made (load.c).
+ */
+#include "kekd/config.h"
+
+#include "kekd/buf.h"
+#include "kekd/err.h"
+#include "kekd/json.h"
+#include "kekd/log.h"
+#include "kekd/str.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PART_SIZE_MAX (1024 * 1024)
+
+/* Closes fd in any case. */
+static int
+read_all(int fd, struct buf *b)
+{
+	uint8_t chunk[4096];
+	ssize_t n;
+
+	while ((n = read(fd, chunk, sizeof(chunk))) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			break;
+		buf_put(b, chunk, (size_t)n);
+	}
+	n = n < 0 ? -errno : 0;
+	close(fd);
+	return n < 0 ? (int)n : b->bad ? -E2BIG : 0;
+}
+
+static json_t *
+read_object(int fd, int *ret_err)
+{
+	char error[JSON_ERROR_SIZE];
+	struct buf b = BUF_INIT(PART_SIZE_MAX);
+	json_t *part = NULL;
+	int err = read_all(fd, &b);
+
+	if (err) {
+		log_error("my part of the configuration cannot be read from descriptor %d: %s: "
+			  "start kekd, not its children",
+			fd, kekd_strerror(err));
+	} else if (!(part = json_parse((const char *)b.data, b.len, error))) {
+		log_error("my part of the configuration: %s: start kekd, not its children", error);
+		err = KEKD_EJSON;
+	}
+	buf_free(&b);
+	*ret_err = err;
+	return part;
+}
+
+/* A copy of a borrowed string; a failure shows as *bad. */
+static char *
+copy(const char *text, bool *bad)
+{
+	char *s = strdup(text);
+
+	if (!s)
+		*bad = true;
+	return s;
+}
+
+static unsigned
+narrow(int64_t v, int64_t max, bool *bad)
+{
+	if (v < 0 || v > max)
+		*bad = true;
+	return (unsigned)v;
+}
+
+static void
+copy_strings(const json_t *array, char ***ret_strings, unsigned *ret_count, bool *bad)
+{
+	size_t n = json_array_size(array);
+
+	*ret_strings = calloc(n + 1, sizeof(char *));
+	if (!*ret_strings) {
+		*bad = true;
+		return;
+	}
+	*ret_count = (unsigned)n;
+	for (size_t i = 0; i < n; i++) {
+		const char *text = json_string_value(json_array_get(array, i));
+		if (!text)
+			*bad = true;
+		else
+			(*ret_strings)[i] = copy(text, bad);
+	}
+}
+
+static int
+net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE])
+{
+	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
+	int64_t workers, sessions, deadline_ms, max_bytes;
+	json_t *tokens, *admins;
+	bool bad = false;
+	const struct json_member members[] = {
+		{ "init", JSON_KIND_BOOL, true, &p->init },
+		{ "cluster", JSON_KIND_STRING, true, &cluster },
+		{ "node", JSON_KIND_STRING, true, &node },
+		{ "state_dir", JSON_KIND_STRING, true, &state_dir },
+		{ "tls_certificate", JSON_KIND_STRING, true, &certificate },
+		{ "tls_key", JSON_KIND_STRING, true, &key },
+		{ "tls_client_ca", JSON_KIND_STRING, true, &client_ca },
+		{ "common_name", JSON_KIND_BOOL, true, &p->common_name },
+		{ "tokens", JSON_KIND_ARRAY, true, &tokens },
+		{ "workers", JSON_KIND_INTEGER, true, &workers },
+		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
+		{ "deadline_ms", JSON_KIND_INTEGER, true, &deadline_ms },
+		{ "audit_dir", JSON_KIND_STRING, true, &audit_dir },
+		{ "audit_hash_context", JSON_KIND_BOOL, true, &p->audit_hash_context },
+		{ "audit_max_bytes", JSON_KIND_INTEGER, true, &max_bytes },
+		{ "admins", JSON_KIND_ARRAY, true, &admins },
+	};
+	int err = json_take(json, members, STR_COUNT(members), error);
+
+	if (err)
+		return err;
+	p->cluster = copy(cluster, &bad);
+	p->node = copy(node, &bad);
+	p->state_dir = copy(state_dir, &bad);
+	p->tls_certificate = copy(certificate, &bad);
+	p->tls_key = copy(key, &bad);
+	p->tls_client_ca = copy(client_ca, &bad);
+	p->audit_dir = copy(audit_dir, &bad);
+	p->workers = narrow(workers, CONFIG_WORKERS_MAX, &bad);
+	p->sessions = narrow(sessions, CONFIG_SESSIONS_MAX, &bad);
+	p->deadline_ms = narrow(deadline_ms, UINT_MAX, &bad);
+	p->audit_max_bytes = (uint64_t)max_bytes;
+	p->admins = json_incref(admins);
+	if (json_array_size(tokens) > CONFIG_TOKENS_MAX)
+		bad = true;
+	else
+		copy_strings(tokens, &p->tokens, &p->tokens_count, &bad);
+	if (bad)
+		snprintf(error, JSON_ERROR_SIZE, "a value is out of bounds, or memory is");
+	return bad ? KEKD_EINVALID : 0;
+}
+
+static int
+worker_part_take(const json_t *json, struct worker_part *p, char error[JSON_ERROR_SIZE])
+{
+	const char *cluster, *token, *uri, *module;
+	int64_t index, sessions;
+	bool bad = false;
+	const struct json_member members[] = {
+		{ "cluster", JSON_KIND_STRING, true, &cluster },
+		{ "token", JSON_KIND_STRING, true, &token },
+		{ "index", JSON_KIND_INTEGER, true, &index },
+		{ "uri", JSON_KIND_STRING, true, &uri },
+		{ "module", JSON_KIND_STRING, true, &module },
+		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
+	};
+	int err = json_take(json, members, STR_COUNT(members), error);
+
+	if (err)
+		return err;
+	p->cluster = copy(cluster, &bad);
+	p->token = copy(token, &bad);
+	p->uri = copy(uri, &bad);
+	p->module = copy(module, &bad);
+	p->index = narrow(index, CONFIG_WORKERS_MAX - 1, &bad);
+	p->sessions = narrow(sessions, CONFIG_SESSIONS_MAX, &bad);
+	if (bad)
+		snprintf(error, JSON_ERROR_SIZE, "a value is out of bounds, or memory is");
+	return bad ? KEKD_EINVALID : 0;
+}
+
+int
+net_part_read(int fd, struct net_part *ret_part)
+{
+	char error[JSON_ERROR_SIZE];
+	struct net_part p = { 0 };
+	int err;
+	_cleanup_(json_freep) json_t *json = read_object(fd, &err);
+
+	if (!json)
+		return err;
+	err = net_part_take(json, &p, error);
+	if (err) {
+		log_error("my part of the configuration: %s", error);
+		net_part_free(&p);
+		return err;
+	}
+	*ret_part = p;
+	return 0;
+}
+
+int
+worker_part_read(int fd, struct worker_part *ret_part)
+{
+	char error[JSON_ERROR_SIZE];
+	struct worker_part p = { 0 };
+	int err;
+	_cleanup_(json_freep) json_t *json = read_object(fd, &err);
+
+	if (!json)
+		return err;
+	err = worker_part_take(json, &p, error);
+	if (err) {
+		log_error("my part of the configuration: %s", error);
+		worker_part_free(&p);
+		return err;
+	}
+	*ret_part = p;
+	return 0;
+}
+
+void
+net_part_free(struct net_part *p)
+{
+	char *const texts[] = { p->cluster, p->node, p->state_dir, p->tls_certificate, p->tls_key,
+		p->tls_client_ca, p->audit_dir };
+
+	for (size_t i = 0; i < STR_COUNT(texts); i++)
+		free(texts[i]);
+	for (unsigned i = 0; i < p->tokens_count; i++)
+		free(p->tokens[i]);
+	free(p->tokens);
+	json_decref(p->admins);
+	*p = (struct net_part){ 0 };
+}
+
+void
+worker_part_free(struct worker_part *p)
+{
+	free(p->cluster);
+	free(p->token);
+	free(p->uri);
+	free(p->module);
+	*p = (struct worker_part){ 0 };
+}
