@@ -37,6 +37,8 @@ struct http_route {
 				  starting, held or full */
 	enum access_operation
 		operation; /* checked against {key}, else as key-less; ACCESS_NONE: any client */
+	enum access_operation
+		alternative; /* suffices too (verify for unwrap), or ACCESS_NONE */
 	const char *name;  /* for the audit log: "wrap", "key.rotate" … */
 	bool audited;	   /* false: health, metrics, status, whoami, openapi */
 	bool has_body;	   /* a JSON object is read and parsed before the handler */
@@ -99,15 +101,25 @@ void request_fail(struct request *r, int err, const char *format, ...)
 /* problem.c */
 void problem_format(struct buf *b, int err, const char *detail, const char *request_id);
 
+/* What the listener asks of the rest. Any thread, never blocks. */
+struct http_hooks {
+	int (*serves)(struct node *n); /* 0, KEKD_ESTARTING, KEKD_EHELD or KEKD_ESTOPPING */
+	uint64_t (*revision)(struct node *n);
+	int (*control)(struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
+};
+
 struct http;
 struct http_config {
 	struct node *node;
-	const int *listen_fds; /* owned by the caller, which keeps them open */
+	const struct http_hooks *hooks;
+	struct clients *clients; /* borrowed */
+	struct audit *audit;	 /* borrowed */
+	const int *listen_fds;	 /* owned by the caller, which keeps them open */
 	size_t listen_count;
-	unsigned threads;			   /* of each listener's pool */
+	unsigned threads;				  /* of each listener's pool */
 	const char *certificate, *key, *client_ca; /* PEM files */
 	bool common_name;
-	size_t in_flight_max; /* requests in the pipeline, over all: more get 503 overloaded */
+	size_t in_flight_max; /* requests under way, over all: more get 503 overloaded */
 };
 int http_open(const struct http_config *config, struct http **ret_http, char ret_error[256]);
 /* No new requests (503 shutting_down), waits until those under way are answered or timeout_ms has

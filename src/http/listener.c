@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The listener: one libmicrohttpd daemon with a pool of polling threads per listening socket,
+ * connections with their peer, bodies on their way in, replies on their way out. Polling by poll():
+ * 0.9.75 stalls TLS connections under epoll.
+ */
+#include "call.h"
+
+#include "kekd/clock.h"
+#include "kekd/log.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define CONNECTION_MEMORY 32768
+#define CONNECTION_IDLE_S 120
+#define CONNECTIONS_MAX 4096
+
+static void
+format_address(struct peer *p)
+{
+	char host[INET6_ADDRSTRLEN] = "";
+
+	if (p->sockaddr.ss_family == AF_INET) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)&p->sockaddr;
+		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+		snprintf(p->address, sizeof(p->address), "%s:%u", host, ntohs(in->sin_port));
+	} else if (p->sockaddr.ss_family == AF_INET6) {
+		const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&p->sockaddr;
+		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+		snprintf(p->address, sizeof(p->address), "[%s]:%u", host, ntohs(in6->sin6_port));
+	}
+}
+
+static struct peer *
+peer_new(struct http *h, struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+		connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	struct peer *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->http = h;
+	if (info && info->client_addr && info->client_addr->sa_family == AF_INET)
+		memcpy(&p->sockaddr, info->client_addr, sizeof(struct sockaddr_in));
+	else if (info && info->client_addr && info->client_addr->sa_family == AF_INET6)
+		memcpy(&p->sockaddr, info->client_addr, sizeof(struct sockaddr_in6));
+	format_address(p);
+	return p;
+}
+
+static void
+on_connection(void *user, struct MHD_Connection *connection, void **context,
+	enum MHD_ConnectionNotificationCode code)
+{
+	const union MHD_ConnectionInfo *info;
+
+	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+		free(*context);
+		*context = NULL;
+		return;
+	}
+	*context = peer_new(user, connection);
+	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+	if (info && info->tls_session)
+		http_tls_prepare(info->tls_session);
+}
+
+static enum MHD_Result
+queue_reply(struct http_call *call)
+{
+	struct request *r = &call->request;
+	struct MHD_Response *response;
+	enum MHD_Result result;
+	char number[24];
+
+	/* The reply's memory is the request's, which lives until on_completed. */
+	response = MHD_create_response_from_buffer(
+		r->reply.len, r->reply.data, MHD_RESPMEM_PERSISTENT);
+	if (!response)
+		return MHD_NO;
+	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, call->content_type);
+	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+	snprintf(number, sizeof(number), "%llu", (unsigned long long)r->audit.revision);
+	MHD_add_response_header(response, "Kekd-Revision", number);
+	if (r->etag[0])
+		MHD_add_response_header(response, MHD_HTTP_HEADER_ETAG, r->etag);
+	if (r->retry_after_s) {
+		snprintf(number, sizeof(number), "%u", r->retry_after_s);
+		MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, number);
+	}
+	if (atomic_load(&call->http->draining) || r->status == 401)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+	call->queued = true;
+	result = MHD_queue_response(call->connection, (unsigned)r->status, response);
+	MHD_destroy_response(response);
+	return result;
+}
+
+static struct peer *
+peer_of(struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+		connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return info ? info->socket_context : NULL;
+}
+
+static enum MHD_Result
+on_request(void *user, struct MHD_Connection *connection, const char *url, const char *method,
+	const char *version, const char *upload, size_t *upload_size, void **context)
+{
+	struct http_call *call = *context;
+
+	(void)version;
+	if (!call) {
+		struct peer *peer = peer_of(connection);
+
+		call = peer ? http_call_new(user, peer, connection) : NULL;
+		if (!call)
+			return MHD_NO;
+		*context = call;
+		http_call_admit(call, method, url);
+		if (!call->early)
+			return MHD_YES; /* on to the body */
+	} else if (*upload_size > 0 && !call->early) {
+		buf_put(&call->body, upload, *upload_size);
+		*upload_size = 0;
+		return MHD_YES;
+	} else if (!call->early && !call->started) {
+		http_call_run(call);
+	}
+	/* Not suspended: it is answered already. Suspended: this is the call after the resumption,
+	 * or one before it. */
+	if (call->suspended && !atomic_load(&call->answered))
+		return MHD_YES;
+	return call->queued ? MHD_YES : queue_reply(call);
+}
+
+static void
+on_completed(void *user, struct MHD_Connection *connection, void **context,
+	enum MHD_RequestTerminationCode code)
+{
+	struct http_call *call = *context;
+
+	(void)user, (void)connection, (void)code;
+	*context = NULL;
+	if (call)
+		http_call_free(call);
+}
+
+static void
+on_log(void *user, const char *format, va_list ap)
+{
+	char text[512];
+
+	(void)user;
+	vsnprintf(text, sizeof(text), format, ap);
+	log_debug("libmicrohttpd: %s", text);
+}
+
+static struct MHD_Daemon *
+start(struct http *h, int fd)
+{
+	return MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_TLS |
+					MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | MHD_USE_ITC,
+		0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+		MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, h->config.threads,
+		MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED,
+		on_completed, h, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_IDLE_S,
+		MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+		MHD_OPTION_HTTPS_CERT_CALLBACK, http_tls_choose, MHD_OPTION_HTTPS_PRIORITIES,
+		"NORMAL:-VERS-ALL:+VERS-TLS1.3", MHD_OPTION_END);
+}
+
+int
+http_open(const struct http_config *config, struct http **ret_http, char ret_error[256])
+{
+	struct http *h = calloc(1, sizeof(*h));
+	int err;
+
+	if (!h)
+		return -ENOMEM;
+	h->config = *config;
+	err = http_tls_open(&h->tls, config, ret_error);
+	if (err != 0) {
+		free(h);
+		return err;
+	}
+	for (size_t i = 0; i < config->listen_count && i < HTTP_LISTEN_MAX; i++) {
+		h->daemons[i] = start(h, config->listen_fds[i]);
+		if (!h->daemons[i]) {
+			snprintf(ret_error, 256,
+				"the HTTP server could not be started on listening socket %zu", i);
+			http_freep(&h);
+			return KEKD_EINTERNAL;
+		}
+		h->daemons_count++;
+	}
+	*ret_http = h;
+	return 0;
+}
+
+void
+http_drain(struct http *h, unsigned timeout_ms)
+{
+	uint64_t end = clock_boot_ns() + timeout_ms * CLOCK_MS;
+
+	atomic_store(&h->draining, true);
+	while (atomic_load(&h->in_flight) > 0 && clock_boot_ns() < end)
+		nanosleep(&(struct timespec){ 0, 2000000 }, NULL);
+}
+
+void
+http_freep(struct http **h)
+{
+	if (!*h)
+		return;
+	for (size_t i = 0; i < (*h)->daemons_count; i++)
+		MHD_stop_daemon((*h)->daemons[i]);
+	http_tls_close(&(*h)->tls);
+	free(*h);
+	*h = NULL;
+}
+
+size_t
+http_in_flight(struct http *h)
+{
+	return atomic_load(&h->in_flight);
+}

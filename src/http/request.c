@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A request's life: admitted before its body is read, run by its plane, answered once, audited,
+ * resumed. What each step may touch is told in include/kekd/http.h.
+ */
+#include "call.h"
+
+#include "kekd/clock.h"
+#include "kekd/log.h"
+#include "kekd/secret.h"
+#include "kekd/store.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+struct http_call *
+http_call_new(struct http *h, struct peer *peer, struct MHD_Connection *c)
+{
+	struct http_call *call = calloc(1, sizeof(*call));
+	struct request *r;
+	struct uuid id;
+
+	if (!call)
+		return NULL;
+	r = &call->request;
+	call->http = h;
+	call->peer = peer;
+	call->connection = c;
+	call->body = BUF_INIT(HTTP_BODY_MAX);
+	r->node = h->config.node;
+	r->call = call;
+	r->reply = BUF_INIT(64u << 20);
+	r->start_ns = clock_boot_ns();
+	r->time_us = clock_real_us();
+	if (uuid_generate(&id) == 0)
+		uuid_format(&id, r->request_id);
+	memcpy(r->address, peer->address, sizeof(r->address));
+	atomic_fetch_add(&h->in_flight, 1);
+	return call;
+}
+
+void
+http_call_free(struct http_call *call)
+{
+	struct request *r = &call->request;
+
+	atomic_fetch_sub(&call->http->in_flight, 1);
+	if (r->state)
+		r->state_free(r->state);
+	for (size_t i = 0; i < HTTP_PARAMS_MAX; i++)
+		free(r->params[i]);
+	free((char *)(uintptr_t)r->audit.path);
+	free((char *)(uintptr_t)r->audit.method);
+	free(r->audit_versions);
+	free(r->audit_blobs);
+	free(r->audit_contexts);
+	json_decref(r->audit_detail);
+	json_decref(r->body);
+	client_unrefp(&r->client);
+	buf_free(&r->reply);
+	buf_free(&call->body);
+	secret_wipe(call, sizeof(*call));
+	free(call);
+}
+
+const char *
+request_query(struct request *r, const char *name)
+{
+	return MHD_lookup_connection_value(r->call->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+/* ---- answering ---- */
+
+/* On the HTTP thread, before anything is handed out: the answer can come from any thread at once. A
+ * request that is not suspended is on its HTTP thread. */
+static void
+suspend(struct http_call *call)
+{
+	if (call->suspended)
+		return;
+	call->suspended = true;
+	MHD_suspend_connection(call->connection);
+}
+
+/* The reply may leave. After this the request belongs to the HTTP thread again. */
+static void
+release(struct http_call *call)
+{
+	bool suspended = call->suspended;
+	struct MHD_Connection *connection = call->connection;
+
+	atomic_store(&call->answered, true);
+	if (suspended)
+		MHD_resume_connection(connection);
+}
+
+static void
+put_problem(struct request *r, int err, const char *detail)
+{
+	const struct kekd_err_info *info = kekd_err_info(err);
+
+	buf_reset(&r->reply);
+	problem_format(&r->reply, err, detail, r->request_id);
+	r->status = info->http_status;
+	r->audit.code = info->code;
+	r->etag[0] = '\0';
+	if (info->http_status == 503 || info->http_status == 429)
+		r->retry_after_s = r->retry_after_s ? r->retry_after_s : 1;
+	r->call->content_type = "application/problem+json";
+}
+
+static void
+durable(struct audit_record *record, int err)
+{
+	struct request *r = record->user;
+
+	if (err != 0)
+		put_problem(r, KEKD_EAUDIT,
+			"the audit log cannot be written, so nothing is answered: see "
+			"/health/ready for the reason");
+	release(r->call);
+}
+
+/* What says nothing of anyone's use of a key: the server could not even begin. */
+static bool
+is_audited(const struct request *r, int err)
+{
+	if (r->route && !r->route->audited)
+		return false;
+	return err != KEKD_ESTARTING && err != KEKD_ESTOPPING && err != KEKD_EOVERLOAD &&
+	       err != KEKD_EAUDIT;
+}
+
+static void
+fill_audit(struct request *r)
+{
+	struct audit_record *a = &r->audit;
+
+	a->time_us = clock_real_us();
+	a->client = r->client ? r->client->name : NULL;
+	a->identity = r->identity.name[0] ? r->identity.name : NULL;
+	a->address = r->address;
+	a->request_id = r->request_id;
+	a->traceparent = r->traceparent[0] ? r->traceparent : NULL;
+	a->operation = r->route ? r->route->name : NULL;
+	a->key = r->key && str_is_name(r->key) ? r->key : NULL;
+	a->status = r->status;
+	a->micros = (uint32_t)((clock_boot_ns() - r->start_ns) / 1000);
+	a->revision = r->call->http->config.hooks->revision(r->node);
+	a->contexts = r->audit_contexts;
+	a->contexts_count = r->audit_contexts_count;
+	a->versions = r->audit_versions;
+	a->versions_count = r->audit_versions_count;
+	a->blobs = (const uint8_t(*)[AUDIT_BLOB_HASH_SIZE])r->audit_blobs;
+	a->blobs_count = r->audit_blobs_count;
+	a->detail = r->audit_detail;
+	a->user = r;
+}
+
+static void
+finish(struct request *r, int err)
+{
+	struct http_call *call = r->call;
+
+	if (r->reply.bad && r->status < 500)
+		put_problem(r, KEKD_EINTERNAL, "the reply does not fit in memory");
+	fill_audit(r);
+	if (!is_audited(r, err)) {
+		release(call);
+		return;
+	}
+	if (call->outcome)
+		r->audit.type = AUDIT_OUTCOME;
+	else
+		r->audit.type = r->status >= 400 ? AUDIT_REFUSED : AUDIT_REQUEST;
+	r->audit.done = durable;
+	suspend(call);
+	audit_submit(call->http->config.audit, &r->audit);
+}
+
+void
+request_answer_buf(struct request *r, int status, const char *content_type)
+{
+	r->status = status;
+	r->call->content_type = content_type;
+	finish(r, 0);
+}
+
+void
+request_answer_json(struct request *r, int status, json_t *value)
+{
+	size_t len = 0;
+	char *text = value ? json_canonical(value, &len) : NULL;
+
+	json_decref(value);
+	if (!text) {
+		request_fail(r, KEKD_EINTERNAL, "out of memory");
+		return;
+	}
+	buf_put(&r->reply, text, len);
+	json_text_free(text);
+	request_answer_buf(r, status, "application/json");
+}
+
+void
+request_fail(struct request *r, int err, const char *format, ...)
+{
+	char detail[768];
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(detail, sizeof(detail), format, ap);
+	va_end(ap);
+	put_problem(r, err, detail);
+	finish(r, err);
+}
+
+/* ---- before the body ---- */
+
+static const char *
+header(struct http_call *call, const char *name)
+{
+	return MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, name);
+}
+
+/* "17" with its quotes, or *. */
+static int
+parse_etag(const char *text, uint64_t *ret_number)
+{
+	char *end;
+
+	if (strcmp(text, "*") == 0) {
+		*ret_number = STORE_ANY;
+		return 0;
+	}
+	if (*text != '"' || text[1] < '0' || text[1] > '9')
+		return -EINVAL;
+	errno = 0;
+	*ret_number = strtoull(text + 1, &end, 10);
+	return errno == 0 && strcmp(end, "\"") == 0 ? 0 : -EINVAL;
+}
+
+static int
+admit_conditions(struct http_call *call)
+{
+	struct request *r = &call->request;
+	const char *match = header(call, MHD_HTTP_HEADER_IF_MATCH);
+	const char *none_match = header(call, MHD_HTTP_HEADER_IF_NONE_MATCH);
+	enum http_condition needs = r->route->condition;
+	bool ok;
+
+	r->if_match_given = match != NULL;
+	r->if_none_match_given = none_match != NULL;
+	if (needs == HTTP_COND_NONE)
+		return 0;
+	if ((match && parse_etag(match, &r->if_match) != 0) ||
+		(none_match && strcmp(none_match, "*") != 0) || (match && none_match)) {
+		request_fail(r, KEKD_EINVALID,
+			"If-Match takes an ETag as this server gave it, or *; If-None-Match takes "
+			"*; one of them");
+		return KEKD_EINVALID;
+	}
+	ok = (match && needs != HTTP_COND_CREATE) || (none_match && needs != HTTP_COND_MATCH);
+	if (!ok) {
+		request_fail(r, KEKD_ENOCONDITION, "%s",
+			needs == HTTP_COND_CREATE ? "send If-None-Match: *"
+			: needs == HTTP_COND_MATCH
+				? "send If-Match with the ETag of the record as you read it"
+				: "send If-None-Match: * to create, or If-Match with the record's "
+				  "ETag");
+		return KEKD_ENOCONDITION;
+	}
+	return 0;
+}
+
+static int
+admit_body(struct http_call *call)
+{
+	struct request *r = &call->request;
+	const char *type = header(call, MHD_HTTP_HEADER_CONTENT_TYPE);
+	const char *length = header(call, MHD_HTTP_HEADER_CONTENT_LENGTH);
+	size_t n = strlen("application/json");
+
+	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX) {
+		request_fail(r, KEKD_ETOOLARGE,
+			"the body has %s bytes, at most %d are taken: split the batch", length,
+			HTTP_BODY_MAX);
+		return KEKD_ETOOLARGE;
+	}
+	if (!r->route->has_body)
+		return 0;
+	if (!type || strncasecmp(type, "application/json", n) != 0 ||
+		(type[n] && type[n] != ';' && type[n] != ' ')) {
+		request_fail(r, KEKD_EMEDIATYPE, "send Content-Type: application/json");
+		return KEKD_EMEDIATYPE;
+	}
+	return 0;
+}
+
+static const char *const certificate_remedy =
+	"use a client certificate with one SAN URI or a DNS name, issued by a CA of tls.client_ca, "
+	"valid now, for clientAuth";
+
+static int
+admit_identity(struct http_call *call)
+{
+	struct request *r = &call->request;
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+		call->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+
+	if (!info) {
+		request_fail(r, KEKD_EINTERNAL, "no TLS session");
+		return KEKD_EINTERNAL;
+	}
+	http_peer_verify(call->peer, info->tls_session, r->time_us);
+	r->identity = call->peer->identity;
+	if (call->peer->verdict != 0)
+		request_fail(r, call->peer->verdict, "%s", certificate_remedy);
+	return call->peer->verdict;
+}
+
+static int
+admit_client(struct http_call *call)
+{
+	struct request *r = &call->request;
+
+	r->client = clients_find_identity(call->http->config.clients, &r->identity);
+	if (!r->client) {
+		request_fail(r, KEKD_ECLIENT,
+			"identity %s: an administrator adds it with `kekctl client add`",
+			r->identity.name);
+		return KEKD_ECLIENT;
+	}
+	if (r->client->refused) {
+		request_fail(r, KEKD_ERECORD, "client record %s is refused: see /v1/status",
+			r->client->name);
+		return KEKD_ERECORD;
+	}
+	if (!client_address_allowed(r->client, (const struct sockaddr *)&call->peer->sockaddr)) {
+		request_fail(r, KEKD_EADDRESS, "client %s may not come from %s", r->client->name,
+			r->address);
+		return KEKD_EADDRESS;
+	}
+	return 0;
+}
+
+static int
+admit_operation(struct http_call *call)
+{
+	struct request *r = &call->request;
+	const struct http_route *route = r->route;
+
+	if (r->key && !str_is_name(r->key)) {
+		request_fail(r, KEKD_ENAME,
+			"a key's name is 1 to 64 of a-z 0-9 . _ - and begins and ends with a "
+			"letter or digit");
+		return KEKD_ENAME;
+	}
+	if (route->operation == ACCESS_NONE ||
+		client_authorise(r->client, route->operation, r->key) == 0)
+		return 0;
+	if (route->alternative != ACCESS_NONE &&
+		client_authorise(r->client, route->alternative, r->key) == 0)
+		return 0;
+	request_fail(r, KEKD_EFORBIDDEN, "client %s has no grant of %s%s%s", r->client->name,
+		access_operation_name(route->operation), r->key ? " on key " : "",
+		r->key ? r->key : "");
+	return KEKD_EFORBIDDEN;
+}
+
+/* While held, what is not audited (status, whoami) still answers. */
+static int
+admit_service(struct http_call *call)
+{
+	struct request *r = &call->request;
+	int err = call->http->config.hooks->serves(r->node);
+
+	if (err == KEKD_EHELD && !r->route->audited)
+		return 0;
+	if (err == 0 && r->route->audited && !audit_ok(call->http->config.audit))
+		err = KEKD_EAUDIT;
+	if (err != 0)
+		request_fail(r, err, "see /health/ready for the reason");
+	return err;
+}
+
+static int
+admit_audited(struct http_call *call, const char *method, const char *path)
+{
+	struct request *r = &call->request;
+	int err = 0, route_err = 0;
+	const char *trace = header(call, "traceparent");
+
+	r->route = http_route_find(method, path, r->params, &r->key, &route_err);
+	if (r->route && r->route->plane == HTTP_OPEN)
+		return 0;
+	if (trace && strlen(trace) < sizeof(r->traceparent))
+		strcpy(r->traceparent, trace);
+	r->audit.method = strndup(method, 16);
+	r->audit.path = strndup(path, 256);
+	if (call->http->config.hooks->serves(r->node) == KEKD_ESTARTING)
+		err = KEKD_ESTARTING;
+	else if (atomic_load(&call->http->in_flight) > call->http->config.in_flight_max)
+		err = KEKD_EOVERLOAD;
+	if (err != 0) {
+		request_fail(r, err, "%s", "try again, or another endpoint");
+		return err;
+	}
+	if ((err = admit_identity(call)) != 0 || (err = admit_client(call)) != 0)
+		return err;
+	if (!r->route) {
+		request_fail(r, route_err, "%s %s: see /v1/openapi.yaml", r->audit.method,
+			r->audit.path);
+		return route_err;
+	}
+	if ((err = admit_operation(call)) != 0 || (err = admit_service(call)) != 0 ||
+		(err = admit_conditions(call)) != 0)
+		return err;
+	return admit_body(call);
+}
+
+int
+http_call_admit(struct http_call *call, const char *method, const char *path)
+{
+	int err;
+
+	if (atomic_load(&call->http->draining)) {
+		request_fail(&call->request, KEKD_ESTOPPING, "try again, or another endpoint");
+		return KEKD_ESTOPPING;
+	}
+	err = admit_audited(call, method, path);
+	call->early = err != 0;
+	return err;
+}
+
+/* ---- with the body ---- */
+
+static int
+parse_body(struct http_call *call)
+{
+	struct request *r = &call->request;
+	char error[JSON_ERROR_SIZE];
+
+	if (call->body.bad) {
+		request_fail(r, KEKD_ETOOLARGE, "at most %d bytes are taken: split the batch",
+			HTTP_BODY_MAX);
+		return KEKD_ETOOLARGE;
+	}
+	if (!r->route->has_body)
+		return 0;
+	r->body = json_parse((const char *)call->body.data, call->body.len, error);
+	if (!r->body) {
+		request_fail(r, KEKD_EJSON, "%s", error);
+		return KEKD_EJSON;
+	}
+	if (!json_is_object(r->body)) {
+		request_fail(r, KEKD_EINVALID, "the body must be an object");
+		return KEKD_EINVALID;
+	}
+	return 0;
+}
+
+/* On the control thread: the intent is durable before the handler may change anything. */
+static void
+run_control(void *user)
+{
+	struct http_call *call = user;
+	struct request *r = &call->request;
+	struct audit_record intent;
+	int err = call->http->config.hooks->serves(r->node);
+
+	if (err != 0) {
+		request_fail(r, err, "see /health/ready for the reason");
+		return;
+	}
+	fill_audit(r);
+	intent = r->audit;
+	intent.type = AUDIT_INTENT;
+	intent.detail = r->body;
+	if (audit_append(call->http->config.audit, &intent) != 0) {
+		request_fail(
+			r, KEKD_EAUDIT, "nothing was changed: see /health/ready for the reason");
+		return;
+	}
+	call->outcome = true;
+	r->route->handler(r);
+}
+
+void
+http_call_run(struct http_call *call)
+{
+	struct request *r = &call->request;
+	int err;
+
+	call->started = true;
+	if (parse_body(call) != 0)
+		return;
+	if (r->route->plane == HTTP_DATA || r->route->plane == HTTP_CONTROL)
+		suspend(call);
+	if (r->route->plane != HTTP_CONTROL) {
+		r->route->handler(r);
+		return;
+	}
+	err = call->http->config.hooks->control(r->node, run_control, call);
+	if (err != 0)
+		request_fail(r, err, "too many changes wait: try again");
+}
