@@ -38,8 +38,9 @@ struct kekd_reply {
 void kekd_reply_free(struct kekd_reply *r);
 
 /* method: "GET" … path: from "/v1" on, already escaped. body may be NULL. if_match / if_none_match
- * may be NULL. 0 when an answer came, whatever its status; else -ETIMEDOUT, -ECONNREFUSED, -EPROTO
- * (TLS) with a text for people, naming endpoint and remedy. */
+ * may be NULL. 0 when an answer came, whatever its status; else -ETIMEDOUT, -ECONNREFUSED,
+ * -ECONNRESET (lost on the way: a change may have been made), -EPROTO (TLS) with a text for people,
+ * naming endpoint and remedy. */
 int kekd_client_request(struct kekd_client *c, const char *method, const char *path,
 	const json_t *body, const char *if_match, const char *if_none_match,
 	struct kekd_reply *ret_reply, char ret_error[512]);
