@@ -103,8 +103,11 @@ bool client_has(const struct client *c, enum access_operation op);
 /* approve or client.write: changes to such a client need approval. */
 bool client_is_privileged(const struct client *c);
 bool client_address_allowed(const struct client *c, const struct sockaddr *address);
-/* 0; KEKD_EFORBIDDEN. key NULL: an operation that names no key needs a grant with keys "*" … see
- * clients.c. */
+/* 0 or KEKD_EFORBIDDEN. key: the name in the request, whether such a key exists or not (key.create
+ * has one as well); any grant with the operation whose glob matches it covers. key NULL: the
+ * operation names no key (client.*, cluster.write, backup, audit.read, status.read, metrics.read,
+ * approve, or a list of all keys): only a grant whose keys are exactly "*" covers, so that no
+ * narrower one ever reaches beyond its keys. ACCESS_NONE: always 0. */
 int client_authorise(const struct client *c, enum access_operation op, const char *key);
 /* The body of the client that `kekd init` makes of an admins: entry: all operations but wrap,
  * unwrap, generate, rewrap. */
@@ -119,7 +122,9 @@ struct client *clients_find_identity(
 	struct clients *c, const struct identity *id); /* by name, then by spki */
 /* The client other than `name` that has one of these identities, or NULL; for KEKD_ETAKEN. */
 struct client *clients_find_conflict(struct clients *c, const struct client *candidate);
-int clients_publish(struct clients *c, struct client *client); /* takes over the reference */
+/* Takes over the reference, also on failure. 0; KEKD_ETAKEN: another client has one of the
+ * identities, and the table stays as it was; -ENOMEM. */
+int clients_publish(struct clients *c, struct client *client);
 void clients_remove(struct clients *c, const char *name);
 void clients_mark_refused(struct clients *c, const char *name, bool refused);
 size_t clients_list(struct clients *c, const char *after, size_t limit,
