@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: the certificates of the run, servers that are gone after the test."""
+
+import os
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from kekd import Kekd  # noqa: E402
+from pki import Pki  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def pki():
+    directory = tempfile.mkdtemp(prefix="kekd-pki-")
+    os.chmod(directory, 0o755)
+    yield Pki(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def maker(pki):
+    made = []
+
+    def make(**options):
+        made.append(Kekd(pki, **options))
+        return made[-1]
+
+    yield make
+    faults = []
+    for server in reversed(made):
+        try:
+            server.remove()
+        except AssertionError as e:
+            faults.append(str(e))
+    assert not faults, "\n".join(faults)
+
+
+@pytest.fixture
+def make_server(pki):
+    """A function that makes a Kekd: not initialised, not started, gone after the test."""
+    yield from maker(pki)
+
+
+@pytest.fixture(scope="module")
+def make_shared_server(pki):
+    yield from maker(pki)
+
+
+@pytest.fixture(scope="module")
+def server(make_shared_server):
+    """One for all tests of a file: running, with key "demo" and client "app"."""
+    return make_shared_server().init().start().populate()
+
+
+@pytest.fixture
+def own(make_server):
+    """The same for one test alone, which may do it harm."""
+    return make_server().init().start().populate()
+
+
+@pytest.fixture
+def admin(server):
+    with server.http("admin-1") as h:
+        yield h
+
+
+@pytest.fixture
+def app(server):
+    with server.http("app") as h:
+        yield h
+
+
+@pytest.fixture(scope="session")
+def root():
+    if os.getuid() != 0:
+        pytest.skip("needs root")

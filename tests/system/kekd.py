@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real kekd on a real SoftHSM token, and what speaks to it: mTLS clients and kekctl."""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+
+from pki import spiffe
+
+TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+BUILD = os.environ.get("KEKD_BUILD", os.path.join(TOP, "build-test"))
+MODULE = next((p for p in ("/usr/lib/softhsm/libsofthsm2.so",
+                           "/usr/lib64/pkcs11/libsofthsm2.so",
+                           "/usr/local/lib/softhsm/libsofthsm2.so") if os.path.exists(p)),
+              "/usr/lib/softhsm/libsofthsm2.so")
+LOGGING_MODULE = os.path.join(BUILD, "tests", "modules", "p11log.so")
+PIN = "4711-test-pin"
+SO_PIN = "0815-test-so-pin"
+LONG = bool(os.environ.get("KEKD_TEST_LONG"))
+# Sanitizers slow everything down, and a machine may be busy: how long is "never"?
+PATIENCE = 30
+DATA = ["wrap", "unwrap", "generate", "rewrap"]
+
+
+def b64(data):
+    return base64.b64encode(data).decode()
+
+
+def unb64(text):
+    return base64.b64decode(text, validate=True)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, what, seconds=PATIENCE, every=0.02):
+    """The condition's first true value."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"did not happen in {seconds} s: {what}")
+        time.sleep(every)
+
+
+def yaml(value, indent=0):
+    """Block style, so that a fault is on a line of its own."""
+    pad = "  " * indent
+    if isinstance(value, dict):
+        out = ""
+        for k, v in value.items():
+            if isinstance(v, (dict, list)):
+                out += f"{pad}{k}:\n{yaml(v, indent + 1)}"
+            else:
+                out += f"{pad}{k}: {scalar(v)}\n"
+        return out
+    out = ""
+    for v in value:
+        if isinstance(v, (dict, list)):
+            inner = yaml(v, indent + 1)
+            out += f"{pad}- {inner[len(pad) + 2:]}"
+        else:
+            out += f"{pad}- {scalar(v)}\n"
+    return out
+
+
+def scalar(value):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else json.dumps(value)
+
+
+# ---- processes ----
+
+def stat_fields(pid):
+    """State, parent and so on of /proc/PID/stat, from the third field on; None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+            return f.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def alive(pid):
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] not in "ZX"
+
+
+def comm(pid):
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8") as f:
+            return f.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def children(pid):
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = stat_fields(int(name))
+            if fields and int(fields[1]) == pid and fields[0] not in "ZX":
+                found.append(int(name))
+    return sorted(found)
+
+
+def kill(pid, number=signal.SIGKILL):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+# ---- mTLS ----
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.etag = headers.get("ETag")
+        self.json = None
+        if "json" in headers.get("Content-Type", ""):
+            self.json = json.loads(body)
+
+    @property
+    def code(self):
+        return self.json.get("code") if isinstance(self.json, dict) else None
+
+    def __repr__(self):
+        return f"<{self.status} {self.body[:400]!r}>"
+
+
+class Http:
+    """One keep-alive connection (made when first used) of one client."""
+
+    def __init__(self, server, certificate=None, ca=None, timeout=PATIENCE):
+        self.address = ("127.0.0.1", server.port)
+        self.timeout = timeout
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.load_verify_locations(ca or server.pki.ca.pem)
+        if certificate:
+            self.context.load_cert_chain(certificate.pem, certificate.key)
+        self.connection = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def close(self):
+        if self.connection:
+            self.connection.close()
+        self.connection = None
+
+    def connect(self):
+        if self.connection is None:
+            self.connection = http.client.HTTPSConnection(
+                *self.address, context=self.context, timeout=self.timeout)
+        return self.connection
+
+    def raw(self, method, path, body=None, headers=()):
+        """One request as it is given; a connection that failed is dropped."""
+        try:
+            connection = self.connect()
+            connection.request(method, path, body=body, headers=dict(headers))
+            answer = connection.getresponse()
+            reply = Reply(answer.status, answer.headers, answer.read())
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        if answer.will_close:
+            self.close()
+        return reply
+
+    def call(self, method, path, body=None, etag=None, create=False, headers=()):
+        headers = dict(headers)
+        if etag:
+            headers["If-Match"] = etag
+        if create:
+            headers["If-None-Match"] = "*"
+        data = None
+        if body is not None:
+            headers.setdefault("Content-Type", "application/json")
+            data = json.dumps(body).encode()
+        return self.raw(method, path, data, headers)
+
+    def get(self, path):
+        return self.call("GET", path)
+
+    def ok(self, method, path, body=None, status=None, **options):
+        reply = self.call(method, path, body, **options)
+        good = (200, 201, 204) if status is None else (status,)
+        assert reply.status in good, f"{method} {path}: {reply}"
+        return reply
+
+    # The data plane, in the words of a user: bytes in, bytes out.
+
+    def wrap(self, plaintext, key="demo", context=None, **more):
+        body = {"plaintext": b64(plaintext), **more}
+        if context is not None:
+            body["context"] = context
+        return unb64(self.ok("POST", f"/v1/keys/{key}/wrap", body).json["ciphertext"])
+
+    def try_unwrap(self, blob, key="demo", context=None, **more):
+        body = {"ciphertext": b64(blob), **more}
+        if context is not None:
+            body["context"] = context
+        return self.call("POST", f"/v1/keys/{key}/unwrap", body)
+
+    def unwrap(self, blob, key="demo", context=None):
+        reply = self.try_unwrap(blob, key, context)
+        assert reply.status == 200, reply
+        return unb64(reply.json["plaintext"])
+
+    # Keys, with the precondition taken from what is there now.
+
+    def create_key(self, name, **more):
+        return self.ok("POST", "/v1/keys", {"name": name, **more}, create=True)
+
+    def key(self, name="demo"):
+        return self.ok("GET", f"/v1/keys/{name}").json
+
+    def change(self, key, path, body=None, status=200):
+        etag = self.ok("GET", f"/v1/keys/{key}").etag
+        return self.ok("POST", f"/v1/keys/{key}/{path}", body or {}, etag=etag, status=status)
+
+    def rotate(self, key="demo"):
+        return self.change(key, "rotate").json
+
+    def put_client(self, name, identities, grants, **more):
+        body = {"identities": identities, "grants": grants, **more}
+        return self.ok("PUT", f"/v1/clients/{name}", body, create=True)
+
+    def status(self):
+        return self.ok("GET", "/v1/status").json
+
+
+# ---- the server ----
+
+class Kekd:
+    """A kekd with a directory, a token and a port of its own."""
+
+    def __init__(self, pki, directory=None, workers=2, sessions=1, user=None, hsm_user=None,
+                 module=MODULE, environment=None, tokens=("main",), pin=PIN, **settings):
+        self.pki = pki
+        self.dir = directory or tempfile.mkdtemp(prefix="kekd-test-")
+        os.chmod(self.dir, 0o755)
+        self.port = free_port()
+        self.process = None
+        self.uid = user
+        self.hsm_uid = hsm_user
+        self.module = module
+        self.tokens = list(tokens)
+        self.environment = dict(os.environ, KEKD_LIBEXECDIR=BUILD,
+                                SOFTHSM2_CONF=self.path("softhsm2.conf"), **(environment or {}))
+        self.log_path = self.path("kekd.log")
+        self.config_path = self.path("kekd.yaml")
+        self.pin_path = self.path("pin")
+        self.audit_dir = self.path("audit")
+        self.make_token(pin)
+        self.make_state()
+        self.settings = self.default_settings(workers, sessions)
+        for section, value in settings.items():
+            if isinstance(value, dict):
+                self.settings.setdefault(section, {}).update(value)
+            else:
+                self.settings[section] = value
+        self.write_config()
+
+    def path(self, *names):
+        return os.path.join(self.dir, *names)
+
+    # -- what it stands on
+
+    def as_hsm_user(self):
+        """Arguments of subprocess: run as the workers' user."""
+        return {} if self.hsm_uid is None else {
+            "user": self.hsm_uid, "group": self.hsm_uid, "extra_groups": []}
+
+    def own(self, path, uid, mode):
+        os.chmod(path, mode)
+        if uid is not None:
+            os.chown(path, uid, uid)
+
+    def make_token(self, pin):
+        os.mkdir(self.path("tokens"))
+        self.own(self.path("tokens"), self.hsm_uid, 0o700)
+        with open(self.path("softhsm2.conf"), "w", encoding="utf-8") as f:
+            f.write(f"directories.tokendir = {self.path('tokens')}\n"
+                    "objectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n")
+        for token in self.tokens:
+            self.softhsm("--init-token", "--free", "--label", token, "--pin", PIN,
+                         "--so-pin", SO_PIN)
+        self.write_pin(pin)
+
+    def write_pin(self, pin):
+        with open(self.pin_path + ".new", "w", encoding="utf-8") as f:
+            f.write(pin + "\n")
+        self.own(self.pin_path + ".new", self.hsm_uid, 0o600)
+        os.rename(self.pin_path + ".new", self.pin_path)
+
+    def make_state(self):
+        for name, uid in (("state", self.uid), ("audit", self.uid), ("state-hsm", self.hsm_uid)):
+            os.mkdir(self.path(name))
+            self.own(self.path(name), uid, 0o700)
+        shutil.copy(self.pki.server.key, self.path("server.key"))
+        self.own(self.path("server.key"), self.uid, 0o600)
+        for source, name in ((self.pki.server.pem, "server.pem"), (self.pki.ca.pem, "ca.pem")):
+            shutil.copy(source, self.path(name))
+            os.chmod(self.path(name), 0o644)
+
+    def default_settings(self, workers, sessions):
+        return {
+            "cluster": "test",
+            "node": "node-1",
+            "state_dir": self.path("state"),
+            "user": str(self.uid if self.uid is not None else os.getuid()),
+            "listen": [f"127.0.0.1:{self.port}"],
+            "tls": {"certificate": self.path("server.pem"), "key": self.path("server.key"),
+                    "client_ca": self.path("ca.pem")},
+            "tokens": [{"name": t, "uri": f"pkcs11:token={t}", "module": self.module,
+                        "pin-source": self.pin_path} for t in self.tokens],
+            "hsm": {"user": str(self.hsm_uid if self.hsm_uid is not None else os.getuid()),
+                    "state_dir": self.path("state-hsm"), "workers": workers,
+                    "sessions": sessions},
+            "audit": {"dir": self.audit_dir},
+            "admins": [{"name": n, "identities": ["uri:" + spiffe(n)]}
+                       for n in ("admin-1", "admin-2")],
+        }
+
+    def write_config(self, text=None):
+        with open(self.config_path, "w", encoding="utf-8") as f:
+            f.write(text if text is not None else yaml(self.settings))
+        os.chmod(self.config_path, 0o644)
+
+    def softhsm(self, *arguments):
+        subprocess.run(["softhsm2-util", *arguments], env=self.environment, check=True,
+                       capture_output=True, cwd="/", **self.as_hsm_user())
+
+    def pkcs11_tool(self, *arguments, token="main", check=True):
+        done = subprocess.run(
+            ["pkcs11-tool", "--module", MODULE, "--token-label", token, "--login", "--pin", PIN,
+             *arguments], env=self.environment, check=False, text=True, cwd="/",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **self.as_hsm_user())
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    # -- running it
+
+    def run(self, *arguments, timeout=PATIENCE):
+        """kekd in the foreground, to its end."""
+        return subprocess.run(
+            [os.path.join(BUILD, "kekd"), *arguments, "--config", self.config_path],
+            env=self.environment, check=False, text=True, timeout=timeout,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def init(self):
+        done = self.run("init")
+        assert done.returncode == 0, done.stdout
+        return self
+
+    def start(self, ready=True):
+        assert self.process is None
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [os.path.join(BUILD, "kekd"), "--config", self.config_path],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if ready:
+            self.wait_ready()
+        return self
+
+    def health(self, name="ready"):
+        """(status, body); (0, None) while nobody listens."""
+        try:
+            with Http(self, timeout=5) as h:
+                reply = h.get(f"/health/{name}")
+                return reply.status, reply.json
+        except (OSError, http.client.HTTPException):
+            return 0, None
+
+    def wait_ready(self, seconds=PATIENCE):
+        def ready():
+            assert self.process.poll() is None, "kekd ended:\n" + self.log()
+            return self.health()[0] == 200
+        try:
+            wait_for(ready, "kekd is ready", seconds)
+        except AssertionError as e:
+            raise AssertionError(f"{e}; health: {self.health()}\n{self.log()}") from None
+
+    def log(self):
+        with contextlib.suppress(FileNotFoundError):
+            with open(self.log_path, encoding="utf-8", errors="replace") as f:
+                return f.read()
+        return ""
+
+    def net(self):
+        return next((p for p in children(self.process.pid) if comm(p) == "kekd-net"), None)
+
+    def workers(self):
+        return [p for p in children(self.process.pid) if comm(p) == "kekd-hsm"]
+
+    def family(self):
+        return [self.process.pid, *children(self.process.pid)]
+
+    def stop(self, seconds=PATIENCE):
+        """SIGTERM; nobody may be left. The exit status."""
+        if self.process is None:
+            return None
+        family = self.family()
+        kill(self.process.pid, signal.SIGTERM)
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            for pid in family:
+                kill(pid)
+            self.process.wait()
+            self.process = None
+            raise AssertionError("kekd did not stop:\n" + self.log()[-4000:]) from None
+        self.process = None
+        wait_for(lambda: not any(alive(p) for p in family), "no process is left", 5)
+        return status
+
+    def kill_all(self):
+        """kill -9 of everything at once."""
+        family = self.family()
+        for pid in family:
+            kill(pid)
+        self.process.wait()
+        self.process = None
+        wait_for(lambda: not any(alive(p) for p in family), "no process is left", 5)
+
+    def remove(self):
+        try:
+            self.stop()
+            fault = re.search(r"AddressSanitizer|LeakSanitizer|runtime error:", self.log())
+            assert not fault, self.log()[-8000:]
+        finally:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    # -- speaking to it
+
+    def http(self, name=None, certificate=None, **options):
+        return Http(self, certificate or (self.pki.clients[name] if name else None), **options)
+
+    def populate(self):
+        """Key "demo", client "app" with the data plane on every key."""
+        with self.http("admin-1") as admin:
+            admin.create_key("demo")
+            admin.put_client("app", ["uri:" + spiffe("app")],
+                             [{"keys": "*", "operations": DATA}])
+        return self
+
+    def kekctl_config(self, name):
+        path = self.path(f"kekctl-{name}.yaml")
+        certificate = self.pki.clients[name]
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(yaml({"endpoints": [f"https://localhost:{self.port}"],
+                          "ca": self.pki.ca.pem, "certificate": certificate.pem,
+                          "key": certificate.key}))
+        return path
+
+    def kekctl(self, *arguments, name="admin-1", stdin=None, status=0):
+        """Runs kekctl; status None: any. Standard output stays bytes: it may be a blob."""
+        done = subprocess.run(
+            [os.path.join(BUILD, "kekctl"), "--config", self.kekctl_config(name), *arguments],
+            input=stdin if stdin is not None else b"", check=False, capture_output=True,
+            timeout=PATIENCE, env=dict(os.environ, LC_ALL="C.UTF-8"))
+        assert status is None or done.returncode == status, (
+            f"kekctl {' '.join(arguments)}: {done.returncode}, not {status}\n"
+            f"{done.stdout!r}\n{done.stderr.decode()}")
+        return done
+
+    # -- what it wrote
+
+    def audit_files(self):
+        return sorted(os.path.join(self.audit_dir, n) for n in os.listdir(self.audit_dir)
+                      if n.endswith(".jsonl"))
+
+    def audit_lines(self):
+        lines = []
+        for path in self.audit_files():
+            with open(path, "rb") as f:
+                lines += f.read().split(b"\n")[:-1]
+        return lines
+
+    def audit_records(self, **wanted):
+        records = [json.loads(line) for line in self.audit_lines()]
+        return [r for r in records if all(r.get(k) == v for k, v in wanted.items())]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A certification authority and the certificates of the tests, made by the openssl command line."""
+
+import datetime
+import hashlib
+import os
+import subprocess
+from dataclasses import dataclass
+
+CONFIG = """
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = ${ENV::CN}
+[ca]
+default_ca = this
+[this]
+dir = ${ENV::DIR}
+database = $dir/index
+new_certs_dir = $dir/issued
+certificate = $dir/ca.pem
+private_key = $dir/ca.key
+serial = $dir/serial
+default_md = sha256
+policy = any
+unique_subject = no
+copy_extensions = none
+[any]
+commonName = supplied
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[leaf]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = ${ENV::EKU}
+authorityKeyIdentifier = keyid
+subjectAltName = ${ENV::SAN}
+[bare]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = ${ENV::EKU}
+"""
+
+FIRST = datetime.timedelta(hours=-1)
+LAST = datetime.timedelta(days=2)
+
+
+@dataclass
+class Certificate:
+    pem: str
+    key: str
+
+    def spki(self):
+        der = subprocess.run(
+            ["openssl", "x509", "-in", self.pem, "-noout", "-pubkey"],
+            check=True, capture_output=True).stdout
+        der = subprocess.run(["openssl", "pkey", "-pubin", "-outform", "DER"], input=der,
+                             check=True, capture_output=True).stdout
+        return "spki:" + hashlib.sha256(der).hexdigest()
+
+
+class Authority:
+    """A CA in a directory of its own."""
+
+    def __init__(self, directory, name="Test CA"):
+        self.dir = directory
+        os.makedirs(os.path.join(directory, "issued"))
+        self.config = self.path("openssl.cnf")
+        self.pem = self.path("ca.pem")
+        self.write("openssl.cnf", CONFIG)
+        self.write("index", "")
+        self.write("serial", "1000\n")
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                     "-nodes", "-keyout", self.path("ca.key"), "-out", self.pem, "-days", "2",
+                     "-extensions", "authority", CN=name)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def write(self, name, text):
+        with open(self.path(name), "w", encoding="utf-8") as f:
+            f.write(text)
+
+    def openssl(self, command, *arguments, CN="x", SAN="DNS:x", EKU="clientAuth"):
+        environment = dict(os.environ, DIR=self.dir, CN=CN, SAN=SAN, EKU=EKU)
+        subprocess.run(["openssl", command, "-config", self.config, *arguments], check=True,
+                       env=environment, capture_output=True)
+
+    def issue(self, name, san, eku="clientAuth", first=FIRST, last=LAST):
+        """first and last: from now. san None: no subjectAltName."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        certificate = Certificate(self.path(name + ".pem"), self.path(name + ".key"))
+        request = self.path(name + ".csr")
+        self.openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                     "-nodes", "-keyout", certificate.key, "-out", request, CN=name)
+        stamps = [(now + t).strftime("%Y%m%d%H%M%SZ") for t in (first, last)]
+        self.openssl("ca", "-batch", "-notext", "-in", request, "-out", certificate.pem,
+                     "-startdate", stamps[0], "-enddate", stamps[1],
+                     "-extensions", "leaf" if san else "bare",
+                     CN=name, SAN=san or "DNS:x", EKU=eku)
+        return certificate
+
+
+def spiffe(name):
+    return f"spiffe://test.example/{name}"
+
+
+class Pki:
+    """What every server of one test run uses; more is issued where a test needs it."""
+
+    def __init__(self, directory):
+        self.ca = Authority(directory)
+        self.server = self.ca.issue(
+            "server", "DNS:localhost,IP:127.0.0.1,IP:::1", eku="serverAuth")
+        self.clients = {n: self.client(n) for n in ("admin-1", "admin-2", "app", "other")}
+
+    def client(self, name, **options):
+        return self.ca.issue(name, "URI:" + spiffe(name), **options)
