@@ -1,0 +1,905 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The embedded engine: one SQLite file, DIR/metadata.db. It does not trust the file more than it
+ * must: whoever can write it may also have put in views, triggers or rows that no engine writes.
+ * Seals are not its business.
+ */
+#include "paths.h"
+
+#include "kekd/err.h"
+#include "kekd/log.h"
+#include "kekd/store.h"
+#include "kekd/str.h"
+#include "kekd/uuid.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/sha.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define APPLICATION_ID 0x6b656b64 /* "kekd" */
+#define SCHEMA_VERSION 1
+#define BUSY_TIMEOUT_MS 5000
+
+enum statement {
+	BEGIN_READ,
+	BEGIN_WRITE,
+	COMMIT,
+	ROLLBACK,
+	DATA_VERSION,
+	META_GET,
+	META_SET,
+	RECORD_GET,
+	RECORD_REVISION,
+	RECORD_LIST,
+	RECORD_PUT,
+	RECORD_DELETE,
+	STATEMENTS
+};
+
+static const char *const statement_sql[STATEMENTS] = {
+	[BEGIN_READ] = "BEGIN",
+	[BEGIN_WRITE] = "BEGIN IMMEDIATE",
+	[COMMIT] = "COMMIT",
+	[ROLLBACK] = "ROLLBACK",
+	[DATA_VERSION] = "PRAGMA data_version",
+	[META_GET] = "SELECT value FROM meta WHERE name = ?1",
+	[META_SET] = "INSERT INTO meta(name, value) VALUES(?1, ?2) "
+		     "ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+	[RECORD_GET] = "SELECT path, revision, body FROM records WHERE path = ?1",
+	[RECORD_REVISION] = "SELECT revision FROM records WHERE path = ?1",
+	/* Bounds, not LIKE: '_' and '%' are ordinary characters of a path, and bytes decide. */
+	[RECORD_LIST] = "SELECT path, revision, body FROM records "
+			"WHERE path >= ?1 AND path < ?2 AND path > ?3 ORDER BY path",
+	[RECORD_PUT] = "INSERT INTO records(path, revision, body) VALUES(?1, ?2, ?3) "
+		       "ON CONFLICT(path) DO UPDATE SET revision = excluded.revision, body = "
+		       "excluded.body",
+	[RECORD_DELETE] = "DELETE FROM records WHERE path = ?1",
+};
+
+static const char setup_sql[] =
+	"CREATE TABLE records(path TEXT NOT NULL PRIMARY KEY, revision INTEGER NOT NULL, "
+	"body BLOB NOT NULL) WITHOUT ROWID;"
+	"CREATE TABLE meta(name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID;";
+
+/* A record as this engine last saw it. The revision alone would not show a body that was edited in
+ * place. */
+struct seen {
+	char *path;
+	uint64_t revision;
+	uint8_t sha256[SHA256_DIGEST_LENGTH];
+};
+
+struct sqlite_store {
+	struct store store;
+	char *path;
+	sqlite3 *db;
+	sqlite3_stmt *statements[STATEMENTS];
+	struct pathmap seen;
+	int64_t data_version;
+	uint64_t revision; /* the highest that was seen: an edited counter does not go back */
+	int logged;	   /* the error that the log has: told once, not every second */
+};
+
+static struct sqlite_store *
+of(struct store *s)
+{
+	return (struct sqlite_store *)s; /* store is the first member */
+}
+
+/* ---- errors ---- */
+
+static const struct {
+	int code;
+	const char *remedy;
+} remedies[] = {
+	{ SQLITE_FULL, "free space on this file system" },
+	{ SQLITE_READONLY,
+		"make the file, its directory and the file system writable for kekd's user" },
+	{ SQLITE_PERM, "make the file and its directory writable for kekd's user" },
+	{ SQLITE_CANTOPEN,
+		"make the file and its directory readable and writable for kekd's user" },
+	{ SQLITE_CORRUPT, "stop kekd and put back a backup of the file" },
+	{ SQLITE_NOTADB, "stop kekd and put back a backup of the file" },
+	{ SQLITE_BUSY, "another program holds a lock on the file: end it" },
+	{ SQLITE_LOCKED, "another program holds a lock on the file: end it" },
+	{ SQLITE_IOERR, "look for disk errors in the kernel's log" },
+	{ SQLITE_NOMEM, "free memory" },
+	{ SQLITE_ERROR, "the tables are not as kekd made them: put back a backup of the file" },
+};
+
+static const char *
+remedy(int code)
+{
+	for (size_t i = 0; i < STR_COUNT(remedies); i++)
+		if (remedies[i].code == (code & 0xff))
+			return remedies[i].remedy;
+	return "see the SQLite documentation of this code";
+}
+
+static int
+failed(struct sqlite_store *q, const char *what)
+{
+	int code = q->db ? sqlite3_extended_errcode(q->db) : SQLITE_NOMEM;
+
+	if (code != q->logged)
+		log_error("%s: %s failed: %s (SQLite code %d): %s", q->path, what,
+			q->db ? sqlite3_errmsg(q->db) : "no memory", code, remedy(code));
+	q->logged = code;
+	return KEKD_ESTORE;
+}
+
+static int
+no_memory(struct sqlite_store *q)
+{
+	log_error("%s: no memory to read it: free memory", q->path);
+	return KEKD_ESTORE;
+}
+
+/* A file that was moved away or replaced still takes writes, which nobody would ever read again. */
+static int
+check_in_place(struct sqlite_store *q)
+{
+	int moved = 0;
+
+	sqlite3_file_control(q->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+	if (!moved)
+		return 0;
+	if (q->logged != SQLITE_READONLY_DBMOVED)
+		log_error("%s: the file was replaced or removed while in use: put the right one "
+			  "there "
+			  "and restart kekd",
+			q->path);
+	q->logged = SQLITE_READONLY_DBMOVED;
+	return KEKD_ESTORE;
+}
+
+/* ---- statements ---- */
+
+static sqlite3_stmt *
+statement(struct sqlite_store *q, enum statement which)
+{
+	return q->statements[which];
+}
+
+static void
+bind_path(sqlite3_stmt *st, int at, const char *path)
+{
+	sqlite3_bind_text(st, at, path, -1, SQLITE_STATIC);
+}
+
+static void
+done(sqlite3_stmt *st)
+{
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+}
+
+/* For statements that give no row. */
+static int
+run(struct sqlite_store *q, enum statement which, const char *what)
+{
+	sqlite3_stmt *st = statement(q, which);
+	int code = sqlite3_step(st);
+	int err = code == SQLITE_DONE ? 0 : failed(q, what);
+
+	done(st);
+	return err;
+}
+
+static void
+roll_back(struct sqlite_store *q)
+{
+	if (!sqlite3_get_autocommit(q->db)) {
+		sqlite3_step(statement(q, ROLLBACK));
+		done(statement(q, ROLLBACK));
+	}
+}
+
+static int
+meta_revision(struct sqlite_store *q, uint64_t *ret_revision)
+{
+	sqlite3_stmt *st = statement(q, META_GET);
+	int err = 0;
+
+	bind_path(st, 1, "revision");
+	if (sqlite3_step(st) == SQLITE_ROW) {
+		int64_t v = sqlite3_column_int64(st, 0);
+		if (v > 0 && (uint64_t)v > q->revision)
+			q->revision = (uint64_t)v;
+		*ret_revision = q->revision;
+	} else {
+		err = failed(q, "reading the revision");
+	}
+	done(st);
+	return err;
+}
+
+static int
+meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t number)
+{
+	sqlite3_stmt *st = statement(q, META_SET);
+
+	bind_path(st, 1, name);
+	if (text)
+		sqlite3_bind_text(st, 2, text, -1, SQLITE_STATIC);
+	else
+		sqlite3_bind_int64(st, 2, number);
+	return run(q, META_SET, "writing the table meta");
+}
+
+/* ---- rows ---- */
+
+struct row {
+	const char *path;
+	uint64_t revision;
+	const char *body; /* valid until the next step */
+	size_t len;
+};
+
+/* False: a row that no engine writes and no caller can name. A body past the limit reads as an
+ * empty one, which no seal covers. */
+static bool
+row_read(sqlite3_stmt *st, struct row *r)
+{
+	if (sqlite3_column_type(st, 0) != SQLITE_TEXT)
+		return false;
+	r->path = (const char *)sqlite3_column_text(st, 0);
+	if (!r->path || strlen(r->path) != (size_t)sqlite3_column_bytes(st, 0) ||
+		!path_is_valid(r->path))
+		return false;
+	r->revision = (uint64_t)sqlite3_column_int64(st, 1);
+	r->body = sqlite3_column_blob(st, 2);
+	r->len = (size_t)sqlite3_column_bytes(st, 2);
+	if (!r->body || r->len > STORE_BODY_MAX) {
+		r->body = "";
+		r->len = 0;
+	}
+	return true;
+}
+
+static int
+row_copy(const struct row *r, struct store_record *ret_record)
+{
+	struct store_record c = { .path = strdup(r->path), .revision = r->revision, .len = r->len };
+
+	c.body = malloc(r->len + 1);
+	if (!c.path || !c.body) {
+		free(c.path);
+		free(c.body);
+		return -ENOMEM;
+	}
+	memcpy(c.body, r->body, r->len);
+	c.body[r->len] = '\0';
+	*ret_record = c;
+	return 0;
+}
+
+static int
+engine_get(struct store *s, const char *path, struct store_record *ret_record)
+{
+	struct sqlite_store *q = of(s);
+	sqlite3_stmt *st = statement(q, RECORD_GET);
+	struct row r;
+	int code, err;
+
+	if (!path_is_valid(path))
+		return -ENOENT;
+	bind_path(st, 1, path);
+	code = sqlite3_step(st);
+	if (code == SQLITE_ROW)
+		err = row_read(st, &r) ? row_copy(&r, ret_record) : -ENOENT;
+	else
+		err = code == SQLITE_DONE ? -ENOENT : failed(q, "reading a record");
+	done(st);
+	return err == -ENOMEM ? no_memory(q) : err;
+}
+
+/* The first text that sorts after everything that starts with prefix. Paths are ASCII. */
+static void
+upper_bound(const char *prefix, char ret_text[STORE_PATH_MAX + 2])
+{
+	size_t len = strlen(prefix);
+
+	memcpy(ret_text, prefix, len + 1);
+	if (len == 0)
+		strcpy(ret_text, "\x7f");
+	else
+		ret_text[len - 1]++;
+}
+
+static int
+page_add(struct store_page *p, const struct row *r, size_t limit)
+{
+	if (!p->records)
+		p->records = calloc(limit, sizeof(*p->records));
+	if (!p->records || row_copy(r, &p->records[p->count]) < 0)
+		return -ENOMEM;
+	p->count++;
+	return 0;
+}
+
+static int
+page_read(struct sqlite_store *q, const char *prefix, const char *after, size_t limit,
+	struct store_page *p)
+{
+	sqlite3_stmt *st = statement(q, RECORD_LIST);
+	char upper[STORE_PATH_MAX + 2];
+	struct row r;
+	int code = SQLITE_DONE, err = 0;
+
+	upper_bound(prefix, upper);
+	bind_path(st, 1, prefix);
+	bind_path(st, 2, upper);
+	bind_path(st, 3, after ? after : "");
+	while (err == 0 && !p->more && (code = sqlite3_step(st)) == SQLITE_ROW) {
+		if (!row_read(st, &r))
+			continue;
+		if (p->count == limit)
+			p->more = true;
+		else
+			err = page_add(p, &r, limit);
+	}
+	if (err == 0 && !p->more && code != SQLITE_DONE)
+		err = failed(q, "listing records");
+	done(st);
+	return err == -ENOMEM ? no_memory(q) : err;
+}
+
+static int
+engine_list(struct store *s, const char *prefix, const char *after, size_t limit,
+	struct store_page *ret_page)
+{
+	struct sqlite_store *q = of(s);
+	struct store_page p = { 0 };
+	int err;
+
+	if (strlen(prefix) > STORE_PATH_MAX)
+		return -EINVAL;
+	if (limit == 0 || limit > STORE_PAGE_MAX)
+		limit = STORE_PAGE_MAX;
+	err = run(q, BEGIN_READ, "reading");
+	if (err == 0)
+		err = meta_revision(q, &p.revision);
+	if (err == 0)
+		err = page_read(q, prefix, after, limit, &p);
+	roll_back(q);
+	if (err < 0) {
+		store_page_free(&p);
+		return err;
+	}
+	q->logged = SQLITE_OK;
+	*ret_page = p;
+	return 0;
+}
+
+/* ---- what was seen ---- */
+
+static void
+seen_free(void *item)
+{
+	struct seen *e = item;
+
+	if (e)
+		free(e->path);
+	free(e);
+}
+
+static struct seen *
+seen_new(const struct row *r)
+{
+	struct seen *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return NULL;
+	e->path = strdup(r->path);
+	if (!e->path) {
+		free(e);
+		return NULL;
+	}
+	e->revision = r->revision;
+	SHA256((const unsigned char *)r->body, r->len, e->sha256);
+	return e;
+}
+
+/* A failure here is harmless: the next poll tells of the record once more. */
+static void
+seen_note(struct sqlite_store *q, const struct store_op *op, uint64_t revision)
+{
+	struct row r = { op->path, revision, op->body, op->len };
+	struct seen *e;
+
+	if (op->kind == STORE_CHECK)
+		return;
+	seen_free(pathmap_remove(&q->seen, op->path));
+	if (op->kind == STORE_DELETE)
+		return;
+	e = seen_new(&r);
+	if (e && pathmap_add(&q->seen, e) < 0)
+		seen_free(e);
+}
+
+static bool
+seen_same(const struct seen *a, const struct seen *b)
+{
+	return a && a->revision == b->revision &&
+	       memcmp(a->sha256, b->sha256, sizeof(a->sha256)) == 0;
+}
+
+static int
+tell_row(const struct row *r, store_watch_fn *fn, void *user)
+{
+	struct store_record change;
+
+	if (row_copy(r, &change) < 0)
+		return -ENOMEM;
+	fn(&change, user);
+	store_record_free(&change);
+	return 0;
+}
+
+/* Reads the whole table into ret_now and tells what differs from q->seen (fn NULL: nothing). */
+static int
+scan(struct sqlite_store *q, struct pathmap *ret_now, store_watch_fn *fn, void *user)
+{
+	sqlite3_stmt *st = statement(q, RECORD_LIST);
+	int code = SQLITE_DONE, changes = 0, err = 0;
+	struct row r;
+
+	bind_path(st, 1, "");
+	bind_path(st, 2, "\x7f");
+	bind_path(st, 3, "");
+	while (err == 0 && (code = sqlite3_step(st)) == SQLITE_ROW) {
+		struct seen *e;
+		if (!row_read(st, &r))
+			continue;
+		e = seen_new(&r);
+		if (!e || pathmap_add(ret_now, e) < 0) {
+			seen_free(e);
+			err = no_memory(q);
+		} else if (fn && !seen_same(pathmap_find(&q->seen, e->path), e)) {
+			changes++;
+			err = tell_row(&r, fn, user) < 0 ? no_memory(q) : 0;
+		}
+	}
+	if (err == 0 && code != SQLITE_DONE)
+		err = failed(q, "reading all records");
+	done(st);
+	return err < 0 ? err : changes;
+}
+
+static int
+tell_deleted(struct sqlite_store *q, const struct pathmap *now, store_watch_fn *fn, void *user)
+{
+	int changes = 0;
+
+	for (size_t i = 0; i < q->seen.count; i++) {
+		struct seen *e = q->seen.items[i];
+		struct store_record change = { .path = e->path };
+		if (pathmap_find(now, e->path))
+			continue;
+		fn(&change, user);
+		changes++;
+	}
+	return changes;
+}
+
+static int
+read_data_version(struct sqlite_store *q, int64_t *ret_version)
+{
+	sqlite3_stmt *st = statement(q, DATA_VERSION);
+	int err = 0;
+
+	if (sqlite3_step(st) == SQLITE_ROW)
+		*ret_version = sqlite3_column_int64(st, 0);
+	else
+		err = failed(q, "looking for changes");
+	done(st);
+	return err;
+}
+
+/* The version is read before the table: what is written between the two is looked at again. */
+static int
+compare_all(struct sqlite_store *q, int64_t version, store_watch_fn *fn, void *user)
+{
+	struct pathmap now = { 0 };
+	int changes = scan(q, &now, fn, user);
+
+	if (changes < 0) {
+		pathmap_clear(&now, seen_free);
+		return changes;
+	}
+	if (fn)
+		changes += tell_deleted(q, &now, fn, user);
+	pathmap_clear(&q->seen, seen_free);
+	q->seen = now;
+	q->data_version = version;
+	return changes;
+}
+
+static int
+engine_poll(struct store *s, store_watch_fn *fn, void *user)
+{
+	struct sqlite_store *q = of(s);
+	int64_t version = 0;
+	int err = check_in_place(q);
+
+	if (err == 0)
+		err = read_data_version(q, &version);
+	if (err < 0)
+		return err;
+	if (version == q->data_version)
+		return 0;
+	return compare_all(q, version, fn, user);
+}
+
+/* ---- commits ---- */
+
+static int
+check_ops(const struct store_op *ops, size_t count)
+{
+	if (count > STORE_OPS_MAX)
+		return -E2BIG;
+	for (size_t i = 0; i < count; i++) {
+		if (!path_is_valid(ops[i].path))
+			return -EINVAL;
+		if (ops[i].kind == STORE_PUT && (!ops[i].body || ops[i].len > STORE_BODY_MAX))
+			return -EINVAL;
+		for (size_t j = 0; j < i && ops[i].kind != STORE_CHECK; j++)
+			if (ops[j].kind != STORE_CHECK && strcmp(ops[i].path, ops[j].path) == 0)
+				return -EINVAL;
+	}
+	return 0;
+}
+
+static int
+compare(struct sqlite_store *q, const struct store_op *op)
+{
+	sqlite3_stmt *st = statement(q, RECORD_REVISION);
+	int code, err = 0;
+
+	if (op->expected == STORE_ANY)
+		return 0;
+	bind_path(st, 1, op->path);
+	code = sqlite3_step(st);
+	if (code == SQLITE_DONE)
+		err = op->expected == 0 ? 0 : KEKD_EPRECONDITION;
+	else if (code != SQLITE_ROW)
+		err = failed(q, "reading a revision");
+	else if (op->expected == 0 || (uint64_t)sqlite3_column_int64(st, 0) != op->expected)
+		err = KEKD_EPRECONDITION;
+	done(st);
+	return err;
+}
+
+static int
+apply(struct sqlite_store *q, const struct store_op *op, uint64_t revision)
+{
+	sqlite3_stmt *st;
+
+	if (op->kind == STORE_CHECK)
+		return 0;
+	if (op->kind == STORE_DELETE) {
+		bind_path(statement(q, RECORD_DELETE), 1, op->path);
+		return run(q, RECORD_DELETE, "deleting a record");
+	}
+	st = statement(q, RECORD_PUT);
+	bind_path(st, 1, op->path);
+	sqlite3_bind_int64(st, 2, (int64_t)revision);
+	sqlite3_bind_text(st, 3, op->body, (int)op->len, SQLITE_STATIC);
+	return run(q, RECORD_PUT, "writing a record");
+}
+
+/* All compares come before the first write, so that an operation does not see another's effect. */
+static int
+write_all(struct sqlite_store *q, const struct store_op *ops, size_t count, uint64_t *ret_revision)
+{
+	uint64_t revision = 0;
+	int err = meta_revision(q, &revision);
+
+	for (size_t i = 0; err == 0 && i < count; i++)
+		err = compare(q, &ops[i]);
+	revision++;
+	for (size_t i = 0; err == 0 && i < count; i++)
+		err = apply(q, &ops[i], revision);
+	if (err == 0)
+		err = meta_set(q, "revision", NULL, (int64_t)revision);
+	if (err == 0)
+		*ret_revision = revision;
+	return err;
+}
+
+/* owner is not looked at: one program owns the file, there is no leadership to compare. */
+static int
+engine_commit(struct store *s, enum store_owner owner __attribute__((unused)),
+	const struct store_op *ops, size_t count, uint64_t *ret_revision)
+{
+	struct sqlite_store *q = of(s);
+	uint64_t revision = 0;
+	int err = check_ops(ops, count);
+
+	if (err == 0)
+		err = check_in_place(q);
+	if (err == 0)
+		err = run(q, BEGIN_WRITE, "beginning a change");
+	if (err < 0)
+		return err;
+	err = write_all(q, ops, count, &revision);
+	if (err == 0)
+		err = run(q, COMMIT, "committing a change");
+	if (err < 0) {
+		roll_back(q);
+		return err;
+	}
+	q->logged = SQLITE_OK;
+	q->revision = revision;
+	for (size_t i = 0; i < count; i++)
+		seen_note(q, &ops[i], revision);
+	*ret_revision = revision;
+	return 0;
+}
+
+static int
+engine_identity(struct store *s, char ret_text[64])
+{
+	struct sqlite_store *q = of(s);
+	sqlite3_stmt *st = statement(q, META_GET);
+	int err = 0;
+
+	bind_path(st, 1, "identity");
+	if (sqlite3_step(st) == SQLITE_ROW && sqlite3_column_text(st, 0))
+		snprintf(ret_text, 64, "%s", (const char *)sqlite3_column_text(st, 0));
+	else
+		err = failed(q, "reading the identity");
+	done(st);
+	return err;
+}
+
+static void
+engine_close(struct store *s)
+{
+	struct sqlite_store *q = of(s);
+
+	for (size_t i = 0; i < STATEMENTS; i++)
+		sqlite3_finalize(q->statements[i]);
+	sqlite3_close(q->db);
+	pathmap_clear(&q->seen, seen_free);
+	free(q->path);
+	free(q);
+}
+
+static const struct store_engine sqlite_engine = {
+	.name = "sqlite",
+	.get = engine_get,
+	.list = engine_list,
+	.commit = engine_commit,
+	.poll = engine_poll,
+	.identity = engine_identity,
+	.close = engine_close,
+};
+
+/* ---- opening ---- */
+
+static int
+execute(struct sqlite_store *q, const char *sql, const char *what)
+{
+	return sqlite3_exec(q->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : failed(q, what);
+}
+
+static int
+query_number(struct sqlite_store *q, const char *sql, int64_t *ret_number)
+{
+	sqlite3_stmt *st = NULL;
+	int err = 0;
+
+	if (sqlite3_prepare_v2(q->db, sql, -1, &st, NULL) == SQLITE_OK &&
+		sqlite3_step(st) == SQLITE_ROW)
+		*ret_number = sqlite3_column_int64(st, 0);
+	else
+		err = failed(q, "opening");
+	sqlite3_finalize(st);
+	return err;
+}
+
+/* SQLite would make the file with the umask's mode; it gives the journal files this file's mode. */
+static int
+make_file(const char *dir, const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), dir_fd;
+
+	if (fd < 0 && errno == EEXIST)
+		return 0;
+	if (fd < 0) {
+		log_error("%s: cannot be made: %s: make the directory writable for kekd's user",
+			path, strerror(errno));
+		return KEKD_ESTORE;
+	}
+	close(fd);
+	dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir_fd >= 0) {
+		fsync(dir_fd);
+		close(dir_fd);
+	}
+	return 0;
+}
+
+static int
+check_file(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) == 0)
+		return 0;
+	if (errno == ENOENT)
+		return -ENOENT;
+	log_error("%s: cannot be read: %s", path, strerror(errno));
+	return KEKD_ESTORE;
+}
+
+static const struct {
+	int option, value;
+} hardening[] = {
+	{ SQLITE_DBCONFIG_DEFENSIVE, 1 },
+	{ SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0 },
+	{ SQLITE_DBCONFIG_ENABLE_TRIGGER, 0 },
+	{ SQLITE_DBCONFIG_ENABLE_VIEW, 0 },
+};
+
+static int
+connect_file(struct sqlite_store *q)
+{
+	if (sqlite3_open_v2(q->path, &q->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) !=
+		SQLITE_OK)
+		return failed(q, "opening");
+	sqlite3_extended_result_codes(q->db, 1);
+	sqlite3_busy_timeout(q->db, BUSY_TIMEOUT_MS);
+	for (size_t i = 0; i < STR_COUNT(hardening); i++)
+		sqlite3_db_config(q->db, hardening[i].option, hardening[i].value, NULL);
+	return 0;
+}
+
+static int
+prepare_all(struct sqlite_store *q)
+{
+	for (size_t i = 0; i < STATEMENTS; i++)
+		if (sqlite3_prepare_v3(q->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT,
+			    &q->statements[i], NULL) != SQLITE_OK)
+			return failed(q, "preparing a statement");
+	return 0;
+}
+
+static int
+fill_meta(struct sqlite_store *q)
+{
+	char identity[UUID_TEXT_SIZE];
+	struct uuid u;
+	int err = uuid_generate(&u);
+
+	if (err < 0)
+		return err;
+	uuid_format(&u, identity);
+	err = meta_set(q, "schema", NULL, SCHEMA_VERSION);
+	if (err == 0)
+		err = meta_set(q, "revision", NULL, 0);
+	if (err == 0)
+		err = meta_set(q, "identity", identity, 0);
+	return err;
+}
+
+/* In one transaction: a crash leaves an empty file, which the next try fills. */
+static int
+set_up(struct sqlite_store *q)
+{
+	char application[64];
+	int err;
+
+	snprintf(application, sizeof(application), "PRAGMA application_id = %d", APPLICATION_ID);
+	err = execute(q, "BEGIN IMMEDIATE", "setting up the tables");
+	if (err == 0)
+		err = execute(q, application, "setting up the tables");
+	if (err == 0)
+		err = execute(q, setup_sql, "setting up the tables");
+	if (err == 0)
+		err = prepare_all(q);
+	if (err == 0)
+		err = fill_meta(q);
+	if (err == 0)
+		err = execute(q, "COMMIT", "setting up the tables");
+	return err;
+}
+
+static int
+check_schema(struct sqlite_store *q)
+{
+	int64_t version = 0;
+	int err = query_number(q, "SELECT value FROM meta WHERE name = 'schema'", &version);
+
+	if (err == 0 && version != SCHEMA_VERSION) {
+		log_error("%s: has schema %lld, this kekd knows schema %d: use the release that "
+			  "wrote it",
+			q->path, (long long)version, SCHEMA_VERSION);
+		err = KEKD_ESTORE;
+	}
+	return err == 0 ? prepare_all(q) : err;
+}
+
+static int
+check_or_set_up(struct sqlite_store *q, bool create)
+{
+	int64_t application = 0, tables = 0;
+	int err = query_number(q, "PRAGMA application_id", &application);
+
+	if (err == 0)
+		err = query_number(q, "SELECT count(*) FROM sqlite_schema", &tables);
+	if (err < 0)
+		return err;
+	if (application == APPLICATION_ID)
+		return check_schema(q);
+	if (tables > 0) {
+		log_error("%s: is not a database of kekd: move it away", q->path);
+		return KEKD_ESTORE;
+	}
+	return create ? set_up(q) : -ENOENT;
+}
+
+/* Only once the file is known to be ours: WAL mode is written into it. */
+static int
+set_modes(struct sqlite_store *q)
+{
+	/* FULL: in WAL mode a commit is on the disk when it returns. */
+	return execute(q,
+		"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON;"
+		"PRAGMA journal_size_limit = 16777216",
+		"setting up the connection");
+}
+
+static int
+take_baseline(struct sqlite_store *q)
+{
+	int64_t version = 0;
+	int err = read_data_version(q, &version);
+
+	return err < 0 ? err : compare_all(q, version, NULL, NULL);
+}
+
+static int
+open_file(struct sqlite_store *q, const char *dir, bool create)
+{
+	int err = create ? make_file(dir, q->path) : check_file(q->path);
+
+	if (err == 0)
+		err = connect_file(q);
+	if (err == 0)
+		err = check_or_set_up(q, create);
+	if (err == 0)
+		err = set_modes(q);
+	if (err == 0)
+		err = take_baseline(q);
+	return err;
+}
+
+int
+store_open_sqlite(const char *dir, bool create, struct store **ret_store)
+{
+	struct sqlite_store *q = calloc(1, sizeof(*q));
+	int err;
+
+	if (!q)
+		return KEKD_ESTORE;
+	q->store.engine = &sqlite_engine;
+	if (asprintf(&q->path, "%s/metadata.db", dir) < 0) {
+		free(q);
+		return KEKD_ESTORE;
+	}
+	err = open_file(q, dir, create);
+	if (err < 0) {
+		engine_close(&q->store);
+		return err;
+	}
+	*ret_store = &q->store;
+	return 0;
+}

@@ -1,0 +1,611 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The SQLite engine behind store.h, on real files, with the sqlite3 library as the other program.
+ */
+#include "kekd/clock.h"
+#include "kekd/err.h"
+#include "kekd/log.h"
+#include "kekd/store.h"
+#include "kekd/str.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+	char dir[64];
+	char file[96];
+	struct store *store;
+};
+
+static void
+remove_dir(const char *dir)
+{
+	static const char *const names[] = { "metadata.db", "metadata.db-wal", "metadata.db-shm",
+		"old.db" };
+	char path[128];
+
+	for (size_t i = 0; i < STR_COUNT(names); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+		unlink(path);
+	}
+	rmdir(dir);
+}
+
+static int
+setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	strcpy(f->dir, "/tmp/kekd-store-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->file, sizeof(f->file), "%s/metadata.db", f->dir);
+	assert_int_equal(store_open_sqlite(f->dir, true, &f->store), 0);
+	*state = f;
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	store_freep(&f->store);
+	remove_dir(f->dir);
+	free(f);
+	return 0;
+}
+
+static struct store_op
+put(const char *path, uint64_t expected, const char *body)
+{
+	return (struct store_op){ STORE_PUT, path, expected, body, strlen(body) };
+}
+
+static int
+commit(struct store *s, const struct store_op *ops, size_t count, uint64_t *ret_revision)
+{
+	return s->engine->commit(s, STORE_OWNER_ACTIVE, ops, count, ret_revision);
+}
+
+static uint64_t
+put_one(struct store *s, const char *path, const char *body)
+{
+	struct store_op op = put(path, STORE_ANY, body);
+	uint64_t revision = 0;
+
+	assert_int_equal(commit(s, &op, 1, &revision), 0);
+	return revision;
+}
+
+static void
+assert_body(struct store *s, const char *path, const char *body, uint64_t revision)
+{
+	struct store_record r;
+
+	assert_int_equal(s->engine->get(s, path, &r), 0);
+	assert_string_equal(r.path, path);
+	assert_string_equal(r.body, body);
+	assert_int_equal(r.len, strlen(body));
+	assert_int_equal(r.revision, revision);
+	store_record_free(&r);
+}
+
+static void
+assert_absent(struct store *s, const char *path)
+{
+	struct store_record r;
+
+	assert_int_equal(s->engine->get(s, path, &r), -ENOENT);
+}
+
+/* Another program at work. */
+static void
+outside(const struct fixture *f, const char *sql)
+{
+	char *error = NULL;
+	sqlite3 *db;
+
+	assert_int_equal(sqlite3_open(f->file, &db), SQLITE_OK);
+	sqlite3_busy_timeout(db, 5000);
+	if (sqlite3_exec(db, sql, NULL, NULL, &error) != SQLITE_OK)
+		fail_msg("%s: %s", sql, error);
+	sqlite3_close(db);
+}
+
+static void
+a_new_database_is_for_its_owner_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+
+	put_one(f->store, "keys/a", "1");
+	assert_int_equal(stat(f->file, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	strcat(f->file, "-wal");
+	assert_int_equal(stat(f->file, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+}
+
+static void
+a_database_that_is_not_there_is_not_made_unasked(void **state)
+{
+	struct fixture *f = *state;
+	struct store *s = NULL;
+
+	store_freep(&f->store);
+	unlink(f->file);
+	assert_int_equal(store_open_sqlite(f->dir, false, &s), -ENOENT);
+	assert_int_equal(access(f->file, F_OK), -1);
+	/* What a crash in the middle of making it leaves. */
+	fclose(fopen(f->file, "w"));
+	assert_int_equal(store_open_sqlite(f->dir, false, &s), -ENOENT);
+	assert_int_equal(store_open_sqlite(f->dir, true, &s), 0);
+	store_freep(&s);
+	assert_int_equal(store_open_sqlite(f->dir, false, &s), 0);
+	store_freep(&s);
+}
+
+static void
+a_file_of_another_program_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct store *s = NULL;
+	FILE *file;
+
+	store_freep(&f->store);
+	unlink(f->file);
+	outside(f, "CREATE TABLE t(x)");
+	assert_int_equal(store_open_sqlite(f->dir, true, &s), KEKD_ESTORE);
+	file = fopen(f->file, "w");
+	for (int i = 0; i < 1000; i++)
+		fputs("this is no database ", file);
+	fclose(file);
+	assert_int_equal(store_open_sqlite(f->dir, false, &s), KEKD_ESTORE);
+}
+
+static void
+a_newer_schema_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct store *s = NULL;
+
+	store_freep(&f->store);
+	outside(f, "UPDATE meta SET value = 2 WHERE name = 'schema'");
+	assert_int_equal(store_open_sqlite(f->dir, true, &s), KEKD_ESTORE);
+}
+
+static void
+identity_and_records_outlive_the_process(void **state)
+{
+	struct fixture *f = *state;
+	char before[64], after[64];
+	uint64_t revision = put_one(f->store, "keys/a", "{\"x\":1}");
+
+	assert_int_equal(f->store->engine->identity(f->store, before), 0);
+	store_freep(&f->store);
+	assert_int_equal(store_open_sqlite(f->dir, false, &f->store), 0);
+	assert_int_equal(f->store->engine->identity(f->store, after), 0);
+	assert_string_equal(before, after);
+	assert_int_equal(strlen(after), 36);
+	assert_body(f->store, "keys/a", "{\"x\":1}", revision);
+	assert_int_equal(put_one(f->store, "keys/a", "2"), revision + 1);
+}
+
+static void
+a_commit_writes_all_with_one_revision(void **state)
+{
+	struct fixture *f = *state;
+	struct store_op ops[] = { put("a", 0, "1"), put("b", 0, "2") };
+	struct store_op next[] = { put("a", 1, "3"), { STORE_DELETE, "b", 1, NULL, 0 },
+		{ STORE_CHECK, "c", 0, NULL, 0 } };
+	uint64_t revision = 0;
+
+	assert_int_equal(commit(f->store, ops, 2, &revision), 0);
+	assert_int_equal(revision, 1);
+	assert_body(f->store, "a", "1", 1);
+	assert_body(f->store, "b", "2", 1);
+	assert_int_equal(commit(f->store, next, 3, &revision), 0);
+	assert_int_equal(revision, 2);
+	assert_body(f->store, "a", "3", 2);
+	assert_absent(f->store, "b");
+}
+
+static void
+one_failed_compare_leaves_everything_as_it_was(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t revision = put_one(f->store, "a", "old"), ignored = 77;
+	struct store_op differs[] = { put("b", 0, "new"), put("a", revision + 1, "new") };
+	struct store_op exists[] = { put("b", 0, "new"), put("a", 0, "new") };
+	struct store_op missing[] = { put("b", 0, "new"), { STORE_DELETE, "c", 5, NULL, 0 } };
+	struct store_op check[] = { put("b", 0, "new"),
+		{ STORE_CHECK, "a", revision + 9, NULL, 0 } };
+
+	assert_int_equal(commit(f->store, differs, 2, &ignored), KEKD_EPRECONDITION);
+	assert_int_equal(commit(f->store, exists, 2, &ignored), KEKD_EPRECONDITION);
+	assert_int_equal(commit(f->store, missing, 2, &ignored), KEKD_EPRECONDITION);
+	assert_int_equal(commit(f->store, check, 2, &ignored), KEKD_EPRECONDITION);
+	assert_int_equal(ignored, 77);
+	assert_body(f->store, "a", "old", revision);
+	assert_absent(f->store, "b");
+}
+
+static void
+a_commit_has_at_most_100_operations(void **state)
+{
+	struct fixture *f = *state;
+	char paths[STORE_OPS_MAX + 1][16];
+	struct store_op ops[STORE_OPS_MAX + 1];
+	uint64_t revision;
+
+	for (size_t i = 0; i < STR_COUNT(ops); i++) {
+		snprintf(paths[i], sizeof(paths[i]), "k/%03zu", i);
+		ops[i] = put(paths[i], 0, "x");
+	}
+	assert_int_equal(commit(f->store, ops, STORE_OPS_MAX + 1, &revision), -E2BIG);
+	assert_absent(f->store, "k/000");
+	assert_int_equal(commit(f->store, ops, STORE_OPS_MAX, &revision), 0);
+	assert_body(f->store, "k/099", "x", revision);
+}
+
+static void
+bad_paths_and_bodies_are_refused(void **state)
+{
+	struct fixture *f = *state;
+	char longest[STORE_PATH_MAX + 2];
+	char *big = calloc(1, STORE_BODY_MAX + 2);
+	struct store_op twice[] = { put("a", 0, "1"), put("a", 0, "2") };
+	struct store_op op;
+	uint64_t revision;
+
+	memset(longest, 'x', sizeof(longest));
+	longest[STORE_PATH_MAX + 1] = '\0';
+	op = put(longest, 0, "1");
+	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
+	longest[STORE_PATH_MAX] = '\0';
+	assert_int_equal(commit(f->store, &op, 1, &revision), 0);
+	op = put("", 0, "1");
+	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
+	op = put("k\xc3\xa4se", 0, "1");
+	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
+	memset(big, 'x', STORE_BODY_MAX + 1);
+	op = put("big", 0, big);
+	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
+	op.len = STORE_BODY_MAX;
+	assert_int_equal(commit(f->store, &op, 1, &revision), 0);
+	assert_int_equal(commit(f->store, twice, 2, &revision), -EINVAL);
+	free(big);
+}
+
+static void
+a_listing_is_paged_sorted_and_keeps_to_its_prefix(void **state)
+{
+	struct fixture *f = *state;
+	struct store_page p;
+	char path[32], after[STORE_PATH_MAX + 1] = "";
+	size_t total = 0, pages = 0;
+	bool more = true;
+
+	for (int i = 0; i < 250; i++) {
+		snprintf(path, sizeof(path), "keys/k%03d", i);
+		put_one(f->store, path, "x");
+	}
+	put_one(f->store, "keys", "not below keys/");
+	put_one(f->store, "keys0", "sorts behind keys/");
+	put_one(f->store, "keyz/%", "neither");
+	while (more) {
+		assert_int_equal(
+			f->store->engine->list(f->store, "keys/", *after ? after : NULL, 100, &p),
+			0);
+		assert_int_equal(p.revision, 253);
+		for (size_t i = 0; i < p.count; i++) {
+			snprintf(path, sizeof(path), "keys/k%03zu", total++);
+			assert_string_equal(p.records[i].path, path);
+		}
+		strcpy(after, p.records[p.count - 1].path);
+		more = p.more;
+		pages++;
+		store_page_free(&p);
+	}
+	assert_int_equal(total, 250);
+	assert_int_equal(pages, 3);
+	assert_int_equal(f->store->engine->list(f->store, "", NULL, 1000, &p), 0);
+	assert_int_equal(p.count, 253);
+	assert_false(p.more);
+	store_page_free(&p);
+	assert_int_equal(f->store->engine->list(f->store, "k%", NULL, 1000, &p), 0);
+	assert_int_equal(p.count, 0);
+	store_page_free(&p);
+}
+
+static void
+two_connections_do_not_overwrite_each_other(void **state)
+{
+	struct fixture *f = *state;
+	struct store *other = NULL;
+	uint64_t revision = put_one(f->store, "a", "0"), mine, theirs;
+	struct store_op op = put("a", revision, "mine");
+
+	assert_int_equal(store_open_sqlite(f->dir, false, &other), 0);
+	assert_int_equal(commit(f->store, &op, 1, &mine), 0);
+	op = put("a", revision, "theirs");
+	assert_int_equal(commit(other, &op, 1, &theirs), KEKD_EPRECONDITION);
+	op.expected = mine;
+	assert_int_equal(commit(other, &op, 1, &theirs), 0);
+	assert_true(theirs > mine);
+	assert_body(f->store, "a", "theirs", theirs);
+	store_freep(&other);
+}
+
+struct watched {
+	size_t count;
+	char last[512];
+};
+
+static void
+watch(const struct store_record *change, void *user)
+{
+	struct watched *w = user;
+
+	w->count++;
+	snprintf(w->last, sizeof(w->last), "%s=%s", change->path,
+		change->body ? change->body : "(deleted)");
+}
+
+static void
+assert_poll(struct store *s, size_t count, const char *last)
+{
+	struct watched w = { 0 };
+
+	assert_int_equal(s->engine->poll(s, watch, &w), (int)count);
+	assert_int_equal(w.count, count);
+	if (last)
+		assert_string_equal(w.last, last);
+}
+
+static void
+own_commits_are_no_news(void **state)
+{
+	struct fixture *f = *state;
+
+	put_one(f->store, "a", "1");
+	assert_poll(f->store, 0, NULL);
+	outside(f, "INSERT INTO meta VALUES('other', 1)");
+	assert_poll(f->store, 0, NULL);
+}
+
+static void
+a_body_edited_without_a_new_revision_is_told(void **state)
+{
+	struct fixture *f = *state;
+
+	put_one(f->store, "keys/a", "{\"state\":\"disabled\"}");
+	put_one(f->store, "keys/b", "1");
+	outside(f, "UPDATE records SET body = replace(body, 'disabled', 'enabled') WHERE path = "
+		   "'keys/a'");
+	assert_poll(f->store, 1, "keys/a={\"state\":\"enabled\"}");
+	assert_poll(f->store, 0, NULL);
+}
+
+static void
+inserted_and_deleted_records_are_told(void **state)
+{
+	struct fixture *f = *state;
+
+	put_one(f->store, "keys/a", "1");
+	outside(f, "INSERT INTO records VALUES('keys/z', 1, '{}')");
+	assert_poll(f->store, 1, "keys/z={}");
+	outside(f, "DELETE FROM records WHERE path = 'keys/a'");
+	assert_poll(f->store, 1, "keys/a=(deleted)");
+	assert_absent(f->store, "keys/a");
+}
+
+static void
+an_edit_after_own_commits_is_told_once(void **state)
+{
+	struct fixture *f = *state;
+	struct store *other = NULL;
+
+	assert_int_equal(store_open_sqlite(f->dir, false, &other), 0);
+	put_one(f->store, "a", "1");
+	put_one(other, "b", "2");
+	put_one(f->store, "c", "3");
+	assert_poll(f->store, 1, "b=2");
+	assert_poll(f->store, 0, NULL);
+	assert_poll(other, 2, "c=3");
+	store_freep(&other);
+}
+
+static void
+rows_that_no_engine_writes_do_no_harm(void **state)
+{
+	struct fixture *f = *state;
+	struct store_page p;
+	uint64_t revision;
+	struct store_op op = put("a", STORE_ANY, "3");
+
+	put_one(f->store, "a", "1");
+	outside(f, "INSERT INTO records VALUES(x'00ff', 1, 'x'), ('', 1, 'x'), (char(1), 1, 'x'), "
+		   "('keys/n', 'text', 5), ('keys/big', 1, zeroblob(2000000)), ('k' || char(228), "
+		   "1, 'x'), "
+		   "('nul' || char(0) || 'x', 1, 'x')");
+	outside(f, "CREATE TRIGGER t AFTER UPDATE ON records BEGIN DELETE FROM records; END");
+	assert_poll(f->store, 2, "keys/n=5");
+	assert_int_equal(f->store->engine->list(f->store, "", NULL, 1000, &p), 0);
+	assert_int_equal(p.count, 3);
+	assert_string_equal(p.records[1].path, "keys/big");
+	assert_int_equal(p.records[1].len, 0);
+	store_page_free(&p);
+	assert_int_equal(commit(f->store, &op, 1, &revision), 0);
+	assert_body(f->store, "a", "3", revision);
+}
+
+static void
+a_replaced_file_takes_no_more_changes(void **state)
+{
+	struct fixture *f = *state;
+	struct store_op op = put("b", STORE_ANY, "2");
+	struct watched w = { 0 };
+	char old[128];
+	uint64_t revision;
+
+	put_one(f->store, "a", "1");
+	snprintf(old, sizeof(old), "%s/old.db", f->dir);
+	assert_int_equal(rename(f->file, old), 0);
+	assert_int_equal(commit(f->store, &op, 1, &revision), KEKD_ESTORE);
+	assert_int_equal(f->store->engine->poll(f->store, watch, &w), KEKD_ESTORE);
+	assert_int_equal(rename(old, f->file), 0);
+	assert_int_equal(commit(f->store, &op, 1, &revision), 0);
+}
+
+/* A file size limit is the full disk that every user can make. */
+static void
+a_full_disk_is_an_error_and_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit old, tight = { 0 };
+	char *body = malloc(STORE_BODY_MAX);
+	struct store_op ops[] = { put("a", STORE_ANY, "2"),
+		{ STORE_PUT, "b", STORE_ANY, body, STORE_BODY_MAX } };
+	uint64_t revision = put_one(f->store, "a", "1"), later;
+
+	assert_non_null(body);
+	memset(body, 'x', STORE_BODY_MAX);
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	tight = (struct rlimit){ 200000, old.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+	assert_int_equal(commit(f->store, ops, 2, &later), KEKD_ESTORE);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	assert_body(f->store, "a", "1", revision);
+	assert_absent(f->store, "b");
+	assert_int_equal(commit(f->store, ops, 2, &later), 0);
+	assert_body(f->store, "a", "2", later);
+	free(body);
+}
+
+/* Two records that every commit sets to the same text: whoever is killed when, they agree. */
+static void
+write_until_killed(const char *dir)
+{
+	struct store *s;
+
+	log_open("test_store", LOG_LEVEL_ERROR);
+	if (store_open_sqlite(dir, false, &s) < 0)
+		_exit(1);
+	for (unsigned i = 0;; i++) {
+		char body[32];
+		uint64_t revision;
+		snprintf(body, sizeof(body), "%d.%u", (int)getpid(), i);
+		struct store_op ops[] = { put("a", STORE_ANY, body), put("b", STORE_ANY, body) };
+		if (commit(s, ops, 2, &revision) < 0)
+			_exit(1);
+	}
+}
+
+static void
+a_commit_killed_in_the_middle_is_all_or_nothing(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t last = 0;
+
+	put_one(f->store, "a", "");
+	put_one(f->store, "b", "");
+	store_freep(&f->store);
+	for (int i = 0; i < 25; i++) {
+		struct store_record a, b;
+		int status;
+		pid_t pid = fork();
+
+		assert_true(pid >= 0);
+		if (pid == 0)
+			write_until_killed(f->dir);
+		usleep((useconds_t)(5000 + 1777 * i));
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFSIGNALED(status));
+		assert_int_equal(store_open_sqlite(f->dir, false, &f->store), 0);
+		assert_int_equal(f->store->engine->get(f->store, "a", &a), 0);
+		assert_int_equal(f->store->engine->get(f->store, "b", &b), 0);
+		assert_string_equal(a.body, b.body);
+		assert_true(a.revision >= last);
+		last = a.revision;
+		store_record_free(&a);
+		store_record_free(&b);
+		store_freep(&f->store);
+	}
+	assert_true(last > 2);
+	assert_int_equal(store_open_sqlite(f->dir, false, &f->store), 0);
+}
+
+static void
+ten_thousand_records_are_quick(void **state)
+{
+	struct fixture *f = *state;
+	static char paths[STORE_OPS_MAX][32];
+	struct store_op ops[STORE_OPS_MAX];
+	char body[1024];
+	uint64_t start = clock_boot_ns(), revision, written, edited;
+
+	memset(body, 'x', sizeof(body) - 1);
+	body[sizeof(body) - 1] = '\0';
+	for (int i = 0; i < 100; i++) {
+		for (int j = 0; j < STORE_OPS_MAX; j++) {
+			snprintf(paths[j], sizeof(paths[j]), "keys/k%02d%02d", i, j);
+			ops[j] = put(paths[j], 0, body);
+		}
+		assert_int_equal(commit(f->store, ops, STORE_OPS_MAX, &revision), 0);
+	}
+	written = clock_boot_ns();
+	outside(f, "UPDATE records SET body = 'y' WHERE path = 'keys/k5050'");
+	edited = clock_boot_ns();
+	assert_poll(f->store, 1, "keys/k5050=y");
+	print_message("10,000 records of 1 KiB: written in %.0f ms, an edit found in %.0f ms\n",
+		(double)(written - start) / 1e6, (double)(clock_boot_ns() - edited) / 1e6);
+	start = clock_boot_ns();
+	for (int i = 0; i < 1000; i++)
+		assert_poll(f->store, 0, NULL);
+	print_message("a poll without news: %.1f us\n", (double)(clock_boot_ns() - start) / 1e6);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_new_database_is_for_its_owner_alone),
+		TEST(a_database_that_is_not_there_is_not_made_unasked),
+		TEST(a_file_of_another_program_is_refused),
+		TEST(a_newer_schema_is_refused),
+		TEST(identity_and_records_outlive_the_process),
+		TEST(a_commit_writes_all_with_one_revision),
+		TEST(one_failed_compare_leaves_everything_as_it_was),
+		TEST(a_commit_has_at_most_100_operations),
+		TEST(bad_paths_and_bodies_are_refused),
+		TEST(a_listing_is_paged_sorted_and_keeps_to_its_prefix),
+		TEST(two_connections_do_not_overwrite_each_other),
+		TEST(own_commits_are_no_news),
+		TEST(a_body_edited_without_a_new_revision_is_told),
+		TEST(inserted_and_deleted_records_are_told),
+		TEST(an_edit_after_own_commits_is_told_once),
+		TEST(rows_that_no_engine_writes_do_no_harm),
+		TEST(a_replaced_file_takes_no_more_changes),
+		TEST(a_full_disk_is_an_error_and_changes_nothing),
+		TEST(a_commit_killed_in_the_middle_is_all_or_nothing),
+		TEST(ten_thousand_records_are_quick),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
