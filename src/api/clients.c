@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Client records as a resource: list, read, create, change, delete. Records that hold approve or
+ * client.write are out of reach here: a change to them takes two administrators.
+ */
+#include "api.h"
+
+#include <errno.h>
+#include <string.h>
+
+static json_t *
+client_json(const struct client *c)
+{
+	json_t *value = client_to_json(c);
+
+	if (value && (json_object_set_new(value, "name", json_string(c->name)) < 0 ||
+			     json_object_set_new(
+				     value, "revision", json_integer((json_int_t)c->commit)) < 0 ||
+			     json_object_set_new(value, "refused", json_boolean(c->refused)) < 0)) {
+		json_decref(value);
+		return NULL;
+	}
+	return value;
+}
+
+static void
+answer_client(struct request *r, int status, const struct client *c)
+{
+	json_t *value = client_json(c);
+
+	if (!value) {
+		request_fail(r, -ENOMEM, "no memory for the answer: ask again");
+		return;
+	}
+	api_set_etag(r, c->commit);
+	request_answer_json(r, status, value);
+}
+
+static json_t *
+list_json(struct client *const *list, size_t count, bool more)
+{
+	json_t *values = json_array();
+
+	for (size_t i = 0; i < count; i++)
+		if (json_array_append_new(values, client_json(list[i])) < 0) {
+			json_decref(values);
+			return NULL;
+		}
+	return json_pack("{s:o, s:o}", "clients", values, "next",
+		more ? json_string(list[count - 1]->name) : json_null());
+}
+
+void
+api_client_list(struct request *r)
+{
+	_cleanup_(str_freep) struct client **list = NULL;
+	const char *after;
+	size_t limit, count;
+	json_t *value = NULL;
+
+	if (api_page(r, &after, &limit) < 0)
+		return;
+	list = calloc(limit + 1, sizeof(struct client *));
+	if (list) {
+		count = clients_list(r->node->clients, after, limit + 1, list);
+		value = list_json(list, count > limit ? limit : count, count > limit);
+		for (size_t i = 0; i < count; i++)
+			client_unrefp(&list[i]);
+	}
+	if (value)
+		request_answer_json(r, 200, value);
+	else
+		request_fail(r, -ENOMEM, "no memory for the answer: ask again, for fewer clients");
+}
+
+static int
+refused(const char *name, char ret_error[JSON_ERROR_SIZE])
+{
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"the stored record of client \"%s\" was changed outside of kekd: restore it from a "
+		"backup",
+		name);
+	return KEKD_ERECORD;
+}
+
+void
+api_client_get(struct request *r)
+{
+	_cleanup_(client_unrefp) struct client *c = clients_find(r->node->clients, r->params[0]);
+	char error[JSON_ERROR_SIZE];
+
+	if (!c)
+		request_fail(r, KEKD_ENOCLIENT, "client \"%s\" does not exist", r->params[0]);
+	else if (c->refused)
+		request_fail(r, refused(c->name, error), "%s", error);
+	else
+		answer_client(r, 200, c);
+}
+
+/* ---- changes ---- */
+
+/* May this record, as it is now (NULL: there is none), be changed under the request's condition? */
+static int
+may_change(struct request *r, const struct client *now, char ret_error[JSON_ERROR_SIZE])
+{
+	if (r->if_none_match_given && now) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"client \"%s\" exists already, at revision %llu", now->name,
+			(unsigned long long)now->commit);
+		return KEKD_EPRECONDITION;
+	}
+	if (r->if_none_match_given)
+		return 0;
+	if (!now) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"client \"%.64s\" does not exist: create it with If-None-Match: *",
+			r->params[0]);
+		return KEKD_ENOCLIENT;
+	}
+	if (now->refused)
+		return refused(now->name, ret_error);
+	if (r->if_match != STORE_ANY && r->if_match != now->commit) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"client \"%s\" is at revision %llu by now: read it again", now->name,
+			(unsigned long long)now->commit);
+		return KEKD_EPRECONDITION;
+	}
+	return 0;
+}
+
+static int
+needs_no_approval(const struct client *c, char ret_error[JSON_ERROR_SIZE])
+{
+	if (!c || !client_is_privileged(c))
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"changes to clients that hold approve or client.write need approvals, which this "
+		"release does not have: seed them by admins: at kekd init");
+	return KEKD_EAPPROVAL;
+}
+
+static int
+identities_are_free(struct clients *table, const struct client *c, char ret_error[JSON_ERROR_SIZE])
+{
+	_cleanup_(client_unrefp) struct client *other = clients_find_conflict(table, c);
+
+	if (!other)
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE, "client \"%s\" has one of these identities",
+		other->name);
+	return KEKD_ETAKEN;
+}
+
+/* The record that the body asks for. The body may repeat the name that is in the path. */
+static int
+candidate_read(struct request *r, struct client **ret_client, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *name = r->params[0];
+	json_t *given = json_object_get(r->body, "name");
+
+	if (!str_is_name(name)) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"a client's name has 1 to %d of a-z 0-9 . _ - and begins and ends with a "
+			"letter or digit",
+			STR_NAME_MAX);
+		return KEKD_ENAME;
+	}
+	if (given && (!json_is_string(given) || strcmp(json_string_value(given), name) != 0)) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"the body's name is not the path's, which is \"%s\"", name);
+		return KEKD_EINVALID;
+	}
+	return client_from_json(name, r->body, 0, ret_client, ret_error);
+}
+
+/* Writes the record clients/NAME; body NULL deletes it. */
+static int
+commit(struct request *r, const struct client *now, json_t *body, uint64_t *ret_number,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	char path[sizeof("clients/") + STR_NAME_MAX];
+	struct sealed_change change = { path, now ? now->commit : 0, body };
+	int err;
+
+	snprintf(path, sizeof(path), "clients/%s", r->params[0]);
+	err = sealed_commit(r->node->sealed, &change, 1, ret_number);
+	if (err < 0)
+		snprintf(ret_error, JSON_ERROR_SIZE, "client \"%s\" was not changed: %s",
+			r->params[0], kekd_strerror(err));
+	return err;
+}
+
+static int
+put(struct request *r, const struct client *now, struct client *candidate,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	_cleanup_(json_freep) json_t *body = NULL;
+	struct clients *table = r->node->clients;
+	int err;
+
+	if ((err = needs_no_approval(candidate, ret_error)) < 0 ||
+		(err = identities_are_free(table, candidate, ret_error)) < 0)
+		return err;
+	body = client_to_json(candidate);
+	if (!body) {
+		snprintf(ret_error, JSON_ERROR_SIZE, "no memory for the record: ask again");
+		return -ENOMEM;
+	}
+	err = commit(r, now, body, &candidate->commit, ret_error);
+	if (err < 0)
+		return err;
+	err = clients_publish(table, client_ref(candidate));
+	if (err < 0)
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"the record is stored, but takes effect at the next start only: %s",
+			kekd_strerror(err));
+	return err;
+}
+
+void
+api_client_put(struct request *r)
+{
+	_cleanup_(client_unrefp) struct client *now = NULL;
+	_cleanup_(client_unrefp) struct client *candidate = NULL;
+	char error[JSON_ERROR_SIZE] = "";
+	int err = candidate_read(r, &candidate, error);
+
+	if (err == 0) {
+		now = clients_find(r->node->clients, r->params[0]);
+		err = may_change(r, now, error);
+	}
+	if (err == 0)
+		err = needs_no_approval(now, error);
+	if (err == 0)
+		err = put(r, now, candidate, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	api_set_detail(r, json_pack("{s:s, s:b, s:I}", "client", candidate->name, "created", !now,
+				  "revision", (json_int_t)candidate->commit));
+	answer_client(r, now ? 200 : 201, candidate);
+}
+
+void
+api_client_delete(struct request *r)
+{
+	_cleanup_(client_unrefp) struct client *now = clients_find(r->node->clients, r->params[0]);
+	char error[JSON_ERROR_SIZE] = "";
+	uint64_t number = 0;
+	int err = may_change(r, now, error);
+
+	if (err == 0)
+		err = needs_no_approval(now, error);
+	if (err == 0)
+		err = commit(r, now, NULL, &number, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	clients_remove(r->node->clients, now->name);
+	api_set_detail(r, json_pack("{s:s, s:b, s:I}", "client", now->name, "deleted", true,
+				  "revision", (json_int_t)number));
+	request_answer_json(r, 200,
+		json_pack("{s:s, s:b, s:I}", "name", now->name, "deleted", true, "revision",
+			(json_int_t)number));
+}

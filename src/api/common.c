@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the handlers share: pages of lists, ETags, times. */
+#include "api.h"
+
+#include "kekd/clock.h"
+
+#include <string.h>
+
+/* -1 unless text is a plain decimal number of at most six digits. */
+static int
+small_number(const char *text)
+{
+	int number = 0;
+
+	if (!*text || strlen(text) > 6)
+		return -1;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9')
+			return -1;
+		number = number * 10 + (*text - '0');
+	}
+	return number;
+}
+
+int
+api_page(struct request *r, const char **ret_after, size_t *ret_limit)
+{
+	const char *after = request_query(r, "after"), *text = request_query(r, "limit");
+	int limit = text ? small_number(text) : API_LIMIT_DEFAULT;
+
+	if (limit < 1 || limit > API_LIMIT_MAX) {
+		request_fail(
+			r, KEKD_EINVALID, "limit must be a number from 1 to %d", API_LIMIT_MAX);
+		return KEKD_EINVALID;
+	}
+	if (after && !str_is_name(after)) {
+		request_fail(
+			r, KEKD_EINVALID, "after must be a name: the last one of the page before");
+		return KEKD_EINVALID;
+	}
+	*ret_after = after;
+	*ret_limit = (size_t)limit;
+	return 0;
+}
+
+void
+api_set_etag(struct request *r, uint64_t commit)
+{
+	snprintf(r->etag, sizeof(r->etag), "\"%llu\"", (unsigned long long)commit);
+}
+
+void
+api_set_detail(struct request *r, json_t *detail)
+{
+	json_decref(r->audit_detail);
+	r->audit_detail = detail;
+}
+
+struct sealed *
+api_store(struct node *n)
+{
+	return atomic_load(&n->phase) == NODE_STARTING ? NULL : n->sealed;
+}
+
+json_t *
+api_time(uint64_t real_us)
+{
+	char text[CLOCK_TEXT_SIZE];
+
+	if (real_us == 0)
+		return json_null();
+	clock_format(real_us, text);
+	return json_string(text);
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Health, for load balancers and people: is the process alive, should it get requests, is it the
+ * node that changes things. Answers from memory, also while nothing else works.
+ */
+#include "api.h"
+
+#include <errno.h>
+
+static void __attribute__((format(printf, 2, 3))) add(json_t *texts, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	json_array_append_new(texts, json_vsprintf(format, ap));
+	va_end(ap);
+}
+
+static void
+check_phase(struct node *n, json_t *reasons)
+{
+	int err = node_serves(n);
+
+	if (err == 0)
+		return;
+	pthread_mutex_lock(&n->lock);
+	add(reasons, "%s%s%s", kekd_strerror(err), *n->phase_reason ? ": " : "", n->phase_reason);
+	pthread_mutex_unlock(&n->lock);
+}
+
+static void
+check_tokens(struct node *n, json_t *reasons)
+{
+	for (unsigned i = 0; i < n->part.tokens_count; i++)
+		if (!n->hsm || !hsm_token_ready(n->hsm, i))
+			add(reasons, "token %s has no worker that is ready", n->part.tokens[i]);
+}
+
+static void
+check_audit(struct node *n, json_t *reasons)
+{
+	struct audit_status status;
+
+	if (!n->audit) {
+		add(reasons, "the audit log is not open");
+		return;
+	}
+	audit_status(n->audit, &status);
+	if (!status.ok)
+		add(reasons, "the audit log cannot be written: %s", status.reason);
+}
+
+static void
+check_store(struct node *n, json_t *reasons, json_t *warnings)
+{
+	struct sealed *store = api_store(n);
+	struct sealed_status status;
+
+	if (!store)
+		return; /* the phase says so */
+	sealed_status(store, &status);
+	if (status.hold != SEALED_HOLD_NONE)
+		add(reasons, "the store is held: %s", sealed_hold_text(status.hold));
+	if (status.refused > 0)
+		add(warnings, "%zu records in the store are refused: see status", status.refused);
+}
+
+static void
+check_proofs(struct node *n, json_t *reasons)
+{
+	size_t failed = atomic_load(&n->proofs.failed);
+
+	if (failed > 0)
+		add(reasons, "%zu of %zu key versions could not be proven in this node's tokens",
+			failed, atomic_load(&n->proofs.total));
+}
+
+static json_t *
+proofs_json(struct node *n)
+{
+	return json_pack("{s:I, s:I, s:I}", "total", (json_int_t)atomic_load(&n->proofs.total),
+		"proven", (json_int_t)atomic_load(&n->proofs.proven), "failed",
+		(json_int_t)atomic_load(&n->proofs.failed));
+}
+
+static void
+answer(struct request *r, const char *yes, const char *no)
+{
+	json_t *reasons = json_array(), *warnings = json_array(), *value;
+	bool good;
+
+	check_phase(r->node, reasons);
+	check_tokens(r->node, reasons);
+	check_audit(r->node, reasons);
+	check_store(r->node, reasons, warnings);
+	check_proofs(r->node, reasons);
+	good = reasons && json_array_size(reasons) == 0;
+	value = json_pack("{s:s, s:o, s:o, s:o}", "status", good ? yes : no, "reasons", reasons,
+		"warnings", warnings, "proofs", proofs_json(r->node));
+	if (value)
+		request_answer_json(r, good ? 200 : 503, value);
+	else
+		request_fail(r, -ENOMEM, "no memory for the answer");
+}
+
+void
+api_health_live(struct request *r)
+{
+	request_answer_json(r, 200, json_pack("{s:s}", "status", "live"));
+}
+
+void
+api_health_ready(struct request *r)
+{
+	answer(r, "ready", "unready");
+}
+
+/* A node alone is the active one whenever it serves. */
+void
+api_health_active(struct request *r)
+{
+	answer(r, "active", "inactive");
+}

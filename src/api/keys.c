@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Keys and their versions as a resource: list, create, read, labels, rotate, states. What a change
+ * does is lifecycle.h's; here requests become its calls and records become JSON.
+ */
+#include "api.h"
+
+#include "kekd/clock.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LABELS_MAX 64
+#define LABEL_NAME_MAX 128
+#define LABEL_VALUE_MAX 256
+#define LIST_BATCH 100
+#define LIST_VERSIONS_MAX 10000 /* on one page: keeps an answer at a few MiB */
+
+static const char *const attribute_names[] = {
+	"sensitive",
+	"always_sensitive",
+	"never_extractable",
+	"local",
+	"not_extractable",
+	"token",
+	"private",
+};
+
+static json_t *
+attributes_json(unsigned attributes)
+{
+	json_t *names = json_array();
+
+	for (size_t i = 0; i < STR_COUNT(attribute_names); i++)
+		if (attributes & (1u << i))
+			json_array_append_new(names, json_string(attribute_names[i]));
+	return names;
+}
+
+static json_t *
+object_id_json(const struct object_id *id)
+{
+	char text[2 * OBJECT_ID_MAX];
+
+	str_hex(id->b, id->len, text);
+	return json_stringn(text, 2 * (size_t)id->len);
+}
+
+static json_t *
+version_json(const struct key_version *v)
+{
+	char id[UUID_TEXT_SIZE];
+
+	uuid_format(&v->id, id);
+	return json_pack("{s:i, s:s, s:o, s:s, s:s, s:o, s:o, s:b, s:o}", "version", (int)v->number,
+		"id", id, "object_id", object_id_json(&v->object_id), "token", v->token, "state",
+		version_state_name(v->state), "created", api_time(v->created_us), "state_changed",
+		api_time(v->state_changed_us), "proven", v->canary_len > 0, "attributes",
+		attributes_json(v->attributes));
+}
+
+static json_t *
+versions_json(const struct key *k)
+{
+	json_t *versions = json_array();
+
+	for (size_t i = 0; i < k->versions_count; i++)
+		if (json_array_append_new(versions, version_json(&k->versions[i])) < 0) {
+			json_decref(versions);
+			return NULL;
+		}
+	return versions;
+}
+
+/* A version number, or null for "none". */
+static json_t *
+number_json(unsigned number)
+{
+	return number ? json_integer(number) : json_null();
+}
+
+static json_t *
+kms_key_id_json(const struct key *k)
+{
+	char text[KMS_KEY_ID_SIZE];
+
+	key_kms_key_id(k, text);
+	return *text ? json_string(text) : json_null();
+}
+
+static json_t *
+labels_json(const struct key *k)
+{
+	return k->labels ? json_deep_copy(k->labels) : json_object();
+}
+
+static const char *
+algorithm_name(enum blob_algorithm algorithm)
+{
+	static const char *const names[] = { [BLOB_AES256_GCM] = "aes256-gcm" };
+
+	return names[algorithm];
+}
+
+static json_t *
+key_json(const struct key *k)
+{
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:b, s:o}", "name",
+		k->name, "algorithm", algorithm_name(k->algorithm), "labels", labels_json(k),
+		"created", api_time(k->created_us), "primary", number_json(k->primary),
+		"activation", (json_int_t)k->activation, "activated", api_time(k->activated_us),
+		"kms_key_id", kms_key_id_json(k), "previous", number_json(k->previous), "revision",
+		(json_int_t)k->commit, "refused", k->refused, "versions", versions_json(k));
+}
+
+static void
+answer_key(struct request *r, int status, const struct key *k)
+{
+	json_t *value = key_json(k);
+
+	if (!value) {
+		request_fail(r, -ENOMEM, "no memory for the answer: ask again");
+		return;
+	}
+	api_set_etag(r, k->commit);
+	request_answer_json(r, status, value);
+}
+
+/* The key that the request is about; when there is none to work with, the request has been answered
+ * and the result is NULL. */
+static struct key *
+find_key(struct request *r)
+{
+	struct key *k = keyring_find(r->node->keyring, r->key);
+
+	if (!k) {
+		request_fail(r, KEKD_ENOKEY, "key \"%s\" does not exist", r->key);
+		return NULL;
+	}
+	if (k->refused) {
+		request_fail(r, KEKD_ERECORD,
+			"the stored record of key \"%s\" was changed outside of kekd: restore it "
+			"from a backup",
+			k->name);
+		key_unrefp(&k);
+	}
+	return k;
+}
+
+/* ---- list ---- */
+
+struct page {
+	json_t *keys;
+	size_t limit, versions;
+	bool more, failed;
+};
+
+/* False when the page takes no more. */
+static bool
+page_add(struct page *p, const struct client *client, const struct key *k)
+{
+	if (client_authorise(client, ACCESS_KEY_READ, k->name) < 0)
+		return true;
+	if (json_array_size(p->keys) >= p->limit || p->versions > LIST_VERSIONS_MAX) {
+		p->more = true;
+		return false;
+	}
+	p->versions += k->versions_count;
+	p->failed = json_array_append_new(p->keys, key_json(k)) < 0;
+	return !p->failed;
+}
+
+static void
+page_fill(struct page *p, struct request *r, const char *after)
+{
+	struct key *batch[LIST_BATCH];
+	char last[STR_NAME_MAX + 1];
+	size_t count;
+	bool go_on = true;
+
+	snprintf(last, sizeof(last), "%s", after ? after : "");
+	do {
+		count = keyring_list(r->node->keyring, *last ? last : NULL, LIST_BATCH, batch);
+		for (size_t i = 0; i < count; i++) {
+			go_on = go_on && page_add(p, r->client, batch[i]);
+			memcpy(last, batch[i]->name, sizeof(last));
+			key_unrefp(&batch[i]);
+		}
+	} while (go_on && count == LIST_BATCH);
+}
+
+static json_t *
+page_next(const struct page *p)
+{
+	const json_t *key = json_array_get(p->keys, json_array_size(p->keys) - 1);
+
+	return p->more ? json_incref(json_object_get(key, "name")) : json_null();
+}
+
+void
+api_key_list(struct request *r)
+{
+	struct page p = { 0 };
+	const char *after;
+	json_t *value = NULL;
+
+	if (!client_has(r->client, ACCESS_KEY_READ)) {
+		request_fail(r, KEKD_EFORBIDDEN, "no grant of client \"%s\" has key.read",
+			r->client->name);
+		return;
+	}
+	if (api_page(r, &after, &p.limit) < 0)
+		return;
+	p.keys = json_array();
+	page_fill(&p, r, after);
+	if (p.keys && !p.failed)
+		value = json_pack("{s:O, s:o}", "keys", p.keys, "next", page_next(&p));
+	json_decref(p.keys);
+	if (value)
+		request_answer_json(r, 200, value);
+	else
+		request_fail(r, -ENOMEM, "no memory for the answer: ask again, for fewer keys");
+}
+
+void
+api_key_get(struct request *r)
+{
+	_cleanup_(key_unrefp) struct key *k = find_key(r);
+
+	if (k)
+		answer_key(r, 200, k);
+}
+
+/* ---- changes ---- */
+
+static uint64_t
+expected(const struct request *r)
+{
+	return r->if_match_given ? r->if_match : STORE_ANY;
+}
+
+static void
+fail_change(struct request *r, int err, const char *text)
+{
+	request_fail(r, err, "%s", *text ? text : kekd_strerror(err));
+}
+
+static int
+labels_check(const json_t *labels, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *name;
+	json_t *value;
+
+	if (json_object_size(labels) > LABELS_MAX) {
+		snprintf(ret_error, JSON_ERROR_SIZE, "a key has at most %d labels", LABELS_MAX);
+		return KEKD_EINVALID;
+	}
+	json_object_foreach((json_t *)labels, name, value) {
+		size_t len = strlen(name);
+		if (len < 1 || len > LABEL_NAME_MAX || !json_is_string(value) ||
+			json_string_length(value) > LABEL_VALUE_MAX) {
+			snprintf(ret_error, JSON_ERROR_SIZE,
+				"labels are strings; a name has 1 to %d bytes, a value up to %d",
+				LABEL_NAME_MAX, LABEL_VALUE_MAX);
+			return KEKD_EINVALID;
+		}
+	}
+	return 0;
+}
+
+static int
+token_check(struct node *n, const char *token, char ret_error[JSON_ERROR_SIZE])
+{
+	if (!token || node_token(n, token) >= 0)
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"no token \"%.64s\" is configured here: GET /v1/status lists them", token);
+	return KEKD_EINVALID;
+}
+
+struct creation {
+	const char *name, *algorithm, *token;
+	json_t *labels;
+};
+
+static int
+creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_SIZE])
+{
+	const struct json_member members[] = {
+		{ "name", JSON_KIND_STRING, true, &c->name },
+		{ "algorithm", JSON_KIND_STRING, false, &c->algorithm },
+		{ "labels", JSON_KIND_OBJECT, false, &c->labels },
+		{ "token", JSON_KIND_STRING, false, &c->token },
+	};
+	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
+
+	if (err < 0)
+		return err;
+	if (!str_is_name(c->name)) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"a key's name has 1 to %d of a-z 0-9 . _ - and begins and ends with a "
+			"letter or digit",
+			STR_NAME_MAX);
+		return KEKD_ENAME;
+	}
+	if (client_authorise(r->client, ACCESS_KEY_CREATE, c->name) < 0) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"no grant of client \"%s\" has key.create for key \"%s\"", r->client->name,
+			c->name);
+		return KEKD_EFORBIDDEN;
+	}
+	if (c->algorithm && strcmp(c->algorithm, algorithm_name(BLOB_AES256_GCM)) != 0) {
+		snprintf(ret_error, JSON_ERROR_SIZE, "the algorithm must be %s",
+			algorithm_name(BLOB_AES256_GCM));
+		return KEKD_EINVALID;
+	}
+	if (c->labels && (err = labels_check(c->labels, ret_error)) < 0)
+		return err;
+	return token_check(r->node, c->token, ret_error);
+}
+
+static void
+set_activation_detail(struct request *r, const struct key *k)
+{
+	const struct key_version *v = key_find_version(k, k->primary);
+
+	if (v)
+		api_set_detail(r,
+			json_pack("{s:i, s:o, s:I, s:o, s:s, s:o, s:I}", "version", (int)k->primary,
+				"previous", number_json(k->previous), "activation",
+				(json_int_t)k->activation, "kms_key_id", kms_key_id_json(k),
+				"token", v->token, "object_id", object_id_json(&v->object_id),
+				"revision", (json_int_t)k->commit));
+}
+
+void
+api_key_create(struct request *r)
+{
+	struct creation c = { 0 };
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	_cleanup_(json_freep) json_t *labels = NULL;
+	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
+	int err = creation_read(r, &c, error);
+
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	r->key = c.name; /* for the audit record: the path has none */
+	labels = c.labels ? json_incref(c.labels) : json_object();
+	err = lifecycle_create(&r->node->lifecycle, c.name, labels, c.token, &k, text);
+	if (err < 0) {
+		fail_change(r, err, text);
+		return;
+	}
+	set_activation_detail(r, k);
+	answer_key(r, 201, k);
+}
+
+void
+api_key_patch(struct request *r)
+{
+	json_t *labels = NULL;
+	const struct json_member members[] = { { "labels", JSON_KIND_OBJECT, true, &labels } };
+	_cleanup_(key_unrefp) struct key *before = find_key(r);
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
+	int err;
+
+	if (!before)
+		return;
+	err = json_take(r->body, members, STR_COUNT(members), error);
+	if (err == 0)
+		err = labels_check(labels, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	err = lifecycle_set_labels(&r->node->lifecycle, r->key, expected(r), labels, &k, text);
+	if (err < 0) {
+		fail_change(r, err, text);
+		return;
+	}
+	api_set_detail(r, json_pack("{s:I}", "revision", (json_int_t)k->commit));
+	answer_key(r, 200, k);
+}
+
+void
+api_key_rotate(struct request *r)
+{
+	const char *token = NULL;
+	const struct json_member members[] = { { "token", JSON_KIND_STRING, false, &token } };
+	_cleanup_(key_unrefp) struct key *before = find_key(r);
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
+	int err = 0;
+
+	if (!before)
+		return;
+	if (r->body)
+		err = json_take(r->body, members, STR_COUNT(members), error);
+	if (err == 0)
+		err = token_check(r->node, token, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	err = lifecycle_rotate(&r->node->lifecycle, r->key, expected(r), token, &k, text);
+	if (err < 0) {
+		fail_change(r, err, text);
+		return;
+	}
+	set_activation_detail(r, k);
+	answer_key(r, 200, k);
+}
+
+/* ---- versions ---- */
+
+typedef int version_change_fn(struct lifecycle *l, const char *name, uint64_t expected_commit,
+	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+
+static int
+enable(struct lifecycle *l, const char *name, uint64_t expected_commit, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	return lifecycle_set_enabled(l, name, expected_commit, version, true, ret_key, ret_error);
+}
+
+static int
+disable(struct lifecycle *l, const char *name, uint64_t expected_commit, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	return lifecycle_set_enabled(l, name, expected_commit, version, false, ret_key, ret_error);
+}
+
+/* The number in the path, 1 to KEY_VERSIONS_MAX; 0 for anything else. */
+static unsigned
+version_number(const char *text)
+{
+	unsigned number = 0;
+
+	if (*text == '0')
+		return 0;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9' || number > KEY_VERSIONS_MAX)
+			return 0;
+		number = number * 10 + (unsigned)(*text - '0');
+	}
+	return number;
+}
+
+static void
+set_version_detail(struct request *r, const struct key *k, unsigned number)
+{
+	const struct key_version *v = key_find_version(k, number);
+
+	if (v)
+		api_set_detail(r, json_pack("{s:i, s:s, s:b, s:I}", "version", (int)number, "state",
+					  version_state_name(v->state), "primary",
+					  k->primary == number, "revision", (json_int_t)k->commit));
+}
+
+static void
+change_version(struct request *r, version_change_fn *change)
+{
+	unsigned number = version_number(r->params[1]);
+	_cleanup_(key_unrefp) struct key *before = find_key(r);
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	char text[LIFECYCLE_ERROR_SIZE] = "";
+	int err;
+
+	if (!before)
+		return;
+	if (number == 0 || !key_find_version(before, number)) {
+		request_fail(r, KEKD_ENOVERSION, "key \"%s\" has no version \"%.16s\"", r->key,
+			r->params[1]);
+		return;
+	}
+	err = change(&r->node->lifecycle, r->key, expected(r), number, &k, text);
+	if (err < 0) {
+		fail_change(r, err, text);
+		return;
+	}
+	set_version_detail(r, k, number);
+	answer_key(r, 200, k);
+}
+
+void
+api_version_enable(struct request *r)
+{
+	change_version(r, enable);
+}
+
+void
+api_version_disable(struct request *r)
+{
+	change_version(r, disable);
+}
+
+void
+api_version_primary(struct request *r)
+{
+	change_version(r, lifecycle_make_primary);
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state of the node on one page, for people and kekctl: everything from memory, so that it
+ * answers while a token, the store or a disk does not.
+ */
+#include "api.h"
+
+#include "kekd/clock.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const char *const phases[] = {
+	[NODE_STARTING] = "starting",
+	[NODE_SERVING] = "serving",
+	[NODE_HELD] = "held",
+	[NODE_STOPPING] = "stopping",
+};
+
+static const char *const holds[] = {
+	[SEALED_HOLD_NONE] = "none",
+	[SEALED_HOLD_BEHIND] = "behind",
+	[SEALED_HOLD_STATE] = "state",
+	[SEALED_HOLD_COMMIT] = "commit",
+	[SEALED_HOLD_NO_ACCEPTED] = "no_accepted",
+};
+
+static const char *const worker_states[] = {
+	[0] = "starting",
+	[HSM_STATE_READY] = "ready",
+	[HSM_STATE_PIN_REFUSED] = "pin_refused",
+	[HSM_STATE_PIN_LOCKED] = "pin_locked",
+	[HSM_STATE_NO_TOKEN] = "no_token",
+	[HSM_STATE_NOT_INITIALISED] = "not_initialised",
+	[HSM_STATE_NO_MODULE] = "no_module",
+	[HSM_STATE_FAILED] = "failed",
+};
+
+static const char *
+worker_state(const struct hsm_worker_status *w)
+{
+	if (w->hello.state == HSM_STATE_READY && !w->ready)
+		return w->attached ? "busy" : "gone";
+	return (size_t)w->hello.state < STR_COUNT(worker_states) ? worker_states[w->hello.state]
+								 : "failed";
+}
+
+/* A foreign text: null where it is not UTF-8. */
+static json_t *
+text_json(const char *text)
+{
+	json_t *value = json_string(text);
+
+	return value ? value : json_null();
+}
+
+static json_t *
+worker_json(unsigned index, const struct hsm_worker_status *w)
+{
+	return json_pack("{s:i, s:I, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:f}", "worker", (int)index,
+		"pid", (json_int_t)w->hello.pid, "state", worker_state(w), "message",
+		text_json(w->hello.message), "sessions", (json_int_t)w->hello.sessions,
+		"operations", (json_int_t)w->operations, "restarts", (json_int_t)w->restarts,
+		"missed_deadlines", (json_int_t)w->missed_deadlines, "in_flight",
+		(json_int_t)w->in_flight, "micros_per_op", w->micros_per_op);
+}
+
+/* Appends the workers of a token; what they said of it goes to ret_hello (the first that knew it).
+ */
+static json_t *
+workers_json(struct node *n, unsigned token, struct hsm_hello *ret_hello)
+{
+	json_t *workers = json_array();
+	struct hsm_worker_status w;
+
+	for (unsigned i = 0; i < n->part.workers && n->hsm; i++) {
+		if (hsm_worker_status(n->hsm, token, i, &w) < 0)
+			continue;
+		if (ret_hello->state != HSM_STATE_READY && w.hello.state != 0)
+			*ret_hello = w.hello;
+		json_array_append_new(workers, worker_json(i, &w));
+	}
+	return workers;
+}
+
+static json_t *
+token_json(struct node *n, unsigned token)
+{
+	struct hsm_hello hello = { 0 };
+	json_t *workers = workers_json(n, token, &hello);
+
+	return json_pack("{s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:i, s:b, s:o}", "name",
+		n->part.tokens[token], "ready", n->hsm && hsm_token_ready(n->hsm, token), "label",
+		text_json(hello.token_label), "serial", text_json(hello.token_serial),
+		"manufacturer", text_json(hello.manufacturer), "model", text_json(hello.model),
+		"module", text_json(hello.module), "objects", (json_int_t)hello.objects, "iv_len",
+		(int)hello.iv_len, "session_copies", hello.session_copies, "workers", workers);
+}
+
+static json_t *
+tokens_json(struct node *n)
+{
+	json_t *tokens = json_array();
+
+	for (unsigned i = 0; i < n->part.tokens_count; i++)
+		json_array_append_new(tokens, token_json(n, i));
+	return tokens;
+}
+
+static json_t *
+refused_json(struct sealed *store)
+{
+	char path[STORE_PATH_MAX + 1];
+	json_t *paths = json_array();
+
+	for (size_t i = 0; sealed_refused(store, i, path) == 0; i++)
+		json_array_append_new(paths, text_json(path));
+	return paths;
+}
+
+/* null while the store is not read yet. */
+static json_t *
+store_json(struct node *n, const struct sealed_status *status)
+{
+	struct sealed *store = api_store(n);
+
+	if (!store)
+		return json_null();
+	return json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:I}", "engine",
+		n->store ? n->store->engine->name : "none", "hold", holds[status->hold],
+		"hold_text", status->hold == SEALED_HOLD_NONE ? "" : sealed_hold_text(status->hold),
+		"records", (json_int_t)status->records, "refused", refused_json(store), "number",
+		(json_int_t)status->number, "accepted", (json_int_t)status->accepted);
+}
+
+static json_t *
+audit_json(struct node *n)
+{
+	struct audit_status a;
+
+	if (!n->audit)
+		return json_null();
+	audit_status(n->audit, &a);
+	return json_pack("{s:b, s:I, s:s, s:s, s:o, s:I, s:I, s:I, s:I}", "ok", a.ok, "sequence",
+		(json_int_t)a.sequence, "file", a.file, "head", a.head, "reason",
+		text_json(a.reason), "backlog", (json_int_t)a.backlog, "syncs", (json_int_t)a.syncs,
+		"failures", (json_int_t)a.failures, "summarised", (json_int_t)a.summarised);
+}
+
+static json_t *
+versions_json(struct node *n)
+{
+	return json_pack("{s:I, s:I, s:I}", "total", (json_int_t)atomic_load(&n->proofs.total),
+		"proven", (json_int_t)atomic_load(&n->proofs.proven), "failed",
+		(json_int_t)atomic_load(&n->proofs.failed));
+}
+
+static json_t *
+unknown_json(const struct unknown_object *o)
+{
+	char id[2 * OBJECT_ID_MAX];
+
+	str_hex(o->id.b, o->id.len, id);
+	return json_pack("{s:s, s:o, s:o}", "token", o->token, "object_id",
+		json_stringn(id, 2 * (size_t)o->id.len), "label", text_json(o->label));
+}
+
+/* What stands under the node's lock. */
+static void
+read_locked(struct node *n, json_t **ret_unknown, char ret_reason[256])
+{
+	json_t *unknown = json_array();
+
+	pthread_mutex_lock(&n->lock);
+	for (size_t i = 0; i < n->unknown_count; i++)
+		json_array_append_new(unknown, unknown_json(&n->unknown[i]));
+	snprintf(ret_reason, 256, "%s", n->phase_reason);
+	pthread_mutex_unlock(&n->lock);
+	*ret_unknown = unknown;
+}
+
+static json_int_t
+uptime_s(const struct node *n)
+{
+	uint64_t now = clock_real_us();
+
+	return now > n->started_us ? (json_int_t)((now - n->started_us) / 1000000) : 0;
+}
+
+void
+api_status(struct request *r)
+{
+	struct node *n = r->node;
+	struct sealed *store = api_store(n);
+	struct sealed_status s = { 0 };
+	char reason[256];
+	json_t *unknown, *value;
+
+	if (store)
+		sealed_status(store, &s);
+	read_locked(n, &unknown, reason);
+	value = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:I, s:o, s:o, s:o, s:I, s:I, "
+			  "s:o, s:o, s:I}",
+		"node", n->part.node, "cluster", n->part.cluster, "generation", s.generation,
+		"version", PACKAGE_VERSION, "phase", phases[atomic_load(&n->phase)], "phase_reason",
+		text_json(reason), "role", "active", "revision", (json_int_t)s.number, "uptime_s",
+		uptime_s(n), "tokens", tokens_json(n), "store", store_json(n, &s), "audit",
+		audit_json(n), "keys", (json_int_t)(n->keyring ? keyring_count(n->keyring) : 0),
+		"clients", (json_int_t)(n->clients ? clients_count(n->clients) : 0), "versions",
+		versions_json(n), "unknown_objects", unknown, "in_flight",
+		(json_int_t)(n->http ? http_in_flight(n->http) : 0));
+	if (value)
+		request_answer_json(r, 200, value);
+	else
+		request_fail(r, -ENOMEM, "no memory for the answer: ask again");
+}
