@@ -11,8 +11,9 @@
 #define CLOCK_S 1000000000ull
 #define CLOCK_TEXT_SIZE 32
 
-uint64_t clock_boot_ns(void); /* CLOCK_BOOTTIME */
-uint64_t clock_real_us(void); /* microseconds since 1970, UTC */
+uint64_t clock_boot_ns(void);	   /* CLOCK_BOOTTIME */
+uint64_t clock_monotonic_ns(void); /* CLOCK_MONOTONIC, for waiting on condition variables */
+uint64_t clock_real_us(void);	   /* microseconds since 1970, UTC */
 /* RFC 3339 with microseconds, "2026-01-31T12:00:00.000000Z". */
 void clock_format(uint64_t real_us, char ret_text[CLOCK_TEXT_SIZE]);
 /* RFC 3339 in UTC ("Z"), 0 to 6 digits of fraction. 0 or -EINVAL. */

@@ -37,11 +37,10 @@ struct http_route {
 				  starting, held or full */
 	enum access_operation
 		operation; /* checked against {key}, else as key-less; ACCESS_NONE: any client */
-	enum access_operation
-		alternative; /* suffices too (verify for unwrap), or ACCESS_NONE */
-	const char *name;  /* for the audit log: "wrap", "key.rotate" … */
-	bool audited;	   /* false: health, metrics, status, whoami, openapi */
-	bool has_body;	   /* a JSON object is read and parsed before the handler */
+	enum access_operation alternative; /* suffices too (verify for unwrap), or ACCESS_NONE */
+	const char *name;		   /* for the audit log: "wrap", "key.rotate" … */
+	bool audited;			   /* false: health, metrics, status, whoami, openapi */
+	bool has_body;			   /* a JSON object is read and parsed before the handler */
 	enum http_condition condition;
 	void (*handler)(struct request *r);
 };
@@ -105,7 +104,8 @@ void problem_format(struct buf *b, int err, const char *detail, const char *requ
 struct http_hooks {
 	int (*serves)(struct node *n); /* 0, KEKD_ESTARTING, KEKD_EHELD or KEKD_ESTOPPING */
 	uint64_t (*revision)(struct node *n);
-	int (*control)(struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
+	int (*control)(
+		struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
 };
 
 struct http;
@@ -116,7 +116,7 @@ struct http_config {
 	struct audit *audit;	 /* borrowed */
 	const int *listen_fds;	 /* owned by the caller, which keeps them open */
 	size_t listen_count;
-	unsigned threads;				  /* of each listener's pool */
+	unsigned threads;			   /* of each listener's pool */
 	const char *certificate, *key, *client_ca; /* PEM files */
 	bool common_name;
 	size_t in_flight_max; /* requests under way, over all: more get 503 overloaded */

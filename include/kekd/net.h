@@ -52,7 +52,7 @@ struct node {
 	struct net_part part;
 	struct hsm *hsm;
 	struct store *store;
-	struct sealed *sealed; /* NULL until the phase is above STARTING */
+	_Atomic(struct sealed *) sealed; /* NULL until the phase is above STARTING */
 	struct keyring *keyring;
 	struct clients *clients;
 	struct audit *audit;
@@ -62,16 +62,28 @@ struct node {
 	struct node_proofs proofs;
 	_Atomic enum node_phase phase;
 	uint64_t started_us;
+	/* the control thread's own */
+	_Atomic int exit_wanted; /* an exit status, or -1 */
+	uint64_t next_poll_ns;
+	bool proofs_done;
+	char proof_after[STR_NAME_MAX + 1];
 	pthread_mutex_t lock; /* of what follows */
 	struct unknown_object *unknown;
 	size_t unknown_count;
 	char phase_reason[256];
+	struct {
+		uint64_t who; /* hash of client and version */
+		uint64_t minute;
+	} refusals[1024];
 };
 
 /* 0, or why the node does not serve now: KEKD_ESTARTING, KEKD_EHELD, KEKD_ESTOPPING. No lock. */
 int node_serves(const struct node *n);
 /* The index of a logical token by name, or -ENOENT. */
 int node_token(const struct node *n, const char *name);
+/* Is this the client's first refused use of the version in this minute? (Those are always durable
+ * in the audit log.) Any thread. */
+bool node_first_refusal(struct node *n, const char *client, const struct uuid *version);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

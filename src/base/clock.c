@@ -17,6 +17,15 @@ clock_boot_ns(void)
 }
 
 uint64_t
+clock_monotonic_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * CLOCK_S + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t
 clock_real_us(void)
 {
 	struct timespec ts;

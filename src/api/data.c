@@ -1,0 +1,781 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The data plane: wrap, unwrap, generate, rewrap; one item or a batch. Four steps, the middle ones
+ * on other threads:
+ *
+ *   items_parse     HTTP thread: items, versions, AADs, room for the answers, in one allocation
+ * that is wiped items_submit    takes IVs from the versions' nonce blocks (a spent block is
+ * refilled on the control thread), asks the token batch_done      the workers' reader thread:
+ * results and evidence for the audit log answer          the reply
+ *
+ * What each operation does differently is a row of the table at the end.
+ */
+#include "api.h"
+
+#include "kekd/clock.h"
+#include "kekd/log.h"
+#include "kekd/nonce.h"
+#include "kekd/secret.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ITEMS_MAX 1000
+#define GENERATE_DEFAULT 32
+
+struct item {
+	int err;
+	char detail[96];
+	struct key_version *from; /* unwraps with it; NULL when the operation does not */
+	struct key_version *to;	  /* wraps with it */
+	bool has_iv;		  /* one IV of `to`'s budget is taken */
+	bool plaintext;		  /* wanted in the answer */
+	struct hsm_op *op;	  /* what the token was asked; NULL: it was not */
+	struct blob blob;
+	uint8_t header[BLOB_HEADER_SIZE]; /* of the new blob */
+	uint8_t digest[AUDIT_BLOB_HASH_SIZE];
+	const char *text; /* base64 of the input, borrowed from the body */
+	size_t text_len, out_size, in_len, aad_len, aad2_len;
+	json_t *context, *new_context;
+	int64_t bytes;
+	uint8_t *in, *aad, *aad2, *out, *out2;
+};
+
+struct data_call {
+	struct request *request;
+	const struct data_operation *operation;
+	struct key *key;
+	bool many;
+	size_t count;
+	struct item *items;
+	struct hsm_op *ops; /* of the items that are asked of the token, in order */
+	struct hsm_batch batch;
+	struct control_job refill;
+	struct buf memory; /* all of the items' bytes */
+};
+
+struct data_operation {
+	bool unwraps, wraps;
+	/* One item's members; sets text, context, … 0 or an error with item->detail. */
+	int (*parse)(struct data_call *d, struct item *item, const json_t *object);
+	enum hsm_op_kind kind;
+	void (*put)(struct data_call *d, const struct item *item, struct buf *b);
+};
+
+static void
+call_free(void *state)
+{
+	struct data_call *d = state;
+
+	key_unrefp(&d->key);
+	buf_free(&d->memory);
+	if (d->items)
+		secret_wipe(d->items, d->count * sizeof(*d->items));
+	free(d->items);
+	free(d->ops);
+	free(d);
+}
+
+static int __attribute__((format(printf, 3, 4)))
+item_fail(struct item *item, int err, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(item->detail, sizeof(item->detail), format, ap);
+	va_end(ap);
+	item->err = err;
+	return err;
+}
+
+/* ---- parsing ---- */
+
+static int
+take(struct item *item, const json_t *object, const struct json_member *members, size_t n)
+{
+	char error[JSON_ERROR_SIZE];
+	int err = json_take(object, members, n, error);
+
+	return err == 0 ? 0 : item_fail(item, err, "%.90s", error);
+}
+
+static int
+choose_wrap(struct data_call *d, struct item *item, const char *version_id)
+{
+	struct uuid id;
+	int err;
+
+	if (version_id && uuid_parse(version_id, &id) != 0)
+		return item_fail(item, KEKD_EINVALID, "version_id is a UUID in lower case");
+	err = key_choose_wrap(d->key, version_id ? &id : NULL, d->request->time_us, &item->to);
+	if (err != 0)
+		return item_fail(item, err,
+			version_id ? "version_id %.36s does not wrap now: read the key again"
+				   : "key %.64s has no enabled primary version",
+			version_id ? version_id : d->key->name);
+	return 0;
+}
+
+static int
+parse_wrap(struct data_call *d, struct item *item, const json_t *object)
+{
+	const char *version_id = NULL;
+	const struct json_member members[] = {
+		{ "plaintext", JSON_KIND_STRING, true, &item->text },
+		{ "context", JSON_KIND_OBJECT, false, &item->context },
+		{ "version_id", JSON_KIND_STRING, false, &version_id },
+	};
+	int err = take(item, object, members, STR_COUNT(members));
+
+	return err == 0 ? choose_wrap(d, item, version_id) : err;
+}
+
+static int
+parse_unwrap(struct data_call *d, struct item *item, const json_t *object)
+{
+	const struct json_member members[] = {
+		{ "ciphertext", JSON_KIND_STRING, true, &item->text },
+		{ "context", JSON_KIND_OBJECT, false, &item->context },
+		{ "plaintext", JSON_KIND_BOOL, false, &item->plaintext },
+	};
+	int err;
+
+	item->plaintext = true;
+	err = take(item, object, members, STR_COUNT(members));
+	if (err == 0 && item->plaintext)
+		err = client_authorise(d->request->client, ACCESS_UNWRAP, d->key->name);
+	if (err == KEKD_EFORBIDDEN)
+		return item_fail(item, err, "a grant of verify needs \"plaintext\": false");
+	return err;
+}
+
+static int
+parse_generate(struct data_call *d, struct item *item, const json_t *object)
+{
+	const struct json_member members[] = {
+		{ "bytes", JSON_KIND_INTEGER, false, &item->bytes },
+		{ "context", JSON_KIND_OBJECT, false, &item->context },
+		{ "plaintext", JSON_KIND_BOOL, false, &item->plaintext },
+	};
+	int err;
+
+	item->plaintext = true;
+	item->bytes = GENERATE_DEFAULT;
+	err = take(item, object, members, STR_COUNT(members));
+	if (err != 0)
+		return err;
+	if (item->bytes < 1 || item->bytes > BLOB_PLAINTEXT_MAX)
+		return item_fail(item, KEKD_EPLAINTEXT, "bytes is 1 to %d", BLOB_PLAINTEXT_MAX);
+	return choose_wrap(d, item, NULL);
+}
+
+static int
+parse_rewrap(struct data_call *d, struct item *item, const json_t *object)
+{
+	const struct json_member members[] = {
+		{ "ciphertext", JSON_KIND_STRING, true, &item->text },
+		{ "context", JSON_KIND_OBJECT, false, &item->context },
+		{ "new_context", JSON_KIND_OBJECT, false, &item->new_context },
+	};
+	int err = take(item, object, members, STR_COUNT(members));
+
+	if (err != 0)
+		return err;
+	if (!item->new_context)
+		item->new_context = item->context;
+	return choose_wrap(d, item, NULL);
+}
+
+/* ---- bytes ---- */
+
+static int
+decode_text(struct data_call *d, struct item *item)
+{
+	size_t max = d->operation->unwraps ? BLOB_SIZE_MAX : BLOB_PLAINTEXT_MAX;
+	int err;
+
+	if (!item->text)
+		return 0;
+	item->text_len = strlen(item->text);
+	err = str_unbase64(
+		item->text, item->text_len, item->in, item->text_len / 4 * 3, &item->in_len);
+	if (err != 0)
+		return item_fail(item, err, "%s is not padded base64",
+			d->operation->unwraps ? "ciphertext" : "plaintext");
+	if (item->in_len > max || item->in_len == 0)
+		return d->operation->unwraps
+			       ? item_fail(item, KEKD_EUNWRAP, "not a blob of this server")
+			       : item_fail(item, KEKD_EPLAINTEXT, "the plaintext has %zu bytes",
+					 item->in_len);
+	return 0;
+}
+
+/* The version must belong to the key in the path before the token is asked. Every way to fail reads
+ * the same. */
+static int
+find_from(struct data_call *d, struct item *item)
+{
+	uint8_t digest[EVP_MAX_MD_SIZE];
+
+	if (EVP_Digest(item->in, item->in_len, digest, NULL, EVP_sha256(), NULL) == 1)
+		memcpy(item->digest, digest, sizeof(item->digest));
+	if (blob_parse(item->in, item->in_len, &item->blob) != 0)
+		return item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
+	item->from = key_find_version_id(d->key, &item->blob.version);
+	if (!item->from || item->from->state == VERSION_STAGED ||
+		item->from->state == VERSION_ABANDONED) {
+		item->from = NULL;
+		return item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
+	}
+	if (item->from->state != VERSION_ENABLED)
+		return item_fail(item, KEKD_EDISABLED,
+			"version %u is %s: an administrator can enable it", item->from->number,
+			version_state_name(item->from->state));
+	return 0;
+}
+
+static int
+put_aad(struct item *item, const uint8_t *header, const json_t *context, uint8_t *room,
+	size_t *ret_len)
+{
+	_cleanup_(buf_free) struct buf aad = BUF_INIT(BLOB_AAD_MAX);
+
+	buf_put(&aad, header, BLOB_HEADER_SIZE);
+	if (blob_put_context(&aad, context) != 0 || aad.bad)
+		return item_fail(item, KEKD_ECONTEXT,
+			"at most %d pairs of strings, %d bytes in all", BLOB_CONTEXT_PAIRS_MAX,
+			BLOB_CONTEXT_SIZE_MAX);
+	memcpy(room, aad.data, aad.len);
+	*ret_len = aad.len;
+	return 0;
+}
+
+static int
+put_new_header(struct data_call *d, struct item *item)
+{
+	_cleanup_(buf_free) struct buf header = BUF_INIT(BLOB_HEADER_SIZE);
+	int token = node_token(d->request->node, item->to->token);
+
+	if (token < 0)
+		return item_fail(item, KEKD_EHSM, "token %.64s is not in this node's configuration",
+			item->to->token);
+	blob_put_header(&header, &item->to->id, d->key->algorithm,
+		hsm_token_iv_len(d->request->node->hsm, (unsigned)token));
+	memcpy(item->header, header.data, BLOB_HEADER_SIZE);
+	return 0;
+}
+
+/* An upper bound of what one item's bytes need, from the lengths of its texts alone. */
+static size_t
+item_size(const struct item *item)
+{
+	size_t text = item->text ? strlen(item->text) / 4 * 3 : 0;
+	size_t plain = text > (size_t)item->bytes ? text : (size_t)item->bytes;
+	size_t context = json_object_size(item->context) + json_object_size(item->new_context);
+
+	if (item->err != 0)
+		return 0;
+	return text + 2 * (plain + BLOB_TAG_SIZE) + 2 * BLOB_HEADER_SIZE +
+	       (context ? 2 * BLOB_AAD_MAX : 0);
+}
+
+static void
+item_place(struct item *item, uint8_t *at)
+{
+	size_t text = item->text ? strlen(item->text) / 4 * 3 : 0;
+	size_t plain = text > (size_t)item->bytes ? text : (size_t)item->bytes;
+	size_t context = json_object_size(item->context) + json_object_size(item->new_context);
+
+	item->out_size = plain + BLOB_TAG_SIZE;
+	item->in = at;
+	item->out = item->in + text;
+	item->out2 = item->out + item->out_size;
+	item->aad = item->out2 + item->out_size;
+	item->aad2 = item->aad + BLOB_HEADER_SIZE + (context ? BLOB_AAD_MAX : 0);
+}
+
+static void
+item_prepare(struct data_call *d, struct item *item)
+{
+	const struct data_operation *o = d->operation;
+
+	if (decode_text(d, item) != 0)
+		return;
+	if (o->unwraps && find_from(d, item) != 0)
+		return;
+	if (o->wraps && put_new_header(d, item) != 0)
+		return;
+	if (put_aad(item, o->unwraps ? item->blob.header : item->header, item->context, item->aad,
+		    &item->aad_len) != 0)
+		return;
+	if (o->unwraps && o->wraps &&
+		put_aad(item, item->header, item->new_context, item->aad2, &item->aad2_len) != 0)
+		return;
+	if (o->unwraps && o->wraps && strcmp(item->from->token, item->to->token) != 0)
+		item_fail(item, KEKD_ESTATE,
+			"versions %u and %u are in two tokens: unwrap and wrap instead",
+			item->from->number, item->to->number);
+}
+
+static int
+items_parse(struct data_call *d)
+{
+	json_t *body = d->request->body, *array = json_object_get(body, "items");
+	size_t size = 1, at = 0;
+
+	d->many = array != NULL;
+	if (d->many && (json_object_size(body) != 1 || !json_is_array(array) ||
+			       json_array_size(array) == 0 || json_array_size(array) > ITEMS_MAX)) {
+		request_fail(d->request, KEKD_EINVALID,
+			"\"items\" is an array of 1 to %d and stands alone", ITEMS_MAX);
+		return KEKD_EINVALID;
+	}
+	d->count = d->many ? json_array_size(array) : 1;
+	d->items = calloc(d->count, sizeof(*d->items));
+	d->ops = calloc(d->count, sizeof(*d->ops));
+	if (!d->items || !d->ops)
+		goto memory;
+	for (size_t i = 0; i < d->count; i++) {
+		struct item *item = &d->items[i];
+		item->err = d->operation->parse(d, item, d->many ? json_array_get(array, i) : body);
+		size += item_size(item);
+	}
+	d->memory = BUF_INIT(size);
+	d->memory.data = calloc(1, size);
+	if (!d->memory.data)
+		goto memory;
+	d->memory.cap = size;
+	for (size_t i = 0; i < d->count; i++) {
+		if (d->items[i].err != 0)
+			continue;
+		item_place(&d->items[i], d->memory.data + at);
+		at += item_size(&d->items[i]);
+		item_prepare(d, &d->items[i]);
+	}
+	return 0;
+memory:
+	d->count = d->items ? d->count : 0;
+	request_fail(d->request, KEKD_EINTERNAL, "out of memory");
+	return KEKD_EINTERNAL;
+}
+
+/* ---- evidence ---- */
+
+/* Which of the version's counts an item raises. */
+static struct audit_version *
+evidence(struct request *r, const struct key_version *v)
+{
+	for (size_t i = 0; i < r->audit_versions_count; i++)
+		if (r->audit_versions[i].version == v->number)
+			return &r->audit_versions[i];
+	r->audit_versions[r->audit_versions_count] = (struct audit_version){ .version = v->number,
+		.id = v->id };
+	return &r->audit_versions[r->audit_versions_count++];
+}
+
+static void
+count_item(struct request *r, const struct item *item)
+{
+	if (item->from) {
+		struct audit_version *v = evidence(r, item->from);
+		if (item->err == KEKD_EDISABLED)
+			v->refused++;
+		else if (item->err != 0)
+			v->failed++;
+		else
+			v->unwrapped++;
+	}
+	if (item->to && item->op) {
+		struct audit_version *v = evidence(r, item->to);
+		if (item->err == 0)
+			v->wrapped++;
+		else if (!item->from)
+			v->failed++;
+	}
+}
+
+static bool
+same_contexts(const struct data_call *d)
+{
+	for (size_t i = 1; i < d->count; i++)
+		if (!json_equal(d->items[0].context, d->items[i].context) &&
+			(d->items[0].context || d->items[i].context))
+			return false;
+	return true;
+}
+
+/* Contexts, counts and blob hashes. Every use of a version that is not enabled is told to the log;
+ * the first in a minute must be durable. */
+static void
+collect_evidence(struct data_call *d)
+{
+	struct request *r = d->request;
+	size_t contexts = same_contexts(d) ? 1 : d->count;
+
+	r->audit_versions = calloc(2 * d->count, sizeof(*r->audit_versions));
+	r->audit_contexts = calloc(contexts, sizeof(json_t *));
+	r->audit_blobs = calloc(d->count, sizeof(*r->audit_blobs));
+	if (!r->audit_versions || !r->audit_contexts || !r->audit_blobs)
+		return;
+	for (size_t i = 0; i < contexts; i++)
+		r->audit_contexts[i] = d->items[i].context;
+	r->audit_contexts_count = contexts == 1 && !d->items[0].context ? 0 : contexts;
+	for (size_t i = 0; i < d->count; i++) {
+		const struct item *item = &d->items[i];
+		count_item(r, item);
+		if (d->operation->unwraps && item->err == 0)
+			memcpy(r->audit_blobs[r->audit_blobs_count++], item->digest,
+				sizeof(item->digest));
+		if (item->err == KEKD_EDISABLED && item->from &&
+			node_first_refusal(r->node, r->client->name, &item->from->id))
+			r->audit.force_durable = true;
+	}
+}
+
+/* ---- answering ---- */
+
+static void
+put_blob(struct buf *b, const struct item *item)
+{
+	const struct hsm_op *op = item->op;
+	uint8_t head[BLOB_HEADER_SIZE + BLOB_IV_MAX];
+	size_t head_len = BLOB_HEADER_SIZE + op->iv_len;
+	_cleanup_(buf_free) struct buf blob = BUF_INIT(BLOB_SIZE_MAX);
+
+	memcpy(head, item->header, BLOB_HEADER_SIZE);
+	memcpy(head + BLOB_HEADER_SIZE, op->iv, op->iv_len);
+	buf_put(&blob, head, head_len);
+	buf_put(&blob, op->out, op->out_len);
+	str_base64(b, blob.data, blob.len);
+}
+
+static void
+put_version(struct data_call *d, const struct item *item, struct buf *b)
+{
+	char id[UUID_TEXT_SIZE];
+
+	uuid_format(&item->to->id, id);
+	buf_printf(b, "\"key\":\"%s\",\"version\":%u,\"version_id\":\"%s\"", d->key->name,
+		item->to->number, id);
+}
+
+static void
+put_wrap(struct data_call *d, const struct item *item, struct buf *b)
+{
+	buf_str(b, "{\"ciphertext\":\"");
+	put_blob(b, item);
+	buf_str(b, "\",");
+	put_version(d, item, b);
+	buf_str(b, "}");
+}
+
+static void
+put_unwrap(struct data_call *d, const struct item *item, struct buf *b)
+{
+	buf_str(b, "{");
+	if (item->plaintext) {
+		buf_str(b, "\"plaintext\":\"");
+		str_base64(b, item->op->out, item->op->out_len);
+		buf_str(b, "\",");
+	}
+	buf_printf(b, "\"version\":%u,\"primary\":%s}", item->from->number,
+		item->from->number == d->key->primary ? "true" : "false");
+}
+
+static void
+put_generate(struct data_call *d, const struct item *item, struct buf *b)
+{
+	buf_str(b, "{");
+	if (item->plaintext) {
+		buf_str(b, "\"plaintext\":\"");
+		str_base64(b, item->op->out2, item->op->out2_len);
+		buf_str(b, "\",");
+	}
+	buf_str(b, "\"ciphertext\":\"");
+	put_blob(b, item);
+	buf_str(b, "\",");
+	put_version(d, item, b);
+	buf_str(b, "}");
+}
+
+static void
+put_rewrap(struct data_call *d, const struct item *item, struct buf *b)
+{
+	buf_str(b, "{\"ciphertext\":\"");
+	put_blob(b, item);
+	buf_str(b, "\",");
+	put_version(d, item, b);
+	buf_printf(b, ",\"from_version\":%u,\"already_primary\":%s}", item->from->number,
+		item->from == item->to ? "true" : "false");
+}
+
+static void
+put_error(const struct item *item, struct buf *b)
+{
+	buf_str(b, "{\"error\":");
+	problem_format(b, item->err, item->detail, NULL);
+	buf_str(b, "}");
+}
+
+static void
+answer(struct data_call *d)
+{
+	struct request *r = d->request;
+
+	collect_evidence(d);
+	if (!d->many && d->items[0].err != 0) {
+		request_fail(r, d->items[0].err, "%s", d->items[0].detail);
+		return;
+	}
+	if (d->many)
+		buf_str(&r->reply, "{\"items\":[");
+	for (size_t i = 0; i < d->count; i++) {
+		if (i > 0)
+			buf_str(&r->reply, ",");
+		if (d->items[i].err != 0)
+			put_error(&d->items[i], &r->reply);
+		else
+			d->operation->put(d, &d->items[i], &r->reply);
+	}
+	if (d->many)
+		buf_str(&r->reply, "]}");
+	request_answer_buf(r, 200, "application/json");
+}
+
+/* ---- the token ---- */
+
+static void
+batch_done(struct hsm_batch *batch)
+{
+	struct data_call *d = batch->user;
+
+	for (size_t i = 0; i < d->count; i++) {
+		struct item *item = &d->items[i];
+		if (!item->op || item->op->err == 0)
+			continue;
+		if (item->op->err == KEKD_EUNWRAP)
+			item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
+		else
+			item_fail(item, item->op->err, "see /v1/status for the state of the token");
+	}
+	answer(d);
+}
+
+static void
+op_fill(struct data_call *d, struct item *item, struct hsm_op *op)
+{
+	const struct key_version *first = item->from ? item->from : item->to;
+
+	*op = (struct hsm_op){
+		.kind = d->operation->kind,
+		.token = (unsigned)node_token(d->request->node, first->token),
+		.object = first->object_id,
+		.aad = item->aad,
+		.aad_len = (uint32_t)item->aad_len,
+		.in = item->in,
+		.in_len = (uint32_t)item->in_len,
+		.size = (uint32_t)item->bytes,
+		.out = item->out,
+		.out_cap = (uint32_t)item->out_size,
+	};
+	if (item->from) {
+		op->iv_len = item->blob.iv_len;
+		memcpy(op->iv, item->blob.iv, op->iv_len);
+		op->in = item->blob.ciphertext;
+		op->in_len = (uint32_t)item->blob.ciphertext_len;
+	}
+	if (item->from && item->to) {
+		op->object2 = item->to->object_id;
+		op->aad2 = item->aad2;
+		op->aad2_len = (uint32_t)item->aad2_len;
+	}
+	if (op->kind == HSM_OP_GENERATE) {
+		op->out2 = item->out2;
+		op->out2_cap = (uint32_t)item->out_size;
+	}
+	if (op->kind == HSM_OP_UNWRAP && !item->plaintext)
+		op->kind = HSM_OP_CHECK;
+}
+
+static void
+items_submit(struct data_call *d)
+{
+	size_t n = 0;
+	int err;
+
+	for (size_t i = 0; i < d->count; i++) {
+		struct item *item = &d->items[i];
+		if (item->err != 0)
+			continue;
+		item->op = &d->ops[n++];
+		op_fill(d, item, item->op);
+	}
+	if (n == 0) {
+		answer(d);
+		return;
+	}
+	d->batch = (struct hsm_batch){ .ops = d->ops, .count = n, .done = batch_done, .user = d };
+	err = hsm_submit(d->request->node->hsm, &d->batch);
+	if (err != 0)
+		request_fail(d->request, err, "%s",
+			err == KEKD_EOVERLOAD ? "too much waits for the token: try again"
+					      : "no worker of the token is ready: see /v1/status");
+}
+
+/* ---- IVs ---- */
+
+struct refill {
+	struct control_job job;
+	struct node *node;
+	struct key *key;
+	struct key_version *version;
+};
+
+static void
+refill_run(struct control_job *job)
+{
+	struct refill *f = job->user;
+	int err = nonce_reserve(
+		f->version->nonces, f->node->sealed, &f->version->id, f->node->part.node);
+
+	if (err != 0)
+		log_warning("key %s version %u: no further IVs could be reserved: %s", f->key->name,
+			f->version->number, kekd_strerror(err));
+	key_unrefp(&f->key);
+	free(f);
+}
+
+/* Half of the block is used: the next one is reserved beside the traffic. */
+static void
+refill_later(struct data_call *d, struct key_version *version)
+{
+	struct refill *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return;
+	f->job = (struct control_job){ .run = refill_run, .user = f };
+	f->node = d->request->node;
+	f->key = key_ref(d->key);
+	f->version = version;
+	if (control_post(f->node->control, &f->job) != 0) {
+		key_unrefp(&f->key);
+		free(f);
+	}
+}
+
+/* Takes what is there; the number of items that go without. */
+static size_t
+ivs_take(struct data_call *d)
+{
+	size_t missing = 0;
+
+	for (size_t i = 0; i < d->count; i++) {
+		struct item *item = &d->items[i];
+		enum nonce_answer taken;
+
+		if (item->err != 0 || !item->to || item->has_iv)
+			continue;
+		taken = nonce_take(item->to->nonces, 1);
+		item->has_iv = taken != NONCE_NONE;
+		missing += taken == NONCE_NONE;
+		if (taken == NONCE_TAKEN_LOW)
+			refill_later(d, item->to);
+	}
+	return missing;
+}
+
+/* On the control thread: the block is spent, or there was none since the start. */
+static void
+ivs_reserve(struct control_job *job)
+{
+	struct data_call *d = job->user;
+	struct node *n = d->request->node;
+
+	while (ivs_take(d) > 0) {
+		for (size_t i = 0; i < d->count; i++) {
+			struct item *item = &d->items[i];
+			int err;
+
+			if (item->err != 0 || !item->to || item->has_iv)
+				continue;
+			err = nonce_reserve(
+				item->to->nonces, n->sealed, &item->to->id, n->part.node);
+			if (err != 0)
+				item_fail(item, err, "no IVs could be reserved for version %u",
+					item->to->number);
+			break;
+		}
+	}
+	items_submit(d);
+}
+
+static void
+data_run(struct request *r, const struct data_operation *operation)
+{
+	struct data_call *d = calloc(1, sizeof(*d));
+	int err;
+
+	if (!d) {
+		request_fail(r, KEKD_EINTERNAL, "out of memory");
+		return;
+	}
+	r->state = d;
+	r->state_free = call_free;
+	d->request = r;
+	d->operation = operation;
+	d->key = keyring_find(r->node->keyring, r->key);
+	if (!d->key) {
+		request_fail(r, KEKD_ENOKEY,
+			"key %s: an administrator creates it with `kekctl key create %s`", r->key,
+			r->key);
+		return;
+	}
+	if (d->key->refused) {
+		request_fail(r, KEKD_ERECORD, "key %s: see /v1/status", r->key);
+		return;
+	}
+	if (items_parse(d) != 0)
+		return;
+	if (ivs_take(d) == 0) {
+		items_submit(d);
+		return;
+	}
+	d->refill = (struct control_job){ .run = ivs_reserve, .user = d };
+	err = control_post(r->node->control, &d->refill);
+	if (err != 0)
+		request_fail(r, err, "too many changes wait: try again");
+}
+
+static const struct data_operation operations[] = {
+	[ACCESS_WRAP] = { false, true, parse_wrap, HSM_OP_WRAP, put_wrap },
+	[ACCESS_UNWRAP] = { true, false, parse_unwrap, HSM_OP_UNWRAP, put_unwrap },
+	[ACCESS_GENERATE] = { false, true, parse_generate, HSM_OP_GENERATE, put_generate },
+	[ACCESS_REWRAP] = { true, true, parse_rewrap, HSM_OP_REWRAP, put_rewrap },
+};
+
+void
+api_wrap(struct request *r)
+{
+	data_run(r, &operations[ACCESS_WRAP]);
+}
+
+void
+api_unwrap(struct request *r)
+{
+	data_run(r, &operations[ACCESS_UNWRAP]);
+}
+
+void
+api_generate(struct request *r)
+{
+	data_run(r, &operations[ACCESS_GENERATE]);
+}
+
+void
+api_rewrap(struct request *r)
+{
+	data_run(r, &operations[ACCESS_REWRAP]);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of routes: what exists, who may call it, on which thread it runs. openapi.yaml says the
+ * same to clients. */
+#include "api.h"
+
+#define OPEN(path, handler) \
+	{ \
+		"GET", path, HTTP_OPEN, ACCESS_NONE, ACCESS_NONE, NULL, false, false, \
+			HTTP_COND_NONE, handler \
+	}
+#define DATA(path, operation, alternative, name, handler) \
+	{ \
+		"POST", path, HTTP_DATA, operation, alternative, name, true, true, HTTP_COND_NONE, \
+			handler \
+	}
+#define READ(path, operation, name, audited, handler) \
+	{ \
+		"GET", path, HTTP_READ, operation, ACCESS_NONE, name, audited, false, \
+			HTTP_COND_NONE, handler \
+	}
+#define CHANGE(method, path, operation, name, condition, body, handler) \
+	{ \
+		method, path, HTTP_CONTROL, operation, ACCESS_NONE, name, true, body, condition, \
+			handler \
+	}
+
+const struct http_route http_routes[] = {
+	OPEN("/health/live", api_health_live),
+	OPEN("/health/ready", api_health_ready),
+	OPEN("/health/active", api_health_active),
+	OPEN("/v1/openapi.yaml", api_openapi),
+
+	DATA("/v1/keys/{key}/wrap", ACCESS_WRAP, ACCESS_NONE, "wrap", api_wrap),
+	DATA("/v1/keys/{key}/unwrap", ACCESS_UNWRAP, ACCESS_VERIFY, "unwrap", api_unwrap),
+	DATA("/v1/keys/{key}/generate", ACCESS_GENERATE, ACCESS_NONE, "generate", api_generate),
+	DATA("/v1/keys/{key}/rewrap", ACCESS_REWRAP, ACCESS_NONE, "rewrap", api_rewrap),
+
+	READ("/v1/keys", ACCESS_NONE, "key.list", true, api_key_list),
+	CHANGE("POST", "/v1/keys", ACCESS_NONE, "key.create", HTTP_COND_CREATE, true,
+		api_key_create),
+	READ("/v1/keys/{key}", ACCESS_KEY_READ, "key.read", true, api_key_get),
+	CHANGE("PATCH", "/v1/keys/{key}", ACCESS_KEY_STATE, "key.update", HTTP_COND_MATCH, true,
+		api_key_patch),
+	CHANGE("POST", "/v1/keys/{key}/rotate", ACCESS_KEY_ROTATE, "key.rotate", HTTP_COND_MATCH,
+		true, api_key_rotate),
+	CHANGE("POST", "/v1/keys/{key}/versions/{n}/enable", ACCESS_KEY_STATE, "version.enable",
+		HTTP_COND_MATCH, true, api_version_enable),
+	CHANGE("POST", "/v1/keys/{key}/versions/{n}/disable", ACCESS_KEY_STATE, "version.disable",
+		HTTP_COND_MATCH, true, api_version_disable),
+	CHANGE("POST", "/v1/keys/{key}/versions/{n}/primary", ACCESS_KEY_ROTATE, "version.primary",
+		HTTP_COND_MATCH, true, api_version_primary),
+
+	READ("/v1/clients", ACCESS_CLIENT_READ, "client.list", true, api_client_list),
+	READ("/v1/clients/{name}", ACCESS_CLIENT_READ, "client.read", true, api_client_get),
+	CHANGE("PUT", "/v1/clients/{name}", ACCESS_CLIENT_WRITE, "client.write", HTTP_COND_EITHER,
+		true, api_client_put),
+	CHANGE("DELETE", "/v1/clients/{name}", ACCESS_CLIENT_WRITE, "client.delete",
+		HTTP_COND_MATCH, false, api_client_delete),
+
+	READ("/v1/whoami", ACCESS_NONE, "whoami", false, api_whoami),
+	READ("/v1/status", ACCESS_STATUS_READ, "status", false, api_status),
+	{ NULL },
+};

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kekd-net: terminates mTLS, decides access, keeps the metadata, audits. It is started by kekd,
+ * which hands it its part of the configuration, the listening sockets and, one by one, the sockets
+ * to the workers. It has no PIN and loads no module.
+ */
+#include "node.h"
+
+#include "kekd/clock.h"
+#include "kekd/control.h"
+#include "kekd/log.h"
+#include "kekd/secret.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define QUEUE_MAX 20000
+#define IN_FLIGHT_MAX 4096
+#define DRAIN_MS 15000
+#define LISTEN_MAX 16
+
+static void
+harden(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	setrlimit(RLIMIT_CORE, &none);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+#if !defined(KEKD_SANITIZERS) && !defined(KEKD_COVERAGE)
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+#endif
+}
+
+/* Blocked before any thread starts, so that they are read here alone. */
+static int
+open_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	sigdelset(&set, SIGPIPE);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int
+open_node(struct node *n)
+{
+	struct hsm_config hsm = {
+		.tokens = n->part.tokens_count,
+		.names = (const char *const *)n->part.tokens,
+		.workers = n->part.workers,
+		.deadline_ms = n->part.deadline_ms,
+		.queue_max = QUEUE_MAX,
+	};
+	int err;
+
+	pthread_mutex_init(&n->lock, NULL);
+	n->exit_wanted = -1;
+	n->started_us = clock_real_us();
+	node_set_phase(n, NODE_STARTING, "starting");
+	err = hsm_open(&hsm, &n->hsm);
+	if (err == 0)
+		err = keyring_open(&n->keyring);
+	if (err == 0)
+		err = clients_open(&n->clients);
+	if (err != 0)
+		log_error("cannot start: %s", kekd_strerror(err));
+	return err;
+}
+
+static int
+open_audit(struct node *n)
+{
+	struct audit_config config = {
+		.dir = n->part.audit_dir,
+		.cluster = n->part.cluster,
+		.node = n->part.node,
+		.hash_context = n->part.audit_hash_context,
+		.max_bytes = n->part.audit_max_bytes,
+	};
+	char error[256] = "";
+	int err = audit_open(&config, &n->audit, error);
+
+	if (err != 0)
+		log_error("audit log: %s", *error ? error : kekd_strerror(err));
+	return err;
+}
+
+static int
+open_http(struct node *n, size_t listen_count)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	int fds[LISTEN_MAX];
+	struct http_config config = {
+		.node = n,
+		.hooks = &node_hooks,
+		.clients = n->clients,
+		.audit = n->audit,
+		.listen_fds = fds,
+		.listen_count = listen_count,
+		.threads = cores > 1 ? (unsigned)cores : 2,
+		.certificate = n->part.tls_certificate,
+		.key = n->part.tls_key,
+		.client_ca = n->part.tls_client_ca,
+		.common_name = n->part.common_name,
+		.in_flight_max = IN_FLIGHT_MAX,
+	};
+	char error[256] = "";
+	int err;
+
+	if (listen_count > LISTEN_MAX)
+		return -E2BIG;
+	for (size_t i = 0; i < listen_count; i++)
+		fds[i] = CHILD_FD_CONTROL + 1 + (int)i;
+	err = http_open(&config, &n->http, error);
+	if (err != 0)
+		log_error("%s", *error ? error : kekd_strerror(err));
+	return err;
+}
+
+/* One message from the parent. 0: go on; 1: stop; else an error. */
+static int
+on_message(struct node *n)
+{
+	struct control_message m;
+	int fd = -1, err = control_receive(CHILD_FD_CONTROL, &m, &fd);
+
+	if (err == -EPIPE)
+		return 1;
+	if (err != 0)
+		return err;
+	switch (m.kind) {
+	case CONTROL_WORKER:
+		hsm_attach(n->hsm, m.token, m.worker, fd);
+		fd = -1;
+		break;
+	case CONTROL_LISTEN:
+		if (open_audit(n) != 0 || open_http(n, m.count) != 0)
+			err = KEKD_EINVALID;
+		else
+			err = control_open(n, &n->control);
+		break;
+	case CONTROL_STOP:
+		err = 1;
+		break;
+	default:
+		break;
+	}
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+/* Serves until told to stop. An exit status. */
+static int
+run(struct node *n, int signals)
+{
+	struct pollfd fds[] = { { CHILD_FD_CONTROL, POLLIN, 0 }, { signals, POLLIN, 0 } };
+
+	for (;;) {
+		struct signalfd_siginfo info;
+		int r;
+
+		if (poll(fds, STR_COUNT(fds), 200) < 0 && errno != EINTR)
+			return CHILD_EXIT_FAILED;
+		if (node_exit_wanted(n) >= 0)
+			return node_exit_wanted(n);
+		if (fds[0].revents) {
+			r = on_message(n);
+			if (r != 0)
+				return r > 0 ? CHILD_EXIT_OK : CHILD_EXIT_OPERATOR;
+		}
+		if (fds[1].revents && read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info) &&
+			info.ssi_signo != SIGHUP)
+			return CHILD_EXIT_OK;
+	}
+}
+
+/* kekd init: the first worker, then the cluster. */
+static int
+run_init(struct node *n)
+{
+	struct pollfd fd = { CHILD_FD_CONTROL, POLLIN, 0 };
+	uint64_t end = clock_boot_ns() + 60 * CLOCK_S;
+
+	while (clock_boot_ns() < end) {
+		struct control_message m;
+		int worker = -1;
+
+		if (hsm_token_ready(n->hsm, 0))
+			return node_init_cluster(n);
+		if (poll(&fd, 1, 20) <= 0)
+			continue;
+		if (control_receive(CHILD_FD_CONTROL, &m, &worker) != 0)
+			return CHILD_EXIT_FAILED;
+		if (m.kind == CONTROL_WORKER)
+			hsm_attach(n->hsm, m.token, m.worker, worker);
+		else if (m.kind == CONTROL_STOP)
+			return CHILD_EXIT_FAILED;
+	}
+	log_error("no worker of token %s became ready within a minute", n->part.tokens[0]);
+	return CHILD_EXIT_OPERATOR;
+}
+
+/* Answers first, then the changes that wait, then the log's end, the token and the store. */
+static void
+close_node(struct node *n)
+{
+	struct sealed *sealed;
+
+	node_set_phase(n, NODE_STOPPING, "stopping");
+	if (n->http) {
+		http_drain(n->http, DRAIN_MS);
+		if (http_in_flight(n->http) > 0) {
+			log_warning("%zu requests were still under way", http_in_flight(n->http));
+			audit_freep(&n->audit);
+			_exit(CHILD_EXIT_OK);
+		}
+	}
+	control_freep(&n->control);
+	http_freep(&n->http);
+	audit_freep(&n->audit);
+	hsm_freep(&n->hsm);
+	sealed = atomic_exchange(&n->sealed, NULL);
+	sealed_freep(&sealed);
+	store_freep(&n->store);
+	keyring_freep(&n->keyring);
+	clients_freep(&n->clients);
+	free(n->unknown);
+	net_part_free(&n->part);
+	pthread_mutex_destroy(&n->lock);
+}
+
+int
+main(void)
+{
+	static struct node node;
+	int signals, status;
+
+	log_open("kekd-net", LOG_LEVEL_INFO);
+	harden();
+	secret_heap_open();
+	json_open();
+	signals = open_signals();
+	if (net_part_read(CHILD_FD_PART, &node.part) != 0) {
+		log_error("kekd-net is started by kekd, not by hand");
+		return CHILD_EXIT_USAGE;
+	}
+	if (signals < 0 || open_node(&node) != 0)
+		return CHILD_EXIT_FAILED;
+	status = node.part.init ? run_init(&node) : run(&node, signals);
+	close_node(&node);
+	return status;
+}

@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The node's own life on the control thread: from the first ready worker over the verified store to
+ * serving, the proofs of its versions in the background, the watch over the store. Requests never
+ * run here but through the control thread's queue.
+ */
+#include "node.h"
+
+#include "kekd/clock.h"
+#include "kekd/control.h"
+#include "kekd/log.h"
+#include "kekd/nonce.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define POLL_NS CLOCK_S
+#define PROOFS_PER_TICK 64
+#define LIST_SIZE 32768
+
+void
+node_set_phase(struct node *n, enum node_phase phase, const char *format, ...)
+{
+	char reason[sizeof(n->phase_reason)];
+	va_list ap;
+	bool changed;
+
+	va_start(ap, format);
+	vsnprintf(reason, sizeof(reason), format, ap);
+	va_end(ap);
+	pthread_mutex_lock(&n->lock);
+	changed = strcmp(reason, n->phase_reason) != 0;
+	memcpy(n->phase_reason, reason, sizeof(reason));
+	pthread_mutex_unlock(&n->lock);
+	if (atomic_exchange(&n->phase, phase) != phase || changed)
+		log_write(phase == NODE_HELD ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "%s", reason);
+}
+
+int
+node_serves(const struct node *n)
+{
+	static const int answers[] = {
+		[NODE_STARTING] = KEKD_ESTARTING,
+		[NODE_SERVING] = 0,
+		[NODE_HELD] = KEKD_EHELD,
+		[NODE_STOPPING] = KEKD_ESTOPPING,
+	};
+
+	return answers[atomic_load(&n->phase)];
+}
+
+int
+node_token(const struct node *n, const char *name)
+{
+	for (unsigned i = 0; i < n->part.tokens_count; i++)
+		if (strcmp(n->part.tokens[i], name) == 0)
+			return (int)i;
+	return -ENOENT;
+}
+
+/* A table of the last minute per client and version, by hash: a collision only makes one more
+ * record durable. */
+bool
+node_first_refusal(struct node *n, const char *client, const struct uuid *version)
+{
+	uint64_t who = 14695981039346656037u, minute = clock_boot_ns() / (60 * CLOCK_S);
+	bool first;
+	size_t slot;
+
+	for (const char *p = client; *p; p++)
+		who = (who ^ (uint8_t)*p) * 1099511628211u;
+	for (size_t i = 0; i < sizeof(version->b); i++)
+		who = (who ^ version->b[i]) * 1099511628211u;
+	slot = who % STR_COUNT(n->refusals);
+	pthread_mutex_lock(&n->lock);
+	first = n->refusals[slot].who != who || n->refusals[slot].minute != minute;
+	n->refusals[slot].who = who;
+	n->refusals[slot].minute = minute;
+	pthread_mutex_unlock(&n->lock);
+	return first;
+}
+
+/* ---- the records ---- */
+
+static void
+load_key(struct node *n, const char *name, json_t *body, uint64_t commit)
+{
+	char error[JSON_ERROR_SIZE];
+	struct key *key;
+
+	if (!body) {
+		keyring_mark_refused(n->keyring, name, true);
+		return;
+	}
+	if (key_from_json(body, commit, &key, error) != 0) {
+		log_error("record keys/%s: %s: it was written by another release", name, error);
+		return;
+	}
+	if (keyring_publish(n->keyring, key) != 0)
+		log_error("key %s: out of memory", name);
+}
+
+static void
+load_client(struct node *n, const char *name, json_t *body, uint64_t commit)
+{
+	char error[JSON_ERROR_SIZE];
+	struct client *client;
+
+	if (!body) {
+		clients_mark_refused(n->clients, name, true);
+		return;
+	}
+	if (client_from_json(name, body, commit, &client, error) != 0) {
+		log_error("record clients/%s: %s: it was written by another release", name, error);
+		return;
+	}
+	if (clients_publish(n->clients, client) != 0)
+		log_error("client %s: out of memory", name);
+}
+
+static const struct {
+	const char *prefix;
+	void (*load)(struct node *n, const char *name, json_t *body, uint64_t commit);
+} loaders[] = {
+	{ "keys/", load_key },
+	{ "clients/", load_client },
+};
+
+static void
+load_record(const char *path, json_t *body, uint64_t commit, void *user)
+{
+	for (size_t i = 0; i < STR_COUNT(loaders); i++) {
+		size_t len = strlen(loaders[i].prefix);
+		if (strncmp(path, loaders[i].prefix, len) == 0)
+			loaders[i].load(user, path + len, body, commit);
+	}
+}
+
+/* ---- objects that no metadata knows ---- */
+
+static int
+sweep_page(
+	struct node *n, unsigned token, uint32_t *skip, struct unknown_object **list, size_t *count)
+{
+	uint8_t room[LIST_SIZE];
+	struct hsm_op op = { .kind = HSM_OP_LIST,
+		.token = token,
+		.size = *skip,
+		.out = room,
+		.out_cap = sizeof(room) };
+	struct hsm_object o;
+	struct reader r;
+	int err = hsm_call(n->hsm, &op, 1), more;
+	uint32_t before = *skip;
+
+	if (err != 0 || op.err != 0)
+		return err != 0 ? err : op.err;
+	r = READER(op.out, op.out_len);
+	while ((more = hsm_list_next(&r, &o)) == 1) {
+		struct unknown_object *grown;
+		char label[256] = "";
+
+		(*skip)++;
+		memcpy(label, o.label, o.label_len);
+		if (strstr(label, ":seal:") ||
+			keyring_knows_object(n->keyring, n->part.tokens[token], &o.id))
+			continue;
+		grown = realloc(*list, (*count + 1) * sizeof(**list));
+		if (!grown)
+			return -ENOMEM;
+		*list = grown;
+		grown[*count] = (struct unknown_object){ .id = o.id };
+		snprintf(grown[*count].token, sizeof(grown->token), "%s", n->part.tokens[token]);
+		memcpy(grown[*count].label, label, sizeof(label));
+		(*count)++;
+	}
+	return more < 0 ? more : *skip > before;
+}
+
+int
+node_sweep(struct node *n)
+{
+	struct unknown_object *list = NULL, *old;
+	size_t count = 0;
+
+	for (unsigned t = 0; t < n->part.tokens_count; t++) {
+		uint32_t skip = 0;
+		int more;
+
+		while ((more = sweep_page(n, t, &skip, &list, &count)) == 1)
+			;
+		if (more < 0)
+			log_warning("token %s: its objects could not be listed: %s",
+				n->part.tokens[t], kekd_strerror(more));
+	}
+	pthread_mutex_lock(&n->lock);
+	old = n->unknown;
+	n->unknown = list;
+	n->unknown_count = count;
+	pthread_mutex_unlock(&n->lock);
+	free(old);
+	if (count > 0)
+		log_warning(
+			"%zu objects in the tokens are in no metadata: see `kekctl hsm objects`",
+			count);
+	return 0;
+}
+
+/* ---- start ---- */
+
+static struct sealed_config
+sealed_settings(struct node *n)
+{
+	return (struct sealed_config){
+		.store = n->store,
+		.hsm = n->hsm,
+		.state_dir = n->part.state_dir,
+		.cluster = n->part.cluster,
+		.node = n->part.node,
+	};
+}
+
+static void
+give_up(struct node *n, const char *reason)
+{
+	log_error("%s", reason);
+	n->exit_wanted = CHILD_EXIT_OPERATOR;
+}
+
+int
+node_exit_wanted(const struct node *n)
+{
+	return n->exit_wanted;
+}
+
+static bool
+open_store(struct node *n)
+{
+	int err;
+
+	if (n->store)
+		return true;
+	err = store_open_sqlite(n->part.state_dir, false, &n->store);
+	if (err == 0)
+		return true;
+	if (err == -ENOENT)
+		give_up(n, "the metadata store is empty: `kekd init` makes a new cluster, `kekd "
+			   "restore` brings one back");
+	else
+		node_set_phase(n, NODE_STARTING, "%s/metadata.db: %s", n->part.state_dir,
+			kekd_strerror(err));
+	return false;
+}
+
+static void
+serve(struct node *n)
+{
+	struct control_message ready = { .kind = CONTROL_READY };
+	struct sealed_status status;
+
+	n->lifecycle = (struct lifecycle){
+		.store = n->sealed,
+		.hsm = n->hsm,
+		.keyring = n->keyring,
+		.cluster = n->part.cluster,
+		.node = n->part.node,
+		.tokens = (const char *const *)n->part.tokens,
+		.tokens_count = n->part.tokens_count,
+	};
+	sealed_status(n->sealed, &status);
+	if (status.hold != SEALED_HOLD_NONE) {
+		node_set_phase(n, NODE_HELD, "%s", sealed_hold_text(status.hold));
+	} else {
+		node_set_phase(n, NODE_SERVING, "serving %zu keys for %zu clients at revision %llu",
+			keyring_count(n->keyring), clients_count(n->clients),
+			(unsigned long long)status.number);
+	}
+	node_sweep(n);
+	control_send(CHILD_FD_CONTROL, &ready, -1);
+}
+
+static void
+start(struct node *n)
+{
+	struct sealed *sealed = NULL;
+	struct sealed_config config;
+	char error[JSON_ERROR_SIZE] = "";
+	int err;
+
+	if (!open_store(n))
+		return;
+	if (!hsm_token_ready(n->hsm, 0)) {
+		node_set_phase(
+			n, NODE_STARTING, "waiting for a worker of token %s", n->part.tokens[0]);
+		return;
+	}
+	config = sealed_settings(n);
+	err = sealed_open(&config, load_record, n, &sealed, error);
+	atomic_store(&n->sealed, sealed);
+	if (err == 0)
+		serve(n);
+	else if (err == -ENOENT)
+		give_up(n, "the metadata store is empty: `kekd init` makes a new cluster, `kekd "
+			   "restore` brings one back");
+	else
+		node_set_phase(n, NODE_STARTING, "the metadata cannot be opened: %s",
+			*error ? error : kekd_strerror(err));
+}
+
+/* ---- proofs, in the background ---- */
+
+static void
+prove(struct node *n, const struct key *key, const struct key_version *v)
+{
+	int token = node_token(n, v->token), err;
+
+	err = token < 0 ? KEKD_EHSM : canary_prove(n->hsm, (unsigned)token, v);
+	if (err == 0) {
+		atomic_fetch_add(&n->proofs.proven, 1);
+		return;
+	}
+	atomic_fetch_add(&n->proofs.failed, 1);
+	log_error("key %s version %u is not proven in token %s: %s", key->name, v->number, v->token,
+		kekd_strerror(err));
+}
+
+static bool
+needs_proof(const struct key_version *v)
+{
+	return v->canary_len > 0 && (v->state == VERSION_ENABLED || v->state == VERSION_DISABLED);
+}
+
+/* The next few versions; true while there are more. */
+static bool
+prove_some(struct node *n)
+{
+	struct key *keys[PROOFS_PER_TICK];
+	size_t count = keyring_list(
+		n->keyring, n->proof_after[0] ? n->proof_after : NULL, PROOFS_PER_TICK, keys);
+
+	for (size_t i = 0; i < count; i++) {
+		for (size_t v = 0; v < keys[i]->versions_count; v++)
+			if (needs_proof(&keys[i]->versions[v])) {
+				atomic_fetch_add(&n->proofs.total, 1);
+				prove(n, keys[i], &keys[i]->versions[v]);
+			}
+		memcpy(n->proof_after, keys[i]->name, sizeof(n->proof_after));
+		key_unrefp(&keys[i]);
+	}
+	if (count == PROOFS_PER_TICK)
+		return true;
+	n->proofs_done = true;
+	log_info("%zu versions proven, %zu failed", atomic_load(&n->proofs.proven),
+		atomic_load(&n->proofs.failed));
+	return false;
+}
+
+static void
+poll_store(struct node *n)
+{
+	uint64_t now = clock_boot_ns();
+
+	if (now < n->next_poll_ns)
+		return;
+	n->next_poll_ns = now + POLL_NS;
+	if (sealed_poll(n->sealed) < 0)
+		log_warning("the metadata store cannot be read");
+}
+
+bool
+node_tick(struct node *n)
+{
+	switch (atomic_load(&n->phase)) {
+	case NODE_STARTING:
+		if (n->exit_wanted < 0)
+			start(n);
+		return false;
+	case NODE_SERVING:
+		poll_store(n);
+		return !n->proofs_done && prove_some(n);
+	case NODE_HELD:
+	case NODE_STOPPING:
+		break;
+	}
+	return false;
+}
+
+/* ---- kekd init ---- */
+
+static json_t *
+admin_path(const json_t *admin)
+{
+	return json_sprintf("clients/%s", json_string_value(json_object_get(admin, "name")));
+}
+
+int
+node_init_cluster(struct node *n)
+{
+	struct sealed_change changes[STORE_OPS_MAX - 2];
+	struct sealed_config config;
+	_cleanup_(json_freep) json_t *paths = json_array();
+	_cleanup_(json_freep) json_t *bodies = json_array();
+	char error[JSON_ERROR_SIZE] = "";
+	size_t count = json_array_size(n->part.admins);
+	int err;
+
+	if (count == 0 || count > STR_COUNT(changes)) {
+		log_error("admins: must name 1 to %zu administrators, or nobody can administer the "
+			  "cluster",
+			STR_COUNT(changes));
+		return CHILD_EXIT_OPERATOR;
+	}
+	err = store_open_sqlite(n->part.state_dir, true, &n->store);
+	if (err != 0) {
+		log_error("%s/metadata.db: %s", n->part.state_dir, kekd_strerror(err));
+		return CHILD_EXIT_FAILED;
+	}
+	for (size_t i = 0; i < count; i++) {
+		json_t *admin = json_array_get(n->part.admins, i);
+		json_array_append_new(paths, admin_path(admin));
+		json_array_append_new(
+			bodies, client_admin_body(json_string_value(json_object_get(admin, "name")),
+					json_object_get(admin, "identities")));
+		changes[i] = (struct sealed_change){ json_string_value(json_array_get(paths, i)), 0,
+			json_array_get(bodies, i) };
+	}
+	config = sealed_settings(n);
+	err = sealed_init(&config, changes, count, error);
+	if (err != 0) {
+		log_error("kekd init: %s", *error ? error : kekd_strerror(err));
+		return CHILD_EXIT_OPERATOR;
+	}
+	log_info("cluster %s is made, with %zu administrators", n->part.cluster, count);
+	return CHILD_EXIT_OK;
+}
+
+/* ---- what the listener asks ---- */
+
+static uint64_t
+hook_revision(struct node *n)
+{
+	return n->sealed ? sealed_number(n->sealed) : 0;
+}
+
+struct hook_job {
+	struct control_job job;
+	void (*run)(void *);
+	void *user;
+};
+
+static void
+hook_run(struct control_job *job)
+{
+	struct hook_job *h = job->user;
+	struct hook_job copy = *h;
+
+	free(h);
+	copy.run(copy.user);
+}
+
+static int
+hook_control(struct node *n, void (*run)(void *), void *user)
+{
+	struct hook_job *h = malloc(sizeof(*h));
+	int err;
+
+	if (!h)
+		return KEKD_EOVERLOAD;
+	*h = (struct hook_job){ { .run = hook_run, .user = h }, run, user };
+	err = control_post(n->control, &h->job);
+	if (err != 0)
+		free(h);
+	return err;
+}
+
+static int
+hook_serves(struct node *n)
+{
+	return node_serves(n);
+}
+
+const struct http_hooks node_hooks = { hook_serves, hook_revision, hook_control };

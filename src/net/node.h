@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of this directory share. */
+#ifndef KEKD_NET_NODE_H
+#define KEKD_NET_NODE_H
+
+#include "kekd/net.h"
+
+/* Once every tick on the control thread, and again at once while it returns true: starts the node,
+ * proves versions, polls the store. */
+bool node_tick(struct node *n);
+/* kekd init: makes the cluster. Blocks on the caller's thread. An exit status. */
+int node_init_cluster(struct node *n);
+void node_set_phase(struct node *n, enum node_phase phase, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+/* Set by the control thread when the process must end for an operator: an exit status, or -1. */
+int node_exit_wanted(const struct node *n);
+
+extern const struct http_hooks node_hooks;
+
+#endif
