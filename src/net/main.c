@@ -200,7 +200,7 @@ run_init(struct node *n)
 		int worker = -1;
 
 		if (hsm_token_ready(n->hsm, 0))
-			return node_init_cluster(n);
+			return open_audit(n) == 0 ? node_init_cluster(n) : CHILD_EXIT_OPERATOR;
 		if (poll(&fd, 1, 20) <= 0)
 			continue;
 		if (control_receive(CHILD_FD_CONTROL, &m, &worker) != 0)

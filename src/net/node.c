@@ -389,10 +389,39 @@ node_tick(struct node *n)
 
 /* ---- kekd init ---- */
 
-static json_t *
-admin_path(const json_t *admin)
+/* The first records: a client for each entry of admins:. Paths and bodies are kept by the arrays.
+ */
+static size_t
+admin_changes(
+	struct node *n, json_t *paths, json_t *bodies, struct sealed_change *changes, size_t max)
 {
-	return json_sprintf("clients/%s", json_string_value(json_object_get(admin, "name")));
+	size_t count = json_array_size(n->part.admins);
+
+	for (size_t i = 0; i < count && i < max; i++) {
+		json_t *admin = json_array_get(n->part.admins, i);
+		const char *name = json_string_value(json_object_get(admin, "name"));
+
+		json_array_append_new(paths, json_sprintf("clients/%s", name));
+		json_array_append_new(
+			bodies, client_admin_body(name, json_object_get(admin, "identities")));
+		changes[i] = (struct sealed_change){ json_string_value(json_array_get(paths, i)), 0,
+			json_array_get(bodies, i) };
+	}
+	return count;
+}
+
+static int
+record_init(struct node *n, enum audit_type type, const char *code)
+{
+	struct audit_record record = {
+		.type = type,
+		.time_us = clock_real_us(),
+		.operation = "cluster.init",
+		.code = code,
+		.detail = n->part.admins,
+	};
+
+	return audit_append(n->audit, &record);
 }
 
 int
@@ -403,7 +432,7 @@ node_init_cluster(struct node *n)
 	_cleanup_(json_freep) json_t *paths = json_array();
 	_cleanup_(json_freep) json_t *bodies = json_array();
 	char error[JSON_ERROR_SIZE] = "";
-	size_t count = json_array_size(n->part.admins);
+	size_t count = admin_changes(n, paths, bodies, changes, STR_COUNT(changes));
 	int err;
 
 	if (count == 0 || count > STR_COUNT(changes)) {
@@ -417,17 +446,14 @@ node_init_cluster(struct node *n)
 		log_error("%s/metadata.db: %s", n->part.state_dir, kekd_strerror(err));
 		return CHILD_EXIT_FAILED;
 	}
-	for (size_t i = 0; i < count; i++) {
-		json_t *admin = json_array_get(n->part.admins, i);
-		json_array_append_new(paths, admin_path(admin));
-		json_array_append_new(
-			bodies, client_admin_body(json_string_value(json_object_get(admin, "name")),
-					json_object_get(admin, "identities")));
-		changes[i] = (struct sealed_change){ json_string_value(json_array_get(paths, i)), 0,
-			json_array_get(bodies, i) };
+	if (record_init(n, AUDIT_INTENT, NULL) != 0) {
+		log_error("%s: the audit log cannot be written, so nothing was made",
+			n->part.audit_dir);
+		return CHILD_EXIT_OPERATOR;
 	}
 	config = sealed_settings(n);
 	err = sealed_init(&config, changes, count, error);
+	record_init(n, AUDIT_OUTCOME, err == 0 ? NULL : kekd_err_info(err)->code);
 	if (err != 0) {
 		log_error("kekd init: %s", *error ? error : kekd_strerror(err));
 		return CHILD_EXIT_OPERATOR;
