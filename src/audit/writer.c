@@ -1,0 +1,914 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The writer: one thread that takes all that has come in, appends it to the log in one write, calls
+ * fdatasync once and then tells every submitter. Not here: what a record says (format.c), which
+ * refusals get one (refusals.c), where an earlier run has stopped (tail.c).
+ *
+ * What the thread relies on: `chain`, `last_file` and `last_size` tell of what is durable and
+ * nothing else, so that after any failure the next attempt starts from them.
+ */
+#include "kekd/audit.h"
+
+#include "chain.h"
+#include "format.h"
+#include "refusals.h"
+#include "tail.h"
+#include "kekd/clock.h"
+#include "kekd/err.h"
+#include "kekd/log.h"
+#include "kekd/str.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BATCH_SIZE (1024 * 1024)
+#define PREALLOCATE ((uint64_t)1024 * 1024)
+/* After a failure the log must have room for more than the first record, or it would fail again at
+ * the next one. */
+#define RECOVER_ROOM ((uint64_t)64 * 1024)
+#define MAX_BYTES_DEFAULT (1024ull * 1024 * 1024)
+#define RETRY CLOCK_S
+
+struct chain {
+	uint64_t sequence;
+	char head[CHAIN_HEX_SIZE];
+};
+
+/* Why the log stood still; told at the head of what follows. */
+struct outage {
+	const char *reason; /* NULL: there was none */
+	int err;
+	uint64_t lost; /* records that were answered with KEKD_EAUDIT */
+};
+
+struct audit {
+	char *dir, *cluster, *node;
+	bool hash_context;
+	uint64_t max_bytes;
+
+	pthread_mutex_t lock; /* of the queue */
+	pthread_cond_t wake;
+	struct audit_record *first, **last;
+	bool stopping;
+	pthread_t thread;
+	atomic_bool ok;
+	_Atomic uint64_t backlog;
+
+	pthread_mutex_t status_lock;
+	struct audit_status status;
+
+	/* The writer's thread alone. */
+	EVP_MD_CTX *md;
+	struct buf out;
+	struct refusals *refusals;
+	bool found; /* the end of what an earlier run wrote */
+	int dir_fd, fd;
+	char file[CHAIN_FILE_SIZE];
+	uint64_t size, allocated;
+	bool no_fallocate, opened;
+	uint64_t rotate_after; /* boot clock */
+	struct chain chain, next;
+	char last_file[CHAIN_FILE_SIZE];
+	uint64_t last_size;
+	struct tail_gap torn[TAIL_GAPS_MAX];
+	size_t torn_count;
+	struct outage outage;
+	uint64_t retry_at; /* boot clock */
+};
+
+/* ---- what others see ---- */
+
+static const struct {
+	int err;
+	const char *remedy;
+} remedies[] = {
+	{ -ENOSPC, "free space there" },
+	{ -EDQUOT, "raise the quota or free space there" },
+	{ -EACCES, "make it writable for kekd-net's user" },
+	{ -EPERM, "make it writable for kekd-net's user" },
+	{ -EROFS, "mount it for writing" },
+	{ -ENOENT, "create the directory" },
+	{ -ENOTDIR, "name a directory" },
+	{ -EIO, "check the disk" },
+	{ -EWOULDBLOCK, "end the other process that writes there" },
+};
+
+static const char *
+remedy(int err)
+{
+	for (size_t i = 0; i < STR_COUNT(remedies); i++)
+		if (remedies[i].err == err)
+			return remedies[i].remedy;
+	return "see the log of kekd-net";
+}
+
+static void
+publish(struct audit *a)
+{
+	pthread_mutex_lock(&a->status_lock);
+	a->status.sequence = a->chain.sequence;
+	memcpy(a->status.head, a->chain.head, sizeof(a->status.head));
+	memcpy(a->status.file, a->last_file, sizeof(a->status.file));
+	pthread_mutex_unlock(&a->status_lock);
+}
+
+static void
+set_failing(struct audit *a, const char *what, int err)
+{
+	bool was_ok = atomic_exchange(&a->ok, false);
+	char reason[sizeof(a->status.reason)];
+
+	a->retry_at = clock_boot_ns() + RETRY;
+	snprintf(reason, sizeof(reason), "%.60s: %s: %.40s: %s", a->dir, what,
+		err == -EWOULDBLOCK ? "it is in use" : kekd_strerror(err), remedy(err));
+	pthread_mutex_lock(&a->status_lock);
+	was_ok = was_ok || strcmp(a->status.reason, reason) != 0;
+	a->status.ok = false;
+	a->status.failures++;
+	memcpy(a->status.reason, reason, sizeof(reason));
+	pthread_mutex_unlock(&a->status_lock);
+	if (was_ok)
+		log_error("audit: %s", reason);
+}
+
+static void
+set_ok(struct audit *a)
+{
+	bool was_ok = atomic_exchange(&a->ok, true);
+
+	pthread_mutex_lock(&a->status_lock);
+	a->status.ok = true;
+	a->status.reason[0] = '\0';
+	pthread_mutex_unlock(&a->status_lock);
+	if (!was_ok)
+		log_info("audit: writing %s/%s", a->dir, a->file);
+}
+
+static void
+add_to_status(struct audit *a, uint64_t syncs, uint64_t summarised)
+{
+	pthread_mutex_lock(&a->status_lock);
+	a->status.syncs += syncs;
+	a->status.summarised += summarised;
+	pthread_mutex_unlock(&a->status_lock);
+}
+
+/* ---- lines ---- */
+
+static void
+line_begin(struct audit *a, uint64_t time_us)
+{
+	format_number(&a->out, "{\"v\":1,\"seq\":", a->next.sequence + 1);
+	buf_str(&a->out, ",\"time\":");
+	format_time(&a->out, time_us);
+	buf_str(&a->out, ",\"node\":");
+	format_text(&a->out, a->node);
+}
+
+/* False: the line does not fit, or there is no memory; it is taken away again. */
+static bool
+line_end(struct audit *a, size_t from)
+{
+	struct buf *b = &a->out;
+	char hash[CHAIN_HEX_SIZE];
+
+	buf_str(b, ",\"prev\":\"");
+	buf_put(b, a->next.head, 64);
+	buf_u8(b, '"');
+	if (b->bad || b->len - from > CHAIN_LINE_MAX - 128 ||
+		chain_hash(a->md, b->data + from, b->len - from, hash) != 0)
+		goto undo;
+	buf_str(b, ",\"hash\":\"");
+	buf_put(b, hash, 64);
+	buf_str(b, "\"}\n");
+	if (b->bad)
+		goto undo;
+	memcpy(a->next.head, hash, sizeof(hash));
+	a->next.sequence++;
+	return true;
+undo:
+	b->len = from;
+	b->bad = false;
+	return false;
+}
+
+static void
+put_cluster(struct audit *a)
+{
+	buf_str(&a->out, ",\"cluster\":");
+	format_text(&a->out, a->cluster);
+}
+
+static void
+put_claim(struct audit *a, const char *file, uint64_t offset)
+{
+	buf_str(&a->out, ",\"file\":");
+	format_text(&a->out, file);
+	format_number(&a->out, ",\"offset\":", offset);
+}
+
+static bool
+put_torn(struct audit *a, const struct tail_gap *gap)
+{
+	size_t from = a->out.len;
+
+	line_begin(a, clock_real_us());
+	buf_str(&a->out, ",\"type\":\"gap\"");
+	put_cluster(a);
+	buf_str(&a->out, ",\"reason\":\"torn\"");
+	put_claim(a, gap->file, gap->offset);
+	format_number(&a->out, ",\"length\":", gap->length);
+	buf_str(&a->out, ",\"sha256\":");
+	format_text(&a->out, gap->sha256);
+	return line_end(a, from);
+}
+
+static bool
+put_outage(struct audit *a)
+{
+	size_t from = a->out.len;
+
+	line_begin(a, clock_real_us());
+	buf_str(&a->out, ",\"type\":\"gap\"");
+	put_cluster(a);
+	buf_str(&a->out, ",\"reason\":");
+	format_text(&a->out, a->outage.reason);
+	if (a->last_file[0])
+		put_claim(a, a->last_file, a->last_size);
+	buf_str(&a->out, ",\"error\":");
+	format_text(&a->out, kekd_strerror(a->outage.err));
+	format_number(&a->out, ",\"lost\":", a->outage.lost);
+	return line_end(a, from);
+}
+
+static bool
+put_open(struct audit *a)
+{
+	size_t from = a->out.len;
+
+	line_begin(a, clock_real_us());
+	buf_str(&a->out, ",\"type\":\"open\"");
+	put_cluster(a);
+	buf_str(&a->out, a->opened ? ",\"reason\":\"next_file\"" : ",\"reason\":\"start\"");
+	buf_str(&a->out, ",\"version\":");
+	format_text(&a->out, PACKAGE_VERSION);
+	format_number(&a->out, ",\"pid\":", (uint64_t)getpid());
+	return line_end(a, from);
+}
+
+static bool
+put_close(struct audit *a)
+{
+	size_t from = a->out.len;
+
+	line_begin(a, clock_real_us());
+	buf_str(&a->out, ",\"type\":\"close\"");
+	return line_end(a, from);
+}
+
+/* What must stand before the next record: gaps, then whose log this is. */
+static bool
+put_leads(struct audit *a)
+{
+	bool whole = true;
+
+	for (size_t i = 0; whole && i < a->torn_count; i++)
+		whole = put_torn(a, &a->torn[i]);
+	if (whole && a->outage.reason)
+		whole = put_outage(a);
+	if (whole && (a->size == 0 || !a->opened))
+		whole = put_open(a);
+	return whole;
+}
+
+static bool
+put_summaries(struct audit *a)
+{
+	const struct refusals_bucket *bucket = NULL;
+	bool whole = true;
+
+	while (whole && (bucket = refusals_next(a->refusals, bucket))) {
+		size_t from = a->out.len;
+		line_begin(a, clock_real_us());
+		refusals_format(&a->out, a->refusals, bucket);
+		whole = line_end(a, from);
+	}
+	return whole;
+}
+
+/* ---- the file ---- */
+
+static void
+drop_file(struct audit *a)
+{
+	if (a->fd < 0)
+		return;
+	close(a->fd);
+	a->fd = -1;
+	/* Nothing in it counts: its name is free for the next attempt. */
+	if (a->size == 0)
+		unlinkat(a->dir_fd, a->file, 0);
+}
+
+/* A file that ends well gives back what was allocated ahead. */
+static void
+finish_file(struct audit *a)
+{
+	if (a->fd >= 0 && ftruncate(a->fd, (off_t)a->size) < 0)
+		log_warning("audit: %s: %s", a->file, strerror(errno));
+	drop_file(a);
+}
+
+static void
+note_outage(struct audit *a, const char *reason, int err)
+{
+	if (!a->outage.reason)
+		a->outage = (struct outage){ reason, err, 0 };
+}
+
+static int
+open_dir(struct audit *a)
+{
+	int err;
+
+	if (a->dir_fd >= 0)
+		return 0;
+	if (mkdir(a->dir, 0700) < 0 && errno != EEXIST && errno != EACCES && errno != EROFS)
+		return -errno;
+	a->dir_fd = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (a->dir_fd < 0)
+		return -errno;
+	if (flock(a->dir_fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	err = -errno;
+	close(a->dir_fd);
+	a->dir_fd = -1;
+	return err;
+}
+
+/* The next attempt looks again for what has this name then. */
+static void
+close_dir(struct audit *a)
+{
+	if (a->dir_fd >= 0)
+		close(a->dir_fd);
+	a->dir_fd = -1;
+}
+
+static int
+find_tail(struct audit *a, char ret_error[256])
+{
+	struct tail tail;
+	int err;
+
+	if (a->found)
+		return 0;
+	err = tail_find(a->dir_fd, a->cluster, a->node, &tail, ret_error);
+	if (err)
+		return err;
+	a->chain.sequence = tail.sequence;
+	memcpy(a->chain.head, tail.head, sizeof(tail.head));
+	memcpy(a->last_file, tail.file, sizeof(tail.file));
+	a->last_size = tail.size;
+	memcpy(a->torn, tail.gaps, sizeof(tail.gaps));
+	a->torn_count = tail.gaps_count;
+	a->found = true;
+	if (!tail.clean)
+		return 0;
+	a->fd = openat(a->dir_fd, tail.file, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+	if (a->fd < 0) /* then a new one */
+		return 0;
+	memcpy(a->file, tail.file, sizeof(tail.file));
+	a->size = a->allocated = tail.size;
+	return 0;
+}
+
+static int
+new_file(struct audit *a)
+{
+	char name[CHAIN_FILE_SIZE];
+	int fd, err;
+
+	chain_file_name(a->chain.sequence + 1, name);
+	fd = openat(a->dir_fd, name,
+		O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (fd < 0)
+		return -errno;
+	if (fsync(a->dir_fd) < 0) {
+		err = -errno;
+		close(fd);
+		unlinkat(a->dir_fd, name, 0);
+		return err;
+	}
+	finish_file(a);
+	a->fd = fd;
+	memcpy(a->file, name, sizeof(name));
+	a->size = a->allocated = 0;
+	return 0;
+}
+
+static bool
+is_unsupported(int err)
+{
+	return err == EOPNOTSUPP || err == ENOSYS || err == EINVAL;
+}
+
+/* Room for `room` more bytes, so that a full disk is noticed before a line is torn. */
+static int
+preallocate(struct audit *a, uint64_t room)
+{
+	const uint64_t steps[] = { room > PREALLOCATE ? room : PREALLOCATE, room };
+
+	for (size_t i = 0; i < 2 && !a->no_fallocate && a->size + room > a->allocated; i++) {
+		if (fallocate(a->fd, FALLOC_FL_KEEP_SIZE, (off_t)a->size, (off_t)steps[i]) == 0)
+			a->allocated = a->size + steps[i];
+		else if (is_unsupported(errno))
+			a->no_fallocate = true;
+		else if (errno != ENOSPC && errno != EDQUOT && errno != EINTR)
+			return -errno;
+	}
+	return a->no_fallocate || a->size + room <= a->allocated ? 0 : -ENOSPC;
+}
+
+static int
+write_out(struct audit *a)
+{
+	const uint8_t *p = a->out.data;
+	size_t left = a->out.len;
+	struct stat st;
+
+	/* What is written to a file without a name is lost. */
+	if (fstat(a->fd, &st) < 0 || st.st_nlink == 0)
+		return -ENOENT;
+
+	while (left > 0) {
+		ssize_t n = write(a->fd, p, left);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		left -= (size_t)n;
+	}
+	return 0;
+}
+
+static int
+fail(struct audit *a, const char *reason, int err)
+{
+	set_failing(a, a->file, err);
+	note_outage(a, reason, err);
+	return err;
+}
+
+/* Makes a->out durable. A file that could not be written or synced is never used again; one that
+ * was not touched, for want of space, is. */
+static int
+commit(struct audit *a, uint64_t room)
+{
+	int err = preallocate(a, room > a->out.len ? room : a->out.len);
+
+	if (err) {
+		fail(a, "no_space", err);
+		if (a->size == 0)
+			drop_file(a);
+		return err;
+	}
+	err = write_out(a);
+	if (err)
+		fail(a, "write_failed", err);
+	else if (fdatasync(a->fd) < 0)
+		err = fail(a, "sync_failed", -errno);
+	if (err) {
+		drop_file(a);
+		return err;
+	}
+	a->size += a->out.len;
+	a->chain = a->next;
+	memcpy(a->last_file, a->file, sizeof(a->file));
+	a->last_size = a->size;
+	a->torn_count = 0;
+	a->outage = (struct outage){ 0 };
+	a->opened = true;
+	publish(a);
+	add_to_status(a, 1, 0);
+	return 0;
+}
+
+static void
+batch_begin(struct audit *a)
+{
+	buf_reset(&a->out);
+	a->next = a->chain;
+}
+
+/* Opens what is not open and writes what must come first. */
+static int
+recover(struct audit *a, char ret_error[256])
+{
+	int err = open_dir(a);
+
+	if (!err)
+		err = find_tail(a, ret_error);
+	if (!err && a->fd < 0)
+		err = new_file(a);
+	if (err) {
+		set_failing(a, err == KEKD_EAUDIT ? ret_error : "cannot be used", err);
+		close_dir(a);
+		return err;
+	}
+	batch_begin(a);
+	if (!put_leads(a)) {
+		set_failing(a, "cannot be used", -ENOMEM);
+		return -ENOMEM;
+	}
+	err = commit(a, RECOVER_ROOM);
+	if (!err)
+		set_ok(a);
+	return err;
+}
+
+static bool
+is_recovered(struct audit *a)
+{
+	char error[256] = "";
+
+	return atomic_load(&a->ok) || recover(a, error) == 0;
+}
+
+/* ---- batches ---- */
+
+static void
+answer(struct audit *a, struct audit_record *r, int err)
+{
+	atomic_fetch_sub(&a->backlog, 1);
+	if (err && !atomic_load(&a->ok)) {
+		note_outage(a, "unavailable", err);
+		a->outage.lost++;
+	}
+	r->done(r, err);
+}
+
+static void
+answer_all(struct audit *a, struct audit_record *r, const struct audit_record *end, int err)
+{
+	while (r != end) {
+		struct audit_record *next = r->next;
+		answer(a, r, err);
+		r = next;
+	}
+}
+
+/* Next files begin where no batch is under way. The old one serves on where a new one cannot be. */
+static void
+rotate(struct audit *a)
+{
+	int err;
+
+	if (a->size < a->max_bytes || clock_boot_ns() < a->rotate_after)
+		return;
+	err = new_file(a);
+	if (err) {
+		a->rotate_after = clock_boot_ns() + RETRY;
+		log_warning("audit: %s: a new file cannot be made: %s", a->dir, strerror(-err));
+	}
+}
+
+/* As many records from r on as a batch holds; the first that is not in it is *ret_end. False: r
+ * alone does not fit into a line. */
+static bool
+put_records(struct audit *a, struct audit_record *r, struct audit_record **ret_end)
+{
+	struct audit_record *start = r;
+
+	for (; r && a->out.len < BATCH_SIZE; r = r->next) {
+		size_t from = a->out.len;
+		line_begin(a, r->time_us);
+		audit_format(&a->out, r, a->hash_context);
+		if (!line_end(a, from))
+			break;
+	}
+	*ret_end = r;
+	return r != start;
+}
+
+/* Writes a batch from r on and answers it. The first record that is left, or NULL. */
+static struct audit_record *
+write_batch(struct audit *a, struct audit_record *r)
+{
+	struct audit_record *end = NULL, *next = r->next;
+
+	/* Once more when a file failed: what is pending goes to a new one. */
+	for (unsigned attempt = 0; attempt < 2; attempt++) {
+		if (!is_recovered(a))
+			break;
+		rotate(a);
+		batch_begin(a);
+		if ((a->size == 0 && !put_leads(a)) || !put_records(a, r, &end)) {
+			log_error("audit: a record of %s cannot be made",
+				r->request_id ? r->request_id : "a request");
+			answer(a, r, KEKD_EAUDIT);
+			return next;
+		}
+		if (commit(a, 0) == 0) {
+			answer_all(a, r, end, 0);
+			return end;
+		}
+		if (a->fd >= 0) /* no space: not the file's fault */
+			break;
+	}
+	answer_all(a, r, NULL, KEKD_EAUDIT);
+	return NULL;
+}
+
+/* Takes out what is only counted. */
+static struct audit_record *
+admit(struct audit *a, struct audit_record *r)
+{
+	struct audit_record *first = NULL, **last = &first;
+	uint64_t counted = 0;
+
+	while (r) {
+		struct audit_record *next = r->next;
+		if (refusals_admit(a->refusals, r)) {
+			*last = r;
+			last = &r->next;
+		} else {
+			counted++;
+			answer(a, r, 0);
+		}
+		r = next;
+	}
+	*last = NULL;
+	if (counted > 0)
+		add_to_status(a, 0, counted);
+	return first;
+}
+
+static void
+write_records(struct audit *a, struct audit_record *r)
+{
+	if (!atomic_load(&a->ok)) {
+		answer_all(a, r, NULL, KEKD_EAUDIT);
+		return;
+	}
+	r = admit(a, r);
+	while (r)
+		r = write_batch(a, r);
+}
+
+/* What was counted stays counted until it is on disk. */
+static void
+write_summaries(struct audit *a, bool stopping)
+{
+	uint64_t due = refusals_due(a->refusals);
+
+	if (due == 0 || (!stopping && clock_boot_ns() < due) || !atomic_load(&a->ok))
+		return;
+	batch_begin(a);
+	if (!put_summaries(a))
+		set_failing(a, "the summaries cannot be made", -ENOMEM);
+	else if (a->out.len == 0 || commit(a, 0) == 0)
+		refusals_reset(a->refusals);
+}
+
+static void
+write_last(struct audit *a)
+{
+	write_summaries(a, true);
+	batch_begin(a);
+	if (atomic_load(&a->ok) && put_close(a))
+		commit(a, 0);
+	finish_file(a);
+}
+
+/* ---- the thread ---- */
+
+static uint64_t
+next_duty(const struct audit *a)
+{
+	return atomic_load(&a->ok) ? refusals_due(a->refusals) : a->retry_at;
+}
+
+static void
+wait_until(struct audit *a, uint64_t boot_ns)
+{
+	uint64_t now = clock_boot_ns(), left = boot_ns > now ? boot_ns - now : 0;
+	struct timespec ts;
+
+	if (boot_ns == 0) {
+		pthread_cond_wait(&a->wake, &a->lock);
+		return;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	left += (uint64_t)ts.tv_nsec;
+	ts.tv_sec += (time_t)(left / CLOCK_S);
+	ts.tv_nsec = (long)(left % CLOCK_S);
+	pthread_cond_timedwait(&a->wake, &a->lock, &ts);
+}
+
+static bool
+is_due(uint64_t boot_ns)
+{
+	return boot_ns != 0 && boot_ns <= clock_boot_ns();
+}
+
+/* All that waits; false at the end. */
+static bool
+take(struct audit *a, struct audit_record **ret_records)
+{
+	bool more;
+
+	pthread_mutex_lock(&a->lock);
+	while (!a->first && !a->stopping && !is_due(next_duty(a)))
+		wait_until(a, next_duty(a));
+	*ret_records = a->first;
+	more = a->first || !a->stopping;
+	a->first = NULL;
+	a->last = &a->first;
+	pthread_mutex_unlock(&a->lock);
+	return more;
+}
+
+static void *
+run(void *user)
+{
+	struct audit *a = user;
+	struct audit_record *records;
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	while (take(a, &records)) {
+		if (!atomic_load(&a->ok) && is_due(a->retry_at))
+			is_recovered(a);
+		write_records(a, records);
+		write_summaries(a, false);
+	}
+	write_last(a);
+	return NULL;
+}
+
+void
+audit_submit(struct audit *a, struct audit_record *r)
+{
+	r->next = NULL;
+	atomic_fetch_add(&a->backlog, 1);
+	pthread_mutex_lock(&a->lock);
+	*a->last = r;
+	a->last = &r->next;
+	pthread_cond_signal(&a->wake);
+	pthread_mutex_unlock(&a->lock);
+}
+
+struct waiter {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	bool done;
+	int err;
+};
+
+static void
+tell_waiter(struct audit_record *r, int err)
+{
+	struct waiter *w = r->user;
+
+	pthread_mutex_lock(&w->lock);
+	w->done = true;
+	w->err = err;
+	pthread_cond_signal(&w->wake);
+	pthread_mutex_unlock(&w->lock);
+}
+
+int
+audit_append(struct audit *a, struct audit_record *r)
+{
+	struct waiter w = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0 };
+
+	r->done = tell_waiter;
+	r->user = &w;
+	audit_submit(a, r);
+	pthread_mutex_lock(&w.lock);
+	while (!w.done)
+		pthread_cond_wait(&w.wake, &w.lock);
+	pthread_mutex_unlock(&w.lock);
+	pthread_mutex_destroy(&w.lock);
+	pthread_cond_destroy(&w.wake);
+	return w.err;
+}
+
+void
+audit_status(struct audit *a, struct audit_status *ret_status)
+{
+	pthread_mutex_lock(&a->status_lock);
+	*ret_status = a->status;
+	pthread_mutex_unlock(&a->status_lock);
+	ret_status->backlog = atomic_load(&a->backlog);
+}
+
+bool
+audit_ok(struct audit *a)
+{
+	return atomic_load(&a->ok);
+}
+
+/* ---- beginning and end ---- */
+
+static void
+release(struct audit *a)
+{
+	if (a->fd >= 0)
+		close(a->fd);
+	if (a->dir_fd >= 0)
+		close(a->dir_fd);
+	refusals_freep(&a->refusals);
+	EVP_MD_CTX_free(a->md);
+	buf_free(&a->out);
+	pthread_mutex_destroy(&a->lock);
+	pthread_mutex_destroy(&a->status_lock);
+	pthread_cond_destroy(&a->wake);
+	free(a->dir);
+	free(a->cluster);
+	free(a->node);
+	free(a);
+}
+
+static void
+init_locks(struct audit *a)
+{
+	pthread_condattr_t attributes;
+
+	pthread_mutex_init(&a->lock, NULL);
+	pthread_mutex_init(&a->status_lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&a->wake, &attributes);
+	pthread_condattr_destroy(&attributes);
+}
+
+static struct audit *
+allocate(const struct audit_config *config)
+{
+	struct audit *a = calloc(1, sizeof(*a));
+
+	if (!a)
+		return NULL;
+	init_locks(a);
+	a->fd = a->dir_fd = -1;
+	a->last = &a->first;
+	a->out = BUF_INIT(BATCH_SIZE + CHAIN_LINE_MAX);
+	a->hash_context = config->hash_context;
+	a->max_bytes = config->max_bytes ? config->max_bytes : MAX_BYTES_DEFAULT;
+	a->md = EVP_MD_CTX_new();
+	a->dir = strdup(config->dir);
+	a->cluster = strdup(config->cluster);
+	a->node = strdup(config->node);
+	if (!a->md || !a->dir || !a->cluster || !a->node || refusals_open(&a->refusals) < 0) {
+		release(a);
+		return NULL;
+	}
+	return a;
+}
+
+int
+audit_open(const struct audit_config *config, struct audit **ret_audit, char ret_error[256])
+{
+	struct audit *a = allocate(config);
+	char error[256] = "";
+
+	if (!a)
+		return -ENOMEM;
+	/* What cannot be written now is tried again by the thread. */
+	if (recover(a, error) == KEKD_EAUDIT || pthread_create(&a->thread, NULL, run, a) != 0) {
+		snprintf(ret_error, 256, "%.80s: %.170s", config->dir,
+			error[0] ? error : "no thread can be made");
+		release(a);
+		return KEKD_EAUDIT;
+	}
+	*ret_audit = a;
+	return 0;
+}
+
+void
+audit_freep(struct audit **audit)
+{
+	struct audit *a = *audit;
+
+	if (!a)
+		return;
+	pthread_mutex_lock(&a->lock);
+	a->stopping = true;
+	pthread_cond_signal(&a->wake);
+	pthread_mutex_unlock(&a->lock);
+	pthread_join(a->thread, NULL);
+	release(a);
+	*audit = NULL;
+}
