@@ -39,6 +39,7 @@ uuid_format(const struct uuid *u, char ret_text[UUID_TEXT_SIZE])
 		str_hex(&u->b[i], 1, p);
 		p += 2;
 	}
+	*p = '\0';
 }
 
 int
