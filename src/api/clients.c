@@ -151,28 +151,6 @@ identities_are_free(struct clients *table, const struct client *c, char ret_erro
 	return KEKD_ETAKEN;
 }
 
-/* The record that the body asks for. The body may repeat the name that is in the path. */
-static int
-candidate_read(struct request *r, struct client **ret_client, char ret_error[JSON_ERROR_SIZE])
-{
-	const char *name = r->params[0];
-	json_t *given = json_object_get(r->body, "name");
-
-	if (!str_is_name(name)) {
-		snprintf(ret_error, JSON_ERROR_SIZE,
-			"a client's name has 1 to %d of a-z 0-9 . _ - and begins and ends with a "
-			"letter or digit",
-			STR_NAME_MAX);
-		return KEKD_ENAME;
-	}
-	if (given && (!json_is_string(given) || strcmp(json_string_value(given), name) != 0)) {
-		snprintf(ret_error, JSON_ERROR_SIZE,
-			"the body's name is not the path's, which is \"%s\"", name);
-		return KEKD_EINVALID;
-	}
-	return client_from_json(name, r->body, 0, ret_client, ret_error);
-}
-
 /* Writes the record clients/NAME; body NULL deletes it. */
 static int
 commit(struct request *r, const struct client *now, json_t *body, uint64_t *ret_number,
@@ -223,7 +201,7 @@ api_client_put(struct request *r)
 	_cleanup_(client_unrefp) struct client *now = NULL;
 	_cleanup_(client_unrefp) struct client *candidate = NULL;
 	char error[JSON_ERROR_SIZE] = "";
-	int err = candidate_read(r, &candidate, error);
+	int err = client_from_json(r->params[0], r->body, 0, &candidate, error);
 
 	if (err == 0) {
 		now = clients_find(r->node->clients, r->params[0]);

@@ -393,12 +393,11 @@ api_key_rotate(struct request *r)
 	_cleanup_(key_unrefp) struct key *before = find_key(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
-	int err = 0;
+	int err;
 
 	if (!before)
 		return;
-	if (r->body)
-		err = json_take(r->body, members, STR_COUNT(members), error);
+	err = json_take(r->body, members, STR_COUNT(members), error);
 	if (err == 0)
 		err = token_check(r->node, token, error);
 	if (err < 0) {
@@ -466,7 +465,7 @@ change_version(struct request *r, version_change_fn *change)
 	unsigned number = version_number(r->params[1]);
 	_cleanup_(key_unrefp) struct key *before = find_key(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
-	char text[LIFECYCLE_ERROR_SIZE] = "";
+	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
 
 	if (!before)
@@ -474,6 +473,11 @@ change_version(struct request *r, version_change_fn *change)
 	if (number == 0 || !key_find_version(before, number)) {
 		request_fail(r, KEKD_ENOVERSION, "key \"%s\" has no version \"%.16s\"", r->key,
 			r->params[1]);
+		return;
+	}
+	err = json_take(r->body, NULL, 0, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
 		return;
 	}
 	err = change(&r->node->lifecycle, r->key, expected(r), number, &k, text);
