@@ -13,6 +13,9 @@
 #include "kekd/str.h"
 
 #define KEY_VERSIONS_MAX 1000
+#define KEY_LABELS_MAX 64
+#define CANARY_NONCE_SIZE 32
+#define CANARY_SIZE_MAX (BLOB_HEADER_SIZE + BLOB_IV_MAX + CANARY_NONCE_SIZE + BLOB_TAG_SIZE)
 #define KEY_PREVIOUS_WRAP_US \
 	(600ull * 1000000) /* the previous primary wraps this long after a rotation */
 
@@ -37,7 +40,7 @@ struct key_version {
 	uint64_t created_us, state_changed_us;
 	unsigned attributes; /* enum hsm_attribute, as read back at creation; 0 while the object is
 				not made */
-	uint8_t canary[BLOB_SIZE_MAX]; /* blob; canary_len 0 while there is none */
+	uint8_t canary[CANARY_SIZE_MAX]; /* blob; canary_len 0 while there is none */
 	size_t canary_len;
 	uint8_t canary_sha256[32]; /* of the nonce */
 	struct nonce_block
@@ -64,6 +67,15 @@ struct key {
 /* "UUID.ACTIVATION" of the primary; "" when there is none. */
 void key_kms_key_id(const struct key *k, char ret_text[KMS_KEY_ID_SIZE]);
 
+/* A key without versions, with one reference: the first step of creating it. NULL: no memory.
+ * labels: borrowed, copied; NULL: none. */
+struct key *key_new(const char *name, const json_t *labels, uint64_t now_us);
+/* Labels: at most 64 strings; names of 1 to 64 bytes, values of up to 256. 0 or KEKD_EINVALID with
+ * a text. */
+int key_check_labels(const json_t *labels, char ret_error[JSON_ERROR_SIZE]);
+/* The attribute that enum hsm_attribute calls by this bit: "sensitive" …; NULL for none. */
+const char *key_attribute_name(unsigned bit);
+
 struct key *key_ref(struct key *k);
 void key_unrefp(struct key **k);
 /* A deep copy to change, with one reference; for the control thread. nonces pointers are shared. */
@@ -83,16 +95,19 @@ const char *version_state_name(enum version_state s);
 bool version_state_allows(enum version_state from, enum version_state to);
 /* Which version wraps: the primary when wanted is NULL; or the named one if it is the primary, or
  * was until 10 minutes ago and is enabled. 0, KEKD_ENOVERSION, KEKD_ENOTPRIMARY, KEKD_EDISABLED,
- * KEKD_ESTATE (no primary yet). */
+ * KEKD_ESTATE (no primary yet), KEKD_ERECORD. */
 int key_choose_wrap(const struct key *k, const struct uuid *wanted, uint64_t now_us,
 	struct key_version **ret_version);
 
 struct keyring;
 int keyring_open(struct keyring **ret_keyring);
+/* Frees the nonce blocks too: no key may be in use any more. */
 void keyring_freep(struct keyring **r);
 struct key *keyring_find(
 	struct keyring *r, const char *name); /* a new reference, or NULL. Any thread. */
-/* Takes over the reference to k; replaces the record of that name. Control thread. */
+/* Takes over the reference to k, also on failure; replaces the record of that name. Gives each
+ * version that has none its nonce block: that of the same version in the replaced record, or a new
+ * one; until then k must not be shared. 0 or -ENOMEM. Control thread. */
 int keyring_publish(struct keyring *r, struct key *k);
 void keyring_mark_refused(struct keyring *r, const char *name, bool refused);
 size_t keyring_count(struct keyring *r);

@@ -32,8 +32,11 @@ enum nonce_answer {
 /* Takes n IVs. Any thread. */
 enum nonce_answer nonce_take(struct nonce_block *b, uint32_t n);
 
-/* Reserves the next block for version in the store. 0; KEKD_ENONCES when 2^32 are gone; KEKD_ESTORE
- * and what sealed_put_own gives. Control thread. */
+/* Reserves the next block for version in the store; while more than half of the present one is left
+ * it does nothing, so that several askers cost one block. The first NONCE_BLOCK of every version is
+ * set aside for canaries and proofs, which take from no block. 0; KEKD_ENONCES when 2^32 are gone;
+ * KEKD_ERECORD when the record cannot be read; KEKD_ESTORE and what sealed_put_own gives. Control
+ * thread. */
 int nonce_reserve(
 	struct nonce_block *b, struct sealed *store, const struct uuid *version, const char *node);
 /* All nodes' reservations as last seen (0 before the first). Any thread. */

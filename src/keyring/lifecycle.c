@@ -1,0 +1,592 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What changes a key. A new version goes through three durable steps: its record (staged, with the
+ * UUID that its object will have), its object in the token, and the one commit that activates it.
+ * Each step can be repeated, so that whoever asks again after a crash finishes what was begun.
+ */
+#include "kekd/clock.h"
+#include "kekd/err.h"
+#include "kekd/lifecycle.h"
+#include "kekd/log.h"
+#include "kekd/nonce.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define OBJECT_LABEL_SIZE 256
+
+static int __attribute__((format(printf, 3, 4)))
+fail(char ret_error[LIFECYCLE_ERROR_SIZE], int err, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(ret_error, LIFECYCLE_ERROR_SIZE, format, ap);
+	va_end(ap);
+	return err;
+}
+
+/* The index of a logical token, or KEKD_EHSM. */
+static int
+find_token(const struct lifecycle *l, const char *name, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	for (unsigned i = 0; i < l->tokens_count; i++)
+		if (strcmp(l->tokens[i], name) == 0)
+			return (int)i;
+	return fail(ret_error, KEKD_EHSM,
+		"token %s is not configured on node %s: add it under tokens, or name another", name,
+		l->node);
+}
+
+/* ---- records ---- */
+
+static const struct {
+	int err;
+	const char *remedy;
+} commit_remedies[] = {
+	{ KEKD_EPRECONDITION, "it has changed since: read it again, then repeat the change" },
+	{ KEKD_ESTORE, "whether the change was stored is not known: read the key, then repeat it" },
+	{ KEKD_EHELD, "the store is held: see the status for why, and what to do" },
+	{ KEKD_ERECORD, "its record is missing or its seal does not verify: put the metadata back "
+			"from a backup" },
+	{ KEKD_EHSM, "the token that seals records cannot be used: see the status, then repeat" },
+	{ KEKD_ETIMEOUT, "the token that seals records did not answer in time: repeat the change" },
+};
+
+static int
+fail_store(const char *name, int err, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	const char *remedy = kekd_strerror(err);
+
+	for (size_t i = 0; i < STR_COUNT(commit_remedies); i++)
+		if (commit_remedies[i].err == err)
+			remedy = commit_remedies[i].remedy;
+	return fail(ret_error, err, "key %s: %s", name, remedy);
+}
+
+static void
+record_path(const char *name, char ret_path[STORE_PATH_MAX + 1])
+{
+	snprintf(ret_path, STORE_PATH_MAX + 1, "keys/%s", name);
+}
+
+/* Puts k, whose commit number is set, in force; its versions then have their nonce blocks. */
+static int
+publish(struct lifecycle *l, struct key *k, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	int err = keyring_publish(l->keyring, key_ref(k));
+
+	if (err < 0)
+		fail(ret_error, err,
+			"key %s: no memory for its new record, which is stored: restart kekd",
+			k->name);
+	return err;
+}
+
+/* The key as the store has it now: an earlier commit may have been stored though its answer was an
+ * error. KEKD_ENOKEY when there is none. */
+static int
+load(struct lifecycle *l, const char *name, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct sealed_record record = { 0 };
+	char path[STORE_PATH_MAX + 1], why[JSON_ERROR_SIZE];
+	_cleanup_(key_unrefp) struct key *known = keyring_find(l->keyring, name);
+	struct key *k = NULL;
+	int err;
+
+	record_path(name, path);
+	err = sealed_get(l->store, path, &record);
+	/* A record that went missing is no reason to begin a second key of its name. */
+	if (err == -ENOENT && known)
+		return fail_store(name, KEKD_ERECORD, ret_error);
+	if (err == -ENOENT)
+		return fail(ret_error, KEKD_ENOKEY, "key %s does not exist", name);
+	if (err < 0)
+		return fail_store(name, err, ret_error);
+	if (known && !known->refused && known->commit == record.commit) {
+		k = key_ref(known);
+	} else {
+		err = key_from_json(record.body, record.commit, &k, why);
+		if (err == 0)
+			err = publish(l, k, ret_error);
+		else
+			err = fail(ret_error, KEKD_ERECORD,
+				"key %s: its record cannot be read (%s): is it a newer kekd's?",
+				name, why);
+	}
+	sealed_record_free(&record);
+	if (err < 0) {
+		key_unrefp(&k);
+		return err;
+	}
+	*ret_key = k;
+	return 0;
+}
+
+static int
+load_expected(struct lifecycle *l, const char *name, uint64_t expected, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *k;
+	int err = load(l, name, &k, ret_error);
+
+	if (err < 0)
+		return err;
+	if (expected != STORE_ANY && expected != k->commit) {
+		key_unrefp(&k);
+		return fail_store(name, KEKD_EPRECONDITION, ret_error);
+	}
+	*ret_key = k;
+	return 0;
+}
+
+static int
+copy_key(const struct key *k, struct key **ret_copy, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *copy = key_copy(k);
+
+	if (!copy)
+		return fail(ret_error, -ENOMEM, "key %s: no memory", k->name);
+	*ret_copy = copy;
+	return 0;
+}
+
+/* Stores next in the place of the record with the number that next carries (0: none), and puts it
+ * in force. Takes over next; ret_key: a new reference to it. */
+static int
+commit(struct lifecycle *l, struct key *next, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	char path[STORE_PATH_MAX + 1];
+	struct sealed_change change = { .path = path, .expected = next->commit };
+	uint64_t number;
+	int err = -ENOMEM;
+
+	record_path(next->name, path);
+	change.body = key_to_json(next);
+	if (change.body)
+		err = sealed_commit(l->store, &change, 1, &number);
+	json_decref(change.body);
+	if (err < 0) {
+		fail_store(next->name, err, ret_error);
+		goto out;
+	}
+	next->commit = number;
+	err = publish(l, next, ret_error);
+	if (err == 0)
+		*ret_key = key_ref(next);
+out:
+	key_unrefp(&next);
+	return err;
+}
+
+/* ---- one version's steps ---- */
+
+static const struct {
+	int err;
+	const char *remedy;
+} token_remedies[] = {
+	{ KEKD_EHSM, "the token cannot be used now: see the status, then repeat" },
+	{ KEKD_ETIMEOUT, "the token did not answer in time: repeat" },
+	{ KEKD_EOVERLOAD, "the token has all the work that it can hold: repeat later" },
+	{ KEKD_EPIN, "the token refused the PIN: correct its source, then repeat" },
+	{ KEKD_EOBJECT, "its object is not in the token: restore the token, then repeat" },
+	{ KEKD_EDUPLICATE, "two objects in the token have its CKA_ID: remove the wrong one" },
+	{ KEKD_EUNPROVEN, "the token's key is not the one that the record was made with: restore "
+			  "the right token, then repeat" },
+	{ KEKD_EATTRIBUTES, "the token does not hold it for ever: see what the module or the "
+			    "token's policy does to new keys" },
+};
+
+static int
+fail_token(const struct lifecycle *l, const struct key *k, const struct key_version *v, int err,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	const char *remedy = kekd_strerror(err);
+
+	for (size_t i = 0; i < STR_COUNT(token_remedies); i++)
+		if (token_remedies[i].err == err)
+			remedy = token_remedies[i].remedy;
+	return fail(ret_error, err, "key %s: version %u in token %s on node %s: %s", k->name,
+		v->number, v->token, l->node, remedy);
+}
+
+static struct key_version *
+find_staged(const struct key *k)
+{
+	for (size_t i = k->versions_count; i-- > 0;)
+		if (k->versions[i].state == VERSION_STAGED)
+			return &k->versions[i];
+	return NULL;
+}
+
+static void
+set_state(struct key_version *v, enum version_state state)
+{
+	v->state = state;
+	v->state_changed_us = clock_real_us();
+}
+
+/* Adds a staged version to next, which is not shared yet. */
+static int
+add_staged(struct key *next, const char *token, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct uuid id;
+	struct key_version *v;
+
+	if (next->versions_count >= KEY_VERSIONS_MAX)
+		return fail(ret_error, KEKD_ESTATE,
+			"key %s has %d versions, the most that a key can have: create another key",
+			next->name, KEY_VERSIONS_MAX);
+	if (uuid_generate(&id) < 0)
+		return fail(ret_error, KEKD_EINTERNAL, "the system gives no random bytes");
+	v = key_add_version(next);
+	if (!v)
+		return fail(ret_error, -ENOMEM, "key %s: no memory", next->name);
+	v->id = id;
+	v->object_id.len = sizeof(id.b);
+	memcpy(v->object_id.b, id.b, sizeof(id.b));
+	snprintf(v->token, sizeof(v->token), "%s", token);
+	set_state(v, VERSION_STAGED);
+	v->created_us = v->state_changed_us;
+	return 0;
+}
+
+/* Sees to it that the key has a staged version in this token (NULL: in any, and a new one in the
+ * first). One that was left behind in another token is given up: its record stays, so that its
+ * object is known. Replaces *k by the new record. */
+static int
+stage(struct lifecycle *l, struct key **k, const char *token, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key_version *staged = find_staged(*k);
+	struct key *next, *stored;
+	int err;
+
+	if (staged && (!token || strcmp(staged->token, token) == 0))
+		return 0;
+	err = copy_key(*k, &next, ret_error);
+	if (err < 0)
+		return err;
+	staged = find_staged(next);
+	if (staged)
+		set_state(staged, VERSION_ABANDONED);
+	err = add_staged(next, token ? token : l->tokens[0], ret_error);
+	if (err < 0) {
+		key_unrefp(&next);
+		return err;
+	}
+	err = commit(l, next, &stored, ret_error);
+	if (err < 0)
+		return err;
+	key_unrefp(k);
+	*k = stored;
+	return 0;
+}
+
+/* The names of what is missing from a whole set, for people. */
+static void
+missing_attributes(unsigned have, char *ret_text, size_t size)
+{
+	size_t len = 0;
+
+	ret_text[0] = '\0';
+	for (unsigned bit = 1; bit <= HSM_ATTR_HELD; bit <<= 1) {
+		if (!(HSM_ATTR_HELD & bit) || (have & bit) || len >= size)
+			continue;
+		len += (size_t)snprintf(ret_text + len, size - len, "%s%s", len ? ", " : "",
+			key_attribute_name(bit));
+	}
+}
+
+/* Gives up the staged version: the object that the token made can never become right. */
+static int
+refuse_attributes(struct lifecycle *l, const struct key *k, unsigned number, unsigned have,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *next, *stored;
+	struct key_version *v;
+	char missing[120];
+	int err = copy_key(k, &next, ret_error);
+
+	if (err < 0)
+		return err;
+	v = key_find_version(next, number);
+	v->attributes = have;
+	set_state(v, VERSION_ABANDONED);
+	err = commit(l, next, &stored, ret_error);
+	if (err < 0)
+		return err;
+	missing_attributes(have, missing, sizeof(missing));
+	fail(ret_error, KEKD_EATTRIBUTES,
+		"key %s: token %s made version %u without %s; it is abandoned. See what the module "
+		"or the token's policy does to new keys, then repeat",
+		k->name, v->token, number, missing);
+	key_unrefp(&stored);
+	return KEKD_EATTRIBUTES;
+}
+
+/* The object in the token: made if it is not there, and inspected in any case. */
+static int
+create_object(struct lifecycle *l, const struct key *k, struct key_version *v, unsigned token,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	char label[OBJECT_LABEL_SIZE];
+	struct hsm_op op = { .kind = HSM_OP_CREATE_KEK, .token = token, .object = v->object_id };
+	int err;
+
+	snprintf(label, sizeof(label), "kekd:%s:%s:v%u", l->cluster, k->name, v->number);
+	op.in = (const uint8_t *)label;
+	op.in_len = (uint32_t)strlen(label);
+	err = hsm_call(l->hsm, &op, 1);
+	if (err == 0)
+		err = op.err;
+	if (err == KEKD_EATTRIBUTES ||
+		(err == 0 && (op.attributes & HSM_ATTR_HELD) != HSM_ATTR_HELD))
+		return refuse_attributes(l, k, v->number, op.attributes, ret_error);
+	if (err < 0)
+		return fail_token(l, k, v, err, ret_error);
+	v->attributes = op.attributes;
+	return 0;
+}
+
+/* Object, canary, proof and first IVs of a version in a copy that is not shared. */
+static int
+prepare(struct lifecycle *l, const struct key *k, struct key_version *v,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	int token = find_token(l, v->token, ret_error), err;
+
+	if (token < 0)
+		return token;
+	if (v->state == VERSION_STAGED) {
+		err = create_object(l, k, v, (unsigned)token, ret_error);
+		if (err < 0)
+			return err;
+	}
+	err = v->canary_len > 0 ? 0 : canary_make(l->hsm, (unsigned)token, v);
+	if (err == 0)
+		err = canary_prove(l->hsm, (unsigned)token, v);
+	if (err < 0)
+		return fail_token(l, k, v, err, ret_error);
+	err = nonce_reserve(v->nonces, l->store, &v->id, l->node);
+	if (err == KEKD_ENONCES)
+		return fail(ret_error, err,
+			"key %s: version %u has no IVs left: rotate the key instead", k->name,
+			v->number);
+	return err < 0 ? fail_store(k->name, err, ret_error) : 0;
+}
+
+/* Prepares a version and makes it primary, in one commit. labels: new ones, or NULL. */
+static int
+activate(struct lifecycle *l, const struct key *k, unsigned number, const json_t *labels,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *next;
+	struct key_version *v;
+	int err = copy_key(k, &next, ret_error);
+
+	if (err < 0)
+		return err;
+	v = key_find_version(next, number);
+	err = prepare(l, next, v, ret_error);
+	if (err == 0 && labels && json_object_clear(next->labels) == 0 &&
+		json_object_update(next->labels, (json_t *)labels) < 0)
+		err = fail(ret_error, -ENOMEM, "key %s: no memory", k->name);
+	if (err < 0) {
+		key_unrefp(&next);
+		return err;
+	}
+	if (v->state == VERSION_STAGED)
+		set_state(v, VERSION_ENABLED);
+	next->previous = next->primary;
+	next->primary = number;
+	next->activation++;
+	next->activated_us = clock_real_us();
+	return commit(l, next, ret_key, ret_error);
+}
+
+/* ---- the changes ---- */
+
+/* The record that creation begins with: there is none yet, or one that never had a primary. */
+static int
+begin_creation(struct lifecycle *l, const char *name, const json_t *labels, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *k = NULL;
+	int err = load(l, name, &k, ret_error);
+
+	if (err == KEKD_ENOKEY) {
+		k = key_new(name, labels, clock_real_us());
+		err = k ? 0 : fail(ret_error, -ENOMEM, "key %s: no memory", name);
+	} else if (err == 0 && k->primary != 0) {
+		err = fail(ret_error, KEKD_EPRECONDITION,
+			"key %s exists: choose another name, or rotate it", name);
+	}
+	if (err == 0)
+		err = stage(l, &k, token, ret_error);
+	if (err < 0) {
+		key_unrefp(&k);
+		return err;
+	}
+	*ret_key = k;
+	return 0;
+}
+
+int
+lifecycle_create(struct lifecycle *l, const char *name, json_t *labels, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	char why[JSON_ERROR_SIZE];
+	int err;
+
+	if (!str_is_name(name))
+		return fail(ret_error, KEKD_ENAME,
+			"a key's name has 1 to 64 of a-z, 0-9, '.', '_' and '-', and begins and "
+			"ends with a letter or digit");
+	if (labels && key_check_labels(labels, why) < 0)
+		return fail(ret_error, KEKD_EINVALID, "key %s: %s", name, why);
+	if (token) {
+		err = find_token(l, token, ret_error);
+		if (err < 0)
+			return KEKD_EINVALID;
+	}
+	err = begin_creation(l, name, labels, token, &k, ret_error);
+	if (err < 0)
+		return err;
+	return activate(l, k, find_staged(k)->number, labels, ret_key, ret_error);
+}
+
+int
+lifecycle_rotate(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	int err;
+
+	if (token && find_token(l, token, ret_error) < 0)
+		return KEKD_EINVALID;
+	err = load_expected(l, name, expected, &k, ret_error);
+	if (err == 0)
+		err = stage(l, &k, token, ret_error);
+	if (err < 0)
+		return err;
+	return activate(l, k, find_staged(k)->number, NULL, ret_key, ret_error);
+}
+
+static int
+find_version(const struct key *k, unsigned number, struct key_version **ret_version,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key_version *v = key_find_version(k, number);
+
+	if (!v)
+		return fail(
+			ret_error, KEKD_ENOVERSION, "key %s has no version %u", k->name, number);
+	*ret_version = v;
+	return 0;
+}
+
+/* Once the keyring refuses the version, no worker keeps a copy of it. A worker that cannot be told
+ * is none that answers. */
+static void
+drop(struct lifecycle *l, const struct key *k, const struct key_version *v)
+{
+	char ignored[LIFECYCLE_ERROR_SIZE];
+	int token = find_token(l, v->token, ignored);
+	int err = token < 0 ? 0 : hsm_drop_everywhere(l->hsm, (unsigned)token, &v->object_id);
+
+	if (err < 0)
+		log_warning("key %s: version %u is disabled, but not every worker said that it "
+			    "dropped its copy: %s",
+			k->name, v->number, kekd_strerror(err));
+}
+
+int
+lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	bool enabled, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	enum version_state wanted = enabled ? VERSION_ENABLED : VERSION_DISABLED;
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	struct key_version *v = NULL;
+	struct key *next, *stored;
+	int err = load_expected(l, name, expected, &k, ret_error);
+
+	if (err == 0)
+		err = find_version(k, version, &v, ret_error);
+	if (err < 0)
+		return err;
+	if (v->state != VERSION_ENABLED && v->state != VERSION_DISABLED)
+		return fail(ret_error, KEKD_ESTATE,
+			"key %s: version %u is %s: only an enabled or disabled one changes so",
+			name, version, version_state_name(v->state));
+	if (v->state == wanted) {
+		stored = key_ref(k);
+	} else {
+		err = copy_key(k, &next, ret_error);
+		if (err < 0)
+			return err;
+		set_state(key_find_version(next, version), wanted);
+		err = commit(l, next, &stored, ret_error);
+		if (err < 0)
+			return err;
+	}
+	/* Also when it was so already: an earlier call may have ended before this. */
+	if (!enabled)
+		drop(l, k, v);
+	*ret_key = stored;
+	return 0;
+}
+
+int
+lifecycle_make_primary(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	struct key_version *v = NULL;
+	int err = load_expected(l, name, expected, &k, ret_error);
+
+	if (err == 0)
+		err = find_version(k, version, &v, ret_error);
+	if (err < 0)
+		return err;
+	if (v->state != VERSION_ENABLED)
+		return fail(ret_error, v->state == VERSION_DISABLED ? KEKD_EDISABLED : KEKD_ESTATE,
+			"key %s: version %u is %s: only an enabled one can be primary", name,
+			version, version_state_name(v->state));
+	if (k->primary == version) {
+		*ret_key = key_ref(k);
+		return 0;
+	}
+	return activate(l, k, version, NULL, ret_key, ret_error);
+}
+
+int
+lifecycle_set_labels(struct lifecycle *l, const char *name, uint64_t expected, json_t *labels,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	char why[JSON_ERROR_SIZE];
+	struct key *next;
+	json_t *copy;
+	int err;
+
+	if (key_check_labels(labels, why) < 0)
+		return fail(ret_error, KEKD_EINVALID, "key %s: %s", name, why);
+	err = load_expected(l, name, expected, &k, ret_error);
+	if (err == 0)
+		err = copy_key(k, &next, ret_error);
+	if (err < 0)
+		return err;
+	copy = json_deep_copy(labels);
+	if (!copy) {
+		key_unrefp(&next);
+		return fail(ret_error, -ENOMEM, "key %s: no memory", name);
+	}
+	json_decref(next->labels);
+	next->labels = copy;
+	return commit(l, next, ret_key, ret_error);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The IV budget: counts IVs, makes none. A block is only a number of IVs that this node may still
+ * draw, since they are random: what a new block brings is added to what is left of the old one.
+ */
+#include "kekd/nonce.h"
+
+#include "kekd/clock.h"
+#include "kekd/err.h"
+#include "kekd/log.h"
+#include "kekd/str.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#define FAST_NS (600 * CLOCK_S)
+#define ATTEMPTS 8 /* members that reserve at the same moment */
+
+struct nonce_block {
+	atomic_uint_least64_t left;
+	atomic_uint_least64_t half; /* of the newest block */
+	atomic_bool low_said;
+	atomic_uint_least64_t reserved;
+	uint64_t taken_ns; /* when the newest was reserved; 0: none since the start. Control thread
+			    */
+};
+
+struct nonce_block *
+nonce_block_new(void)
+{
+	return calloc(1, sizeof(struct nonce_block));
+}
+
+void
+nonce_block_free(struct nonce_block *b)
+{
+	free(b);
+}
+
+uint64_t
+nonce_reserved(const struct nonce_block *b)
+{
+	return atomic_load_explicit(&b->reserved, memory_order_relaxed);
+}
+
+enum nonce_answer
+nonce_take(struct nonce_block *b, uint32_t n)
+{
+	uint64_t left = atomic_load(&b->left);
+
+	do {
+		if (left < n)
+			return NONCE_NONE;
+	} while (!atomic_compare_exchange_weak(&b->left, &left, left - n));
+	if (left - n > atomic_load(&b->half) || atomic_exchange(&b->low_said, true))
+		return NONCE_TAKEN;
+	return NONCE_TAKEN_LOW;
+}
+
+static void
+add(struct nonce_block *b, uint64_t size)
+{
+	b->taken_ns = clock_boot_ns();
+	atomic_store(&b->half, size / 2);
+	atomic_fetch_add(&b->left, size);
+	atomic_store(&b->low_said, false);
+}
+
+/* A block of an earlier run says nothing of how fast this one spends. */
+static uint64_t
+next_size(const struct nonce_block *b, uint64_t reserved)
+{
+	bool fast = b->taken_ns != 0 && clock_boot_ns() - b->taken_ns < FAST_NS;
+	uint64_t size = fast ? NONCE_BLOCK_FAST : NONCE_BLOCK;
+
+	return size < NONCE_MAX - reserved ? size : NONCE_MAX - reserved;
+}
+
+/* body NULL: there is no record yet. Its total, and its blocks as a new reference. */
+static int
+read_record(json_t *body, uint64_t *ret_reserved, json_t **ret_blocks)
+{
+	char error[JSON_ERROR_SIZE];
+	int64_t reserved = NONCE_BLOCK;
+	json_t *blocks = NULL;
+	const struct json_member members[] = {
+		{ "reserved", JSON_KIND_INTEGER, true, &reserved },
+		{ "blocks", JSON_KIND_OBJECT, true, &blocks },
+	};
+
+	if (body && (json_take(body, members, STR_COUNT(members), error) < 0 ||
+			    (uint64_t)reserved > NONCE_MAX))
+		return KEKD_ERECORD;
+	blocks = blocks ? json_incref(blocks) : json_object();
+	if (!blocks)
+		return -ENOMEM;
+	*ret_reserved = (uint64_t)reserved;
+	*ret_blocks = blocks;
+	return 0;
+}
+
+static json_t *
+next_record(json_t *blocks, const char *node, uint64_t reserved, uint64_t size)
+{
+	char at[CLOCK_TEXT_SIZE];
+
+	clock_format(clock_real_us(), at);
+	if (json_object_set_new(blocks, node,
+		    json_pack("{s:I, s:I, s:s}", "from", (json_int_t)reserved, "size",
+			    (json_int_t)size, "at", at)) < 0)
+		return NULL;
+	return json_pack("{s:I, s:O}", "reserved", (json_int_t)(reserved + size), "blocks", blocks);
+}
+
+static int
+reserve_once(struct nonce_block *b, struct sealed *store, const char *path, const char *node)
+{
+	struct sealed_record record = { 0 };
+	json_t *blocks = NULL, *body = NULL;
+	uint64_t reserved = 0, size, number;
+	int err = sealed_get(store, path, &record);
+
+	if (err == -ENOENT)
+		err = 0;
+	if (err == 0)
+		err = read_record(record.body, &reserved, &blocks);
+	if (err < 0)
+		goto out;
+	atomic_store(&b->reserved, reserved);
+	size = next_size(b, reserved);
+	if (size == 0) {
+		err = KEKD_ENONCES;
+		goto out;
+	}
+	body = next_record(blocks, node, reserved, size);
+	err = body ? sealed_put_own(store, path, record.commit, body, &number) : -ENOMEM;
+	if (err == 0) {
+		atomic_store(&b->reserved, reserved + size);
+		add(b, size);
+	}
+out:
+	json_decref(body);
+	json_decref(blocks);
+	sealed_record_free(&record);
+	return err;
+}
+
+int
+nonce_reserve(
+	struct nonce_block *b, struct sealed *store, const struct uuid *version, const char *node)
+{
+	char id[UUID_TEXT_SIZE], path[STORE_PATH_MAX + 1];
+	int err = KEKD_EPRECONDITION;
+
+	if (atomic_load(&b->left) > atomic_load(&b->half))
+		return 0;
+	uuid_format(version, id);
+	snprintf(path, sizeof(path), "nonces/%s", id);
+	for (int i = 0; i < ATTEMPTS && err == KEKD_EPRECONDITION; i++)
+		err = reserve_once(b, store, path, node);
+	if (err < 0 && err != KEKD_ENONCES)
+		log_warning("no block of IVs could be reserved for version %s: %s", id,
+			kekd_strerror(err));
+	return err;
+}
