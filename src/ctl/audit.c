@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kekctl audit …: verifying a log from its files alone, and where the server's ends. */
+#include "ctl.h"
+
+#include "kekd/audit.h"
+#include "kekd/err.h"
+
+#include <string.h>
+
+static json_t *
+report_json(const struct audit_report *r)
+{
+	json_t *value = json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:s}", "ok",
+		r->fault[0] == '\0', "records", (json_int_t)r->records, "files",
+		(json_int_t)r->files, "gaps", (json_int_t)r->gaps, "first_sequence",
+		(json_int_t)r->first_sequence, "last_sequence", (json_int_t)r->last_sequence,
+		"first_time", r->first_time, "last_time", r->last_time, "head", r->head);
+
+	if (r->fault[0])
+		json_object_set_new(value, "fault",
+			json_pack("{s:s, s:I, s:I, s:s}", "file", r->fault_file, "line",
+				(json_int_t)r->fault_line, "sequence",
+				(json_int_t)r->fault_sequence, "what", r->fault));
+	if (r->notes)
+		json_object_set(value, "notes", r->notes);
+	return value;
+}
+
+static const char *
+report_time(const char *text)
+{
+	return strlen(text) > 19 ? show_format("%.10s %.8sZ", text, text + 11) : "-";
+}
+
+static void
+show_notes(const json_t *notes)
+{
+	const json_t *note;
+	size_t i;
+
+	json_array_foreach((json_t *)notes, i, note) {
+		char *text = json_dumps(note, JSON_COMPACT);
+		if (i == 0)
+			fputs("\nOf note (no faults):\n", stdout);
+		printf("  %s\n", text ? text : "");
+		json_text_free(text);
+	}
+}
+
+static void
+show_report(const char *dir, const struct audit_report *r)
+{
+	_cleanup_(table_freep) struct table *t = table_new_block();
+
+	table_field(t, "Log", "%s", dir);
+	table_field(t, "Verdict", "%s",
+		r->fault[0] ? "NOT WHOLE" : "whole: every record is there and unchanged");
+	table_field(t, "Records", "%llu in %llu files, sequence %llu to %llu",
+		(unsigned long long)r->records, (unsigned long long)r->files,
+		(unsigned long long)r->first_sequence, (unsigned long long)r->last_sequence);
+	table_field(t, "Time", "%s to %s", report_time(r->first_time), report_time(r->last_time));
+	table_field(t, "Gaps", "%llu", (unsigned long long)r->gaps);
+	table_field(t, "Head", "%s", r->head[0] ? r->head : "-");
+	table_print(t);
+	show_notes(r->notes);
+}
+
+static void
+say_fault(const struct audit_report *r)
+{
+	if (r->fault_sequence > 0)
+		say_error("%s, line %llu, sequence %llu: %s", r->fault_file,
+			(unsigned long long)r->fault_line, (unsigned long long)r->fault_sequence,
+			r->fault);
+	else
+		say_error("%s, line %llu: %s", r->fault_file, (unsigned long long)r->fault_line,
+			r->fault);
+	say_hint("keep the files as they are, and compare them with a copy from elsewhere; what "
+		 "stands before the fault verifies");
+}
+
+static int
+run_verify(struct ctl *ctl)
+{
+	struct audit_report report = { 0 };
+	_cleanup_(json_freep) json_t *value = NULL;
+	const char *dir = ctl->args.words[0];
+	int err = audit_verify(dir, &report);
+
+	if (err < 0 && err != KEKD_EAUDIT) {
+		say_error("cannot read %s: %s", dir, kekd_strerror(err));
+		say_hint("give the directory with the audit-*.jsonl files: \"dir\" of the server's "
+			 "audit section");
+		json_decref(report.notes);
+		return CTL_FAILED;
+	}
+	value = report_json(&report);
+	json_decref(report.notes);
+	report.notes = json_object_get(value, "notes");
+	if (ctl->json)
+		show_json(value);
+	else if (!ctl->quiet)
+		show_report(dir, &report);
+	fflush(stdout);
+	if (err < 0)
+		say_fault(&report);
+	return err < 0 ? CTL_UNVERIFIED : CTL_OK;
+}
+
+static int
+run_head(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *status = NULL;
+	_cleanup_(table_freep) struct table *t = NULL;
+	const json_t *audit;
+	int exit_status = ctl_get(ctl, "/v1/status", &status);
+
+	if (exit_status != CTL_OK)
+		return exit_status;
+	audit = json_object_get(status, "audit");
+	if (ctl->json) {
+		show_json(audit);
+		return CTL_OK;
+	}
+	if (ctl->quiet) {
+		puts(string_of(audit, "head"));
+		return CTL_OK;
+	}
+	t = table_new_block();
+	table_field(t, "Node", "%s", show_text(status, "node"));
+	table_field(t, "Sequence", "%s", show_number(audit, "sequence"));
+	table_field(t, "Head", "%s", show_text(audit, "head"));
+	table_field(t, "File", "%s", show_text(audit, "file"));
+	table_field(t, "State", "%s",
+		json_is_true(json_object_get(audit, "ok")) ? "writing"
+							   : show_text(audit, "reason"));
+	table_field(t, "Waiting", "%s", show_number(audit, "backlog"));
+	table_print(t);
+	return CTL_OK;
+}
+
+const struct ctl_command ctl_audit_commands[] = {
+	{ "audit verify", "DIR", "Verifies an audit log from its files, without a server",
+		"DIR holds the audit-*.jsonl files. A changed, missing, inserted or swapped "
+		"record\n"
+		"is named by file, line and sequence number; exit status 6.",
+		"", 1, 1, run_verify },
+	{ "audit head", "", "Shows where the server's audit log ends", NULL, "", 0, 0, run_head },
+	{ NULL },
+};

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line: options may stand anywhere, each means the same with every command. */
+#include "ctl.h"
+
+#include <string.h>
+
+const struct ctl_option ctl_options[] = {
+	{ "config", 0, "FILE", "read this kekctl.yaml", true },
+	{ "endpoint", 0, "URL", "ask this server, https://HOST:PORT; may be given again", true },
+	{ "ca", 0, "FILE", "PEM file with the CA of the server's certificate", true },
+	{ "cert", 0, "FILE", "PEM file with the client's certificate", true },
+	{ "key", 0, "FILE", "PEM file with the client certificate's private key", true },
+	{ "timeout", 0, "SECONDS", "give up after this time (30)", true },
+	{ "output", 'o', "FORMAT", "table (default) or json", true },
+	{ "quiet", 'q', NULL, "lists show names alone, changes say nothing", true },
+	{ "help", 'h', NULL, "show help, for the command if there is one", true },
+	{ "version", 0, NULL, "show kekctl's version", true },
+	{ "label", 0, "K=V", "give the key this label; may be given again", false },
+	{ "token", 0, "TOKEN", "make the version in this logical token", false },
+	{ "in", 0, "FILE", "read from FILE; - or nothing: standard input", false },
+	{ "out", 0, "FILE", "write to FILE; - or nothing: standard output", false },
+	{ "plaintext-out", 0, "FILE", "write the data key's plaintext to FILE (mode 0600)", false },
+	{ "context", 0, "K=V", "a pair of the context; may be given again", false },
+	{ "new-context", 0, "K=V", "a pair of the context from now on; '' for an empty one",
+		false },
+	{ "version-id", 0, "UUID", "wrap with this version: the primary or the one before", false },
+	{ "bytes", 0, "N", "length of the data key (32)", false },
+	{ "force", 0, NULL, "write over files, and let a secret touch a terminal", false },
+	{ "identity", 0, "ID", "uri:…, dns:… or spki:SHA256 of a certificate; may be given again",
+		false },
+	{ "grant", 0, "KEYS:OPS", "a glob over key names, and operations after a colon", false },
+	{ "address", 0, "CIDR", "allow this network or address only; may be given again", false },
+	{ NULL },
+};
+
+static const struct ctl_option *
+find_long(const char *name, size_t len)
+{
+	for (const struct ctl_option *o = ctl_options; o->name; o++)
+		if (strlen(o->name) == len && strncmp(o->name, name, len) == 0)
+			return o;
+	return NULL;
+}
+
+static const struct ctl_option *
+find_letter(char letter)
+{
+	for (const struct ctl_option *o = ctl_options; o->name; o++)
+		if (o->letter && o->letter == letter)
+			return o;
+	return NULL;
+}
+
+static int
+too_many(void)
+{
+	say_error("more than %d arguments", CTL_ARGS_MAX);
+	return CTL_USAGE;
+}
+
+static int
+add(struct ctl_args *a, const struct ctl_option *o, const char *value)
+{
+	if (a->given_count == CTL_ARGS_MAX)
+		return too_many();
+	a->given[a->given_count].option = o;
+	a->given[a->given_count++].value = value;
+	return CTL_OK;
+}
+
+/* attached: the value in the same argument ("--in=FILE", "-ojson"), or NULL. */
+static int
+take(struct ctl_args *a, const struct ctl_option *o, const char *attached, char ***next)
+{
+	if (!o->argument && attached) {
+		say_error("--%s takes no value", o->name);
+		return CTL_USAGE;
+	}
+	if (o->argument && !attached)
+		attached = *(*next)++;
+	if (o->argument && !attached) {
+		say_error("--%s needs a value: --%s %s", o->name, o->name, o->argument);
+		return CTL_USAGE;
+	}
+	return add(a, o, attached);
+}
+
+static int
+take_option(struct ctl_args *a, const char *arg, char ***next)
+{
+	const struct ctl_option *o;
+	const char *equals = NULL;
+
+	if (arg[1] == '-') {
+		equals = strchr(arg, '=');
+		o = find_long(arg + 2, equals ? (size_t)(equals - arg - 2) : strlen(arg + 2));
+		if (equals)
+			equals++;
+	} else {
+		o = find_letter(arg[1]);
+		equals = arg[2] ? arg + 2 : NULL;
+	}
+	if (!o) {
+		say_error("there is no option %s", arg);
+		say_hint("kekctl help");
+		return CTL_USAGE;
+	}
+	return take(a, o, equals, next);
+}
+
+int
+args_parse(int argc, char **argv, struct ctl_args *ret_args)
+{
+	struct ctl_args a = { 0 };
+	char **next = argv + (argc > 0);
+	bool only_words = false;
+
+	while (*next) {
+		const char *arg = *next++;
+		int status = CTL_OK;
+		if (!only_words && strcmp(arg, "--") == 0)
+			only_words = true;
+		else if (!only_words && arg[0] == '-' && arg[1])
+			status = take_option(&a, arg, &next);
+		else if (a.words_count == CTL_ARGS_MAX)
+			status = too_many();
+		else
+			a.words[a.words_count++] = arg;
+		if (status != CTL_OK)
+			return status;
+	}
+	*ret_args = a;
+	return CTL_OK;
+}
+
+size_t
+args_count(const struct ctl_args *a, const char *option)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < a->given_count; i++)
+		n += strcmp(a->given[i].option->name, option) == 0;
+	return n;
+}
+
+const char *
+args_nth(const struct ctl_args *a, const char *option, size_t n)
+{
+	for (size_t i = 0; i < a->given_count; i++)
+		if (strcmp(a->given[i].option->name, option) == 0 && n-- == 0)
+			return a->given[i].value;
+	return NULL;
+}
+
+bool
+args_has(const struct ctl_args *a, const char *option)
+{
+	return args_count(a, option) > 0;
+}
+
+const char *
+args_value(const struct ctl_args *a, const char *option)
+{
+	size_t n = args_count(a, option);
+
+	return n > 0 ? args_nth(a, option, n - 1) : NULL;
+}
+
+static int
+add_pair(json_t *object, const char *option, const char *pair)
+{
+	const char *equals = strchr(pair, '=');
+	_cleanup_(str_freep) char *name = equals ? strndup(pair, (size_t)(equals - pair)) : NULL;
+
+	if (!name || !*name) {
+		say_error("--%s \"%s\" is not K=V", option, pair);
+		return CTL_USAGE;
+	}
+	if (json_object_get(object, name)) {
+		say_error("--%s gives \"%s\" twice", option, name);
+		return CTL_USAGE;
+	}
+	if (json_object_set_new(object, name, json_string(equals + 1)) < 0) {
+		say_error("--%s \"%s\" is not UTF-8", option, pair);
+		return CTL_USAGE;
+	}
+	return CTL_OK;
+}
+
+int
+args_pairs(const struct ctl_args *a, const char *option, json_t **ret_object)
+{
+	size_t n = args_count(a, option);
+	_cleanup_(json_freep) json_t *object = n > 0 ? json_object() : NULL;
+
+	if (n == 1 && !*args_nth(a, option, 0))
+		n = 0;
+	for (size_t i = 0; i < n; i++) {
+		int status = add_pair(object, option, args_nth(a, option, i));
+		if (status != CTL_OK)
+			return status;
+	}
+	*ret_object = json_incref(object);
+	return CTL_OK;
+}

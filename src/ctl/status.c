@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kekctl status and version. */
+#include "ctl.h"
+
+#include <string.h>
+
+static const char *
+plural(long long n, const char *one)
+{
+	return show_format("%lld %s%s", n, one, n == 1 ? "" : "s");
+}
+
+static void
+add_node(struct table *t, const json_t *s)
+{
+	const char *reason = string_of(s, "phase_reason");
+
+	table_field(t, "Node", "%s", show_text(s, "node"));
+	table_field(t, "Cluster", "%s, generation %s", show_text(s, "cluster"),
+		show_text(s, "generation"));
+	table_field(t, "Version", "%s", show_text(s, "version"));
+	table_field(t, "Phase", "%s%s%s", show_text(s, "phase"), *reason ? ": " : "", reason);
+	table_field(t, "Role", "%s", show_text(s, "role"));
+	table_field(t, "Up for", "%s", show_duration(number_of(s, "uptime_s")));
+	table_field(t, "Revision", "%s", show_number(s, "revision"));
+}
+
+static void
+add_contents(struct table *t, const json_t *s)
+{
+	const json_t *v = json_object_get(s, "versions");
+	long long failed = number_of(v, "failed");
+
+	table_field(t, "Keys", "%s", show_number(s, "keys"));
+	table_field(t, "Versions", "%s of %s proven in the token%s", show_number(v, "proven"),
+		show_number(v, "total"), failed > 0 ? show_format(", %lld FAILED", failed) : "");
+	table_field(t, "Clients", "%s", show_number(s, "clients"));
+	table_field(t, "Unknown", "%s in the tokens",
+		plural((long long)json_array_size(json_object_get(s, "unknown_objects")),
+			"object"));
+}
+
+static void
+add_store(struct table *t, const json_t *store)
+{
+	const char *hold = string_of(store, "hold_text");
+	const json_t *path;
+	size_t i;
+
+	if (!json_is_object(store)) {
+		table_field(t, "Store", "not read yet");
+		return;
+	}
+	table_field(t, "Store", "%s, %s, number %s", show_text(store, "engine"),
+		plural(number_of(store, "records"), "record"), show_number(store, "number"));
+	if (*hold)
+		table_field(t, "", "HELD: %s", hold);
+	json_array_foreach(json_object_get(store, "refused"), i, path)
+		table_field(t, "", "REFUSED: %s was changed from outside",
+			json_string_value(path) ? json_string_value(path) : "?");
+}
+
+static void
+add_audit(struct table *t, const json_t *audit)
+{
+	if (!json_is_object(audit))
+		table_field(t, "Audit", "not open yet");
+	else if (json_is_true(json_object_get(audit, "ok")))
+		table_field(t, "Audit", "writing, at sequence %s in %s",
+			show_number(audit, "sequence"), show_text(audit, "file"));
+	else
+		table_field(t, "Audit", "FAILING: %s", show_text(audit, "reason"));
+}
+
+static void
+add_tokens(struct table *t, const json_t *tokens)
+{
+	const json_t *token;
+	size_t i;
+
+	json_array_foreach((json_t *)tokens, i, token)
+		table_field(t, i == 0 ? "Tokens" : "", "%s: %s, %s, %s", show_text(token, "name"),
+			json_is_true(json_object_get(token, "ready")) ? "ready" : "NOT READY",
+			plural((long long)json_array_size(json_object_get(token, "workers")),
+				"worker"),
+			plural(number_of(token, "objects"), "object"));
+}
+
+static int
+run_status(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *s = NULL;
+	_cleanup_(table_freep) struct table *t = NULL;
+	int status = ctl_get(ctl, "/v1/status", &s);
+
+	if (status != CTL_OK)
+		return status;
+	if (ctl->json) {
+		show_json(s);
+		return CTL_OK;
+	}
+	if (ctl->quiet) {
+		puts(string_of(s, "phase"));
+		return CTL_OK;
+	}
+	t = table_new_block();
+	add_node(t, s);
+	add_tokens(t, json_object_get(s, "tokens"));
+	add_store(t, json_object_get(s, "store"));
+	add_audit(t, json_object_get(s, "audit"));
+	add_contents(t, s);
+	table_print(t);
+	return CTL_OK;
+}
+
+static int
+run_version(struct ctl *ctl)
+{
+	if (ctl->json)
+		printf("{\n  \"kekctl\": \"%s\"\n}\n", PACKAGE_VERSION);
+	else
+		printf("kekctl %s\n", PACKAGE_VERSION);
+	return CTL_OK;
+}
+
+const struct ctl_command ctl_status_commands[] = {
+	{ "status", "", "Shows the state of the server", NULL, "", 0, 0, run_status },
+	{ "version", "", "Shows kekctl's version; \"status\" has the server's", NULL, "", 0, 0,
+		run_version },
+	{ NULL },
+};
