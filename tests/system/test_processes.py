@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three kinds of processes, told apart by what they cannot do."""
+
+import os
+import re
+import signal
+
+import pytest
+
+from kekd import LOGGING_MODULE, alive, comm, kill, wait_for
+
+USER, HSM_USER = 64201, 64202
+
+
+@pytest.fixture(scope="module")
+def separate(make_shared_server, root):
+    """As in production: root starts it, the children have users of their own."""
+    server = make_shared_server(user=USER, hsm_user=HSM_USER)
+    return server.init().start().populate()
+
+
+def credentials(pid):
+    """Real, effective, saved and file system ids; supplementary groups."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        fields = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    return ({int(u) for u in fields["Uid"].split()}, {int(g) for g in fields["Gid"].split()},
+            fields["Groups"].split(), fields)
+
+
+def as_user(uid, action):
+    """Runs the action in a child under the user's rights; did it end without PermissionError?"""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setegid(uid)
+            os.seteuid(uid)
+            action()
+        except PermissionError:
+            os._exit(13)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, 13), status
+    return status == 0
+
+
+def sockets(pid):
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except FileNotFoundError:
+            continue
+        match = re.fullmatch(r"socket:\[(\d+)\]", target)
+        if match:
+            found.add(match[1])
+    return found
+
+
+def listening(pid):
+    """The inodes of this process's sockets that listen, of any family."""
+    inodes = set()
+    for name in ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{name}", encoding="ascii") as f:
+            for line in f.readlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A":
+                    inodes.add(fields[9])
+    with open(f"/proc/{pid}/net/unix", encoding="ascii", errors="replace") as f:
+        for line in f.readlines()[1:]:
+            fields = line.split()
+            if int(fields[3], 16) & 0x10000:
+                inodes.add(fields[6])
+    return sockets(pid) & inodes
+
+
+def maps(pid):
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as f:
+        return f.read()
+
+
+def open_files(pid):
+    out = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            out.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            pass
+    return out
+
+
+def test_the_parent_has_one_kekd_net_and_its_workers(server):
+    assert server.net()
+    assert len(server.workers()) == 2
+    assert len(server.family()) == 4
+
+
+def test_each_child_has_its_own_user_for_good(separate):
+    for pid, uid in [(separate.net(), USER), *((w, HSM_USER) for w in separate.workers())]:
+        uids, gids, groups, fields = credentials(pid)
+        assert uids == {uid} and gids == {uid}, comm(pid)
+        assert "0" not in groups
+        for capability in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert int(fields[capability], 16) == 0, (comm(pid), capability)
+        assert fields["NoNewPrivs"] == "1"
+
+
+def test_kekd_net_cannot_open_the_pin_file_or_the_token(separate):
+    net, = credentials(separate.net())[0]
+
+    def read_pin():
+        with open(separate.pin_path, "rb") as f:
+            assert f.read()
+
+    assert not as_user(net, read_pin)
+    assert not as_user(net, lambda: os.listdir(separate.path("tokens")))
+    assert as_user(HSM_USER, read_pin)
+
+
+def test_kekd_net_does_not_even_hold_the_pin_files_descriptor(separate):
+    files = open_files(separate.net())
+    assert not [f for f in files if f.startswith((separate.pin_path, separate.path("tokens")))]
+
+
+def test_the_module_is_mapped_by_the_workers_alone(separate):
+    for pid in (separate.net(), separate.process.pid):
+        assert "softhsm" not in maps(pid) and "p11-kit" not in maps(pid) or \
+            pid == separate.process.pid and "softhsm" not in maps(pid)
+    for pid in separate.workers():
+        assert "libsofthsm2.so" in maps(pid)
+
+
+def test_no_worker_and_no_parent_serves_the_network(separate):
+    assert len(listening(separate.net())) == 1
+    for pid in separate.workers():
+        assert listening(pid) == set()
+        with open(f"/proc/{pid}/net/tcp", encoding="ascii") as f:
+            tcp = {line.split()[9] for line in f.readlines()[1:]}
+        assert not sockets(pid) & tcp, "a worker has a TCP socket"
+
+
+def test_workers_cannot_reach_the_metadata_the_audit_log_or_the_servers_key(separate):
+    for path in ("state", "audit"):
+        assert not as_user(HSM_USER, lambda p=path: os.listdir(separate.path(p)))
+    assert not as_user(HSM_USER, lambda: open(separate.path("server.key"), "rb").close())
+
+
+def test_what_the_children_write_is_for_their_own_eyes(separate):
+    for folder in ("state", "audit", "state-hsm"):
+        for where, _, names in os.walk(separate.path(folder)):
+            for name in names:
+                mode = os.stat(os.path.join(where, name)).st_mode & 0o777
+                assert mode & 0o077 == 0, (where, name, oct(mode))
+
+
+def test_started_by_a_user_all_run_as_that_user(make_server, root):
+    """An ordinary user's lab: everything belongs to the caller."""
+    server = make_server(user=USER, hsm_user=USER)
+    os.chown(server.dir, USER, USER)
+    os.chown(server.log_path, USER, USER) if os.path.exists(server.log_path) else None
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(USER)
+            os.setuid(USER)
+            server.init().start().stop()
+        except BaseException as e:
+            print(e, flush=True)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, server.log()
+
+
+@pytest.mark.parametrize("who", ["net", "worker"])
+def test_a_child_that_dies_is_started_again(own, who):
+    old = own.net() if who == "net" else own.workers()[0]
+    kill(old)
+    wait_for(lambda: len(own.family()) == 4 and old not in own.family(), "it is back")
+    own.wait_ready()
+    with own.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+
+
+def test_the_children_end_with_the_parent(own):
+    family = own.family()
+    kill(own.process.pid, signal.SIGKILL)
+    own.process.wait()
+    own.process = None
+    wait_for(lambda: not any(alive(p) for p in family), "all children have ended", 10)
+    own.start()
+    with own.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+
+
+def test_no_environment_of_the_caller_reaches_kekd_net_with_secrets(server):
+    with open(f"/proc/{server.net()}/environ", "rb") as f:
+        assert b"4711-test-pin" not in f.read()
+    for pid in server.family():
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            assert b"4711-test-pin" not in f.read()
+
+
+def test_the_logging_module_is_there_for_the_tests_that_need_it():
+    assert os.path.exists(LOGGING_MODULE)
