@@ -54,9 +54,6 @@ void api_set_etag(struct request *r, uint64_t commit);
 /* Takes over the reference; an earlier detail is replaced. */
 void api_set_detail(struct request *r, json_t *detail);
 
-/* The store once everything in it is loaded, else NULL. Any thread. */
-struct sealed *api_store(struct node *n);
-
 /* A time as RFC 3339 text, or null for 0. */
 json_t *api_time(uint64_t real_us);
 

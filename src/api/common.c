@@ -56,12 +56,6 @@ api_set_detail(struct request *r, json_t *detail)
 	r->audit_detail = detail;
 }
 
-struct sealed *
-api_store(struct node *n)
-{
-	return atomic_load(&n->phase) == NODE_STARTING ? NULL : n->sealed;
-}
-
 json_t *
 api_time(uint64_t real_us)
 {

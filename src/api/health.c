@@ -53,7 +53,7 @@ check_audit(struct node *n, json_t *reasons)
 static void
 check_store(struct node *n, json_t *reasons, json_t *warnings)
 {
-	struct sealed *store = api_store(n);
+	struct sealed *store = atomic_load(&n->sealed);
 	struct sealed_status status;
 
 	if (!store)

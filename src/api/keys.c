@@ -5,35 +5,20 @@
  */
 #include "api.h"
 
-#include "kekd/clock.h"
-
 #include <errno.h>
 #include <string.h>
 
-#define LABELS_MAX 64
-#define LABEL_NAME_MAX 128
-#define LABEL_VALUE_MAX 256
 #define LIST_BATCH 100
 #define LIST_VERSIONS_MAX 10000 /* on one page: keeps an answer at a few MiB */
-
-static const char *const attribute_names[] = {
-	"sensitive",
-	"always_sensitive",
-	"never_extractable",
-	"local",
-	"not_extractable",
-	"token",
-	"private",
-};
 
 static json_t *
 attributes_json(unsigned attributes)
 {
 	json_t *names = json_array();
 
-	for (size_t i = 0; i < STR_COUNT(attribute_names); i++)
-		if (attributes & (1u << i))
-			json_array_append_new(names, json_string(attribute_names[i]));
+	for (unsigned bit = 1; bit && bit <= attributes; bit <<= 1)
+		if (attributes & bit && key_attribute_name(bit))
+			json_array_append_new(names, json_string(key_attribute_name(bit)));
 	return names;
 }
 
@@ -245,39 +230,6 @@ fail_change(struct request *r, int err, const char *text)
 	request_fail(r, err, "%s", *text ? text : kekd_strerror(err));
 }
 
-static int
-labels_check(const json_t *labels, char ret_error[JSON_ERROR_SIZE])
-{
-	const char *name;
-	json_t *value;
-
-	if (json_object_size(labels) > LABELS_MAX) {
-		snprintf(ret_error, JSON_ERROR_SIZE, "a key has at most %d labels", LABELS_MAX);
-		return KEKD_EINVALID;
-	}
-	json_object_foreach((json_t *)labels, name, value) {
-		size_t len = strlen(name);
-		if (len < 1 || len > LABEL_NAME_MAX || !json_is_string(value) ||
-			json_string_length(value) > LABEL_VALUE_MAX) {
-			snprintf(ret_error, JSON_ERROR_SIZE,
-				"labels are strings; a name has 1 to %d bytes, a value up to %d",
-				LABEL_NAME_MAX, LABEL_VALUE_MAX);
-			return KEKD_EINVALID;
-		}
-	}
-	return 0;
-}
-
-static int
-token_check(struct node *n, const char *token, char ret_error[JSON_ERROR_SIZE])
-{
-	if (!token || node_token(n, token) >= 0)
-		return 0;
-	snprintf(ret_error, JSON_ERROR_SIZE,
-		"no token \"%.64s\" is configured here: GET /v1/status lists them", token);
-	return KEKD_EINVALID;
-}
-
 struct creation {
 	const char *name, *algorithm, *token;
 	json_t *labels;
@@ -303,6 +255,7 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 			STR_NAME_MAX);
 		return KEKD_ENAME;
 	}
+	r->key = c->name; /* for the audit record: the path has none */
 	if (client_authorise(r->client, ACCESS_KEY_CREATE, c->name) < 0) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"no grant of client \"%s\" has key.create for key \"%s\"", r->client->name,
@@ -314,9 +267,7 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 			algorithm_name(BLOB_AES256_GCM));
 		return KEKD_EINVALID;
 	}
-	if (c->labels && (err = labels_check(c->labels, ret_error)) < 0)
-		return err;
-	return token_check(r->node, c->token, ret_error);
+	return 0;
 }
 
 static void
@@ -338,7 +289,6 @@ api_key_create(struct request *r)
 {
 	struct creation c = { 0 };
 	_cleanup_(key_unrefp) struct key *k = NULL;
-	_cleanup_(json_freep) json_t *labels = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err = creation_read(r, &c, error);
 
@@ -346,9 +296,7 @@ api_key_create(struct request *r)
 		request_fail(r, err, "%s", error);
 		return;
 	}
-	r->key = c.name; /* for the audit record: the path has none */
-	labels = c.labels ? json_incref(c.labels) : json_object();
-	err = lifecycle_create(&r->node->lifecycle, c.name, labels, c.token, &k, text);
+	err = lifecycle_create(&r->node->lifecycle, c.name, c.labels, c.token, &k, text);
 	if (err < 0) {
 		fail_change(r, err, text);
 		return;
@@ -370,8 +318,6 @@ api_key_patch(struct request *r)
 	if (!before)
 		return;
 	err = json_take(r->body, members, STR_COUNT(members), error);
-	if (err == 0)
-		err = labels_check(labels, error);
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
 		return;
@@ -398,8 +344,6 @@ api_key_rotate(struct request *r)
 	if (!before)
 		return;
 	err = json_take(r->body, members, STR_COUNT(members), error);
-	if (err == 0)
-		err = token_check(r->node, token, error);
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
 		return;

@@ -122,7 +122,7 @@ refused_json(struct sealed *store)
 static json_t *
 store_json(struct node *n, const struct sealed_status *status)
 {
-	struct sealed *store = api_store(n);
+	struct sealed *store = atomic_load(&n->sealed);
 
 	if (!store)
 		return json_null();
@@ -191,7 +191,7 @@ void
 api_status(struct request *r)
 {
 	struct node *n = r->node;
-	struct sealed *store = api_store(n);
+	struct sealed *store = atomic_load(&n->sealed);
 	struct sealed_status s = { 0 };
 	char reason[256];
 	json_t *unknown, *value;
