@@ -22,12 +22,14 @@ struct sealed;
 /* Why the whole store is held; NONE: it is not. */
 enum sealed_hold {
 	SEALED_HOLD_NONE = 0,
-	SEALED_HOLD_BEHIND, /* commit number below the last accepted one: an older copy */
-	SEALED_HOLD_STATE,  /* the hash over all seals differs: a record was deleted or put back */
+	SEALED_HOLD_BEHIND, /* commit number below the last accepted one, or the same with another
+			       state: an older or another copy */
+	SEALED_HOLD_STATE,  /* the hash over all seals differs: a record was deleted, inserted or
+			       put back, or its envelope cannot be read */
 	SEALED_HOLD_COMMIT, /* the commit or cluster record's own seal does not verify, or it is
 			       missing */
-	SEALED_HOLD_NO_ACCEPTED /* the file with the last accepted number is missing or does not
-				   verify */
+	SEALED_HOLD_NO_ACCEPTED /* the file with the last accepted number is missing, does not
+				   verify, or is of another cluster or generation */
 };
 
 struct sealed_record {
@@ -43,9 +45,10 @@ struct sealed_change {
 	json_t *body;	   /* borrowed; NULL: delete */
 };
 
-/* Called for each record at load, and when one appears refused or good again later. body NULL: the
- * seal does not verify (refused), or the record went missing; the last good one, if the callee has
- * one, stays in force. */
+/* Called for each record at load but `commit`, and when one appears refused or good again later.
+ * body NULL with commit 0: refused: the seal does not verify, the record went missing, or it is not
+ * the last good one; that one, if the callee has it, stays in force, marked as refused. body NULL
+ * with another commit: deleted by that commit of another process. body is borrowed. */
 typedef void sealed_load_fn(const char *path, json_t *body, uint64_t commit, void *user);
 
 struct sealed_config {
@@ -53,6 +56,9 @@ struct sealed_config {
 	struct hsm *hsm;       /* borrowed */
 	const char *state_dir; /* holds "accepted" */
 	const char *cluster, *node;
+	const char *const *tokens; /* names of the logical tokens, as the hsm counts them; the first
+				      gets the seal key; borrowed for the lifetime, as all above */
+	unsigned tokens_count;
 };
 
 /* kekd init: makes the seal key in the token (label kekd:CLUSTER:seal:UUID, CKA_ID the UUID) and
@@ -64,8 +70,8 @@ int sealed_init(const struct sealed_config *config, const struct sealed_change *
 	size_t count, char ret_error[JSON_ERROR_SIZE]);
 
 /* Reads and verifies everything. 0, also when held or when single records are refused; -ENOENT: the
- * store is empty; KEKD_EOBJECT: the seal key is not in the token; KEKD_EHSM, KEKD_ESTORE. Texts in
- * ret_error. */
+ * store is empty; KEKD_EINVALID: it is of another cluster; KEKD_EOBJECT: the seal key is not in the
+ * token; KEKD_EHSM, KEKD_ESTORE. Texts in ret_error. */
 int sealed_open(const struct sealed_config *config, sealed_load_fn *load, void *user,
 	struct sealed **ret_sealed, char ret_error[JSON_ERROR_SIZE]);
 void sealed_freep(struct sealed **s);
@@ -76,7 +82,8 @@ void sealed_record_free(struct sealed_record *r);
 
 /* The active's commit: checks the expected numbers, raises the commit number, seals, writes,
  * accepts. At most STORE_OPS_MAX - 1 changes. 0 with the new number, durable; KEKD_EPRECONDITION;
- * KEKD_EHELD; KEKD_ESTORE; KEKD_EHSM. */
+ * KEKD_ERECORD: a record to change is refused; KEKD_EHELD; KEKD_ESTORE; KEKD_EHSM; KEKD_EINVALID: a
+ * path is `commit`, a node's own, or given twice. load is not called for own changes. */
 int sealed_commit(
 	struct sealed *s, const struct sealed_change *changes, size_t count, uint64_t *ret_number);
 

@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Verifying and judging: what the store has now (seal_observe), whether that is a whole state
+ * (seal_assess), and what follows for each record (seal_settle). The map keeps what is there apart
+ * from what was last good, so that nothing that another program wrote ends up in a hash of ours.
+ */
+#include "sealed.h"
+
+#include "kekd/err.h"
+#include "kekd/log.h"
+#include "kekd/secret.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <string.h>
+
+/* ---- one record's own seal ---- */
+
+int
+seal_check(const struct sealed *s, const struct store_record *records, size_t count,
+	struct check *ret_checks)
+{
+	struct seal_job jobs[SEAL_BATCH];
+	struct check *owners[SEAL_BATCH];
+	size_t n = 0;
+	int err = 0;
+
+	memset(ret_checks, 0, count * sizeof(*ret_checks));
+	for (size_t i = 0; err == 0 && i < count; i++) {
+		struct check *c = &ret_checks[i];
+		c->readable = envelope_parse(&records[i], &c->envelope) == 0;
+		jobs[n].key = c->readable ? seal_find_key(s, &c->envelope.key) : NULL;
+		if (!jobs[n].key)
+			continue;
+		err = envelope_digest(
+			records[i].path, c->envelope.commit, c->envelope.body, jobs[n].digest);
+		owners[n++] = c;
+	}
+	if (err == 0)
+		err = seal_make(s, jobs, n);
+	for (size_t i = 0; err == 0 && i < n; i++)
+		owners[i]->verified = secret_equal(
+			jobs[i].seal, SEAL_SIZE, owners[i]->envelope.seal, SEAL_SIZE);
+	return err;
+}
+
+void
+seal_free_checks(struct check *checks, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		envelope_free(&checks[i].envelope);
+}
+
+/* ---- the map ---- */
+
+static struct sealed_entry *
+entry_for(struct sealed *s, const char *path)
+{
+	struct sealed_entry *e = pathmap_find(&s->map, path);
+
+	if (e)
+		return e;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return NULL;
+	e->path = strdup(path);
+	if (!e->path || pathmap_add(&s->map, e) < 0) {
+		seal_entry_free(e);
+		return NULL;
+	}
+	return e;
+}
+
+static void
+observe_commit(struct sealed *s, struct sealed_entry *e, const struct check *c)
+{
+	uint64_t number;
+	uint8_t state[SEAL_SIZE];
+
+	if (commit_parse(c->envelope.body, &number, state) < 0 || number != e->commit) {
+		e->verified = false;
+		return;
+	}
+	s->seen_number = number;
+	memcpy(s->seen_state, state, SEAL_SIZE);
+}
+
+struct sealed_entry *
+seal_observe(struct sealed *s, const char *path, uint64_t revision, const struct check *c)
+{
+	struct sealed_entry *e = entry_for(s, path);
+
+	if (!e)
+		return NULL;
+	if (e->dirty)
+		s->dirty--;
+	e->dirty = false;
+	e->there = c != NULL;
+	e->revision = revision;
+	e->readable = c && c->readable;
+	e->verified = c && c->verified;
+	e->commit = e->readable ? c->envelope.commit : 0;
+	memset(e->seal, 0, SEAL_SIZE);
+	if (e->readable)
+		memcpy(e->seal, c->envelope.seal, SEAL_SIZE);
+	if (e->verified && strcmp(path, COMMIT_PATH) == 0)
+		observe_commit(s, e, c);
+	return e;
+}
+
+void
+seal_set_good(struct sealed_entry *e)
+{
+	e->known = true;
+	e->refused = false;
+	e->good_commit = e->commit;
+	memcpy(e->good_seal, e->seal, SEAL_SIZE);
+}
+
+void
+seal_mark_dirty(struct sealed *s, const char *path)
+{
+	struct sealed_entry *e = entry_for(s, path);
+
+	if (!e) {
+		log_error("no memory to take note of a change to %s: restart kekd", path);
+		s->blind = true;
+	} else if (!e->dirty) {
+		e->dirty = true;
+		s->dirty++;
+	}
+}
+
+/* ---- the whole state ---- */
+
+static bool
+is_in_state(const char *path)
+{
+	return !path_is_node_owned(path) && strcmp(path, COMMIT_PATH) != 0;
+}
+
+static void
+state_add(EVP_MD_CTX *ctx, const char *path, const uint8_t seal[SEAL_SIZE])
+{
+	uint32_t len = (uint32_t)strlen(path);
+	uint8_t head[4] = { (uint8_t)(len >> 24), (uint8_t)(len >> 16), (uint8_t)(len >> 8),
+		(uint8_t)len };
+
+	EVP_DigestUpdate(ctx, head, sizeof(head));
+	EVP_DigestUpdate(ctx, path, len);
+	EVP_DigestUpdate(ctx, seal, SEAL_SIZE);
+}
+
+static void
+state_add_all(EVP_MD_CTX *ctx, const struct pathmap *map, const struct seal_override *overrides,
+	size_t count)
+{
+	size_t i = 0, j = 0;
+
+	while (i < map->count || j < count) {
+		const struct sealed_entry *e = i < map->count ? map->items[i] : NULL;
+		int order = !e ? 1 : j == count ? -1 : strcmp(e->path, overrides[j].path);
+		if (order >= 0) {
+			if (overrides[j].seal)
+				state_add(ctx, overrides[j].path, overrides[j].seal);
+			j++;
+			i += order == 0;
+			continue;
+		}
+		if (e->there && is_in_state(e->path))
+			state_add(ctx, e->path, e->seal);
+		i++;
+	}
+}
+
+int
+seal_state(const struct sealed *s, const struct seal_override *overrides, size_t count,
+	uint8_t ret_state[SEAL_SIZE])
+{
+	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+	int err = -ENOMEM;
+
+	if (ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1) {
+		state_add_all(ctx, &s->map, overrides, count);
+		err = EVP_DigestFinal_ex(ctx, ret_state, NULL) == 1 ? 0 : KEKD_EINTERNAL;
+	}
+	EVP_MD_CTX_free(ctx);
+	return err;
+}
+
+static bool
+is_verified(const struct sealed *s, const char *path)
+{
+	const struct sealed_entry *e = pathmap_find(&s->map, path);
+
+	return e && e->there && e->verified;
+}
+
+static bool
+accepted_counts(const struct sealed *s)
+{
+	return s->accepted_ok &&
+	       (!*s->generation || strcmp(s->accepted.generation, s->generation) == 0);
+}
+
+static bool
+is_behind(const struct sealed *s)
+{
+	if (!accepted_counts(s) || s->seen_number > s->accepted.number)
+		return false;
+	return s->seen_number < s->accepted.number ||
+	       memcmp(s->seen_state, s->accepted.state, SEAL_SIZE) != 0;
+}
+
+static enum sealed_hold
+find_hold(const struct sealed *s, const uint8_t state[SEAL_SIZE])
+{
+	if (!is_verified(s, COMMIT_PATH) || !is_verified(s, CLUSTER_PATH))
+		return SEALED_HOLD_COMMIT;
+	if (is_behind(s))
+		return SEALED_HOLD_BEHIND;
+	if (s->blind || memcmp(state, s->seen_state, SEAL_SIZE) != 0)
+		return SEALED_HOLD_STATE;
+	return accepted_counts(s) ? SEALED_HOLD_NONE : SEALED_HOLD_NO_ACCEPTED;
+}
+
+static void
+log_hold(const struct sealed *s, enum sealed_hold before)
+{
+	if (s->hold == before)
+		return;
+	if (s->hold == SEALED_HOLD_NONE)
+		log_info("the metadata store is whole again at commit %llu",
+			(unsigned long long)s->seen_number);
+	else
+		log_error("the metadata store is held: %s", sealed_hold_text(s->hold));
+}
+
+int
+seal_assess(struct sealed *s)
+{
+	enum sealed_hold before = s->hold;
+	uint8_t state[SEAL_SIZE];
+	int err = seal_state(s, NULL, 0, state);
+
+	if (err < 0)
+		return err;
+	s->hold = find_hold(s, state);
+	log_hold(s, before);
+	if (s->hold == SEALED_HOLD_NONE || (s->number == 0 && is_verified(s, COMMIT_PATH))) {
+		s->number = s->seen_number;
+		memcpy(s->state, s->seen_state, SEAL_SIZE);
+	}
+	return 0;
+}
+
+/* ---- what follows for each record ---- */
+
+enum verdict { GOOD, REFUSED, GONE };
+
+static bool
+is_last_good(const struct sealed_entry *e)
+{
+	return e->known && memcmp(e->seal, e->good_seal, SEAL_SIZE) == 0;
+}
+
+/* A node's own record counts up by itself: the last one that was seen, or a later one. */
+static enum verdict
+judge_own(const struct sealed_entry *e)
+{
+	if (!e->there)
+		return e->known ? REFUSED : GONE;
+	return e->verified && (!e->known || is_last_good(e) || e->commit > e->good_commit)
+		       ? GOOD
+		       : REFUSED;
+}
+
+/* In a whole state what is there counts. In any other, only what was good before. */
+static enum verdict
+judge(const struct sealed *s, const struct sealed_entry *e)
+{
+	if (path_is_node_owned(e->path))
+		return judge_own(e);
+	if (!e->there && (s->hold == SEALED_HOLD_NONE || !e->known))
+		return GONE;
+	if (!e->there || !e->verified)
+		return REFUSED;
+	return s->hold == SEALED_HOLD_NONE || is_last_good(e) ? GOOD : REFUSED;
+}
+
+bool
+seal_is_current(const struct sealed *s, const char *path, const struct envelope *v)
+{
+	const struct sealed_entry *e = pathmap_find(&s->map, path);
+	bool known = e && e->known;
+
+	if (known && memcmp(v->seal, e->good_seal, SEAL_SIZE) == 0)
+		return true;
+	if (path_is_node_owned(path))
+		return !known || v->commit > e->good_commit;
+	return v->commit > s->number;
+}
+
+static void
+load(const struct sealed *s, const char *path, json_t *body, uint64_t commit)
+{
+	if (strcmp(path, COMMIT_PATH) != 0 && s->load)
+		s->load(path, body, commit, s->user);
+}
+
+static int
+tell_good(struct sealed *s, struct sealed_entry *e)
+{
+	struct store_record r = { 0 };
+	struct check c = { 0 };
+	int err;
+
+	if (!e->refused && is_last_good(e))
+		return 0;
+	err = s->config.store->engine->get(s->config.store, e->path, &r);
+	if (err == 0)
+		err = seal_check(s, &r, 1, &c);
+	/* Changed once more since it was observed: the next poll sees to it. */
+	if (err < 0 || !c.verified || memcmp(c.envelope.seal, e->seal, SEAL_SIZE) != 0) {
+		seal_mark_dirty(s, e->path);
+	} else {
+		if (e->refused)
+			log_info("record %s: is good again", e->path);
+		seal_set_good(e);
+		if (strcmp(e->path, CLUSTER_PATH) == 0)
+			err = seal_adopt_cluster(s, c.envelope.body);
+		load(s, e->path, c.envelope.body, e->commit);
+		err = err < 0 ? err : 1;
+	}
+	seal_free_checks(&c, 1);
+	store_record_free(&r);
+	return err == -ENOENT ? 0 : err;
+}
+
+static int
+tell_refused(struct sealed *s, struct sealed_entry *e)
+{
+	const char *why = !e->there	? "it is missing"
+			  : e->verified ? "it is not the one that was last written by kekd"
+					: "its seal does not verify";
+
+	if (e->refused)
+		return 0;
+	log_error("record %s: refused: %s: another program changed the store; put the right record "
+		  "back",
+		e->path, why);
+	e->refused = true;
+	load(s, e->path, NULL, 0);
+	return 1;
+}
+
+static int
+tell_gone(struct sealed *s, struct sealed_entry *e)
+{
+	bool known = e->known;
+
+	if (e->dirty)
+		s->dirty--;
+	pathmap_remove(&s->map, e->path);
+	if (known)
+		load(s, e->path, NULL, s->number);
+	seal_entry_free(e);
+	return known;
+}
+
+static int
+tell(struct sealed *s)
+{
+	static int (*const acts[])(struct sealed *, struct sealed_entry *) = {
+		[GOOD] = tell_good,
+		[REFUSED] = tell_refused,
+		[GONE] = tell_gone,
+	};
+	int findings = 0;
+
+	/* Backwards, since one that is gone leaves the map. */
+	for (size_t i = s->map.count; i-- > 0;) {
+		struct sealed_entry *e = s->map.items[i];
+		int n = acts[judge(s, e)](s, e);
+		if (n < 0)
+			return n;
+		findings += n;
+	}
+	return findings;
+}
+
+/* ---- what has changed ---- */
+
+static size_t
+next_dirty(const struct sealed *s, size_t *at, struct sealed_entry **ret_entries)
+{
+	size_t n = 0;
+
+	for (; *at < s->map.count && n < SEAL_BATCH; (*at)++) {
+		struct sealed_entry *e = s->map.items[*at];
+		if (e->dirty)
+			ret_entries[n++] = e;
+	}
+	return n;
+}
+
+static int
+reread(struct sealed *s, struct sealed_entry **entries, size_t count)
+{
+	struct store_record records[SEAL_BATCH] = { 0 };
+	struct check checks[SEAL_BATCH] = { 0 };
+	struct sealed_entry *found[SEAL_BATCH];
+	size_t n = 0;
+	int err = 0;
+
+	for (size_t i = 0; err == 0 && i < count; i++) {
+		err = s->config.store->engine->get(s->config.store, entries[i]->path, &records[n]);
+		if (err == 0)
+			found[n++] = entries[i];
+		else if (err == -ENOENT)
+			err = seal_observe(s, entries[i]->path, 0, NULL) ? 0 : -ENOMEM;
+	}
+	if (err == 0)
+		err = seal_check(s, records, n, checks);
+	for (size_t i = 0; err == 0 && i < n; i++)
+		seal_observe(s, found[i]->path, records[i].revision, &checks[i]);
+	seal_free_checks(checks, n);
+	for (size_t i = 0; i < n; i++)
+		store_record_free(&records[i]);
+	return err;
+}
+
+int
+seal_settle(struct sealed *s)
+{
+	struct sealed_entry *entries[SEAL_BATCH];
+	size_t at = 0, n;
+	int err = 0;
+
+	while (err == 0 && (n = next_dirty(s, &at, entries)) > 0)
+		err = reread(s, entries, n);
+	if (err == 0)
+		err = seal_assess(s);
+	return err < 0 ? err : tell(s);
+}
+
+static void
+mark_change(const struct store_record *change, void *user)
+{
+	seal_mark_dirty(user, change->path);
+}
+
+static int
+accept_again(struct sealed *s)
+{
+	struct accepted a;
+	struct seal_job job = { .key = seal_current_key(s) };
+	int err;
+
+	seal_fill_accepted(s, s->number, s->state, &a);
+	err = accepted_digest(&a, job.digest);
+	if (err == 0)
+		err = seal_make(s, &job, 1);
+	if (err < 0)
+		return err;
+	memcpy(a.seal, job.seal, SEAL_SIZE);
+	seal_write_accepted(s, &a);
+	return 0;
+}
+
+int
+sealed_poll(struct sealed *s)
+{
+	int findings = 0, err = s->config.store->engine->poll(s->config.store, mark_change, s);
+
+	/* Also what an earlier try could not read or have verified. */
+	if (s->dirty > 0 || s->blind)
+		findings = seal_settle(s);
+	if (err >= 0 && findings >= 0 && s->hold == SEALED_HOLD_NONE &&
+		s->accepted.number < s->number)
+		err = accept_again(s);
+	seal_publish(s);
+	return err < 0 ? err : findings;
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The seal keys: which ones there are, in which token, and what the token makes with them. */
+#include "sealed.h"
+
+#include "kekd/err.h"
+
+#include <string.h>
+
+static struct hsm_op
+seal_op(struct seal_job *job)
+{
+	struct hsm_op op = {
+		.kind = HSM_OP_SEAL,
+		.token = job->key->token,
+		.object = { .len = sizeof(job->key->id.b) },
+		.in = job->digest,
+		.in_len = SEAL_SIZE,
+		.out = job->seal,
+		.out_cap = SEAL_SIZE,
+	};
+
+	memcpy(op.object.b, job->key->id.b, sizeof(job->key->id.b));
+	return op;
+}
+
+static int
+make_batch(const struct sealed *s, struct seal_job *jobs, size_t count)
+{
+	struct hsm_op ops[SEAL_BATCH];
+	int err;
+
+	for (size_t i = 0; i < count; i++) {
+		if (jobs[i].key->token >= s->config.tokens_count)
+			return KEKD_EOBJECT;
+		ops[i] = seal_op(&jobs[i]);
+	}
+	err = hsm_call(s->config.hsm, ops, count);
+	for (size_t i = 0; err == 0 && i < count; i++) {
+		err = ops[i].err;
+		if (err == 0 && ops[i].out_len != SEAL_SIZE)
+			err = KEKD_EHSM;
+	}
+	return err;
+}
+
+int
+seal_make(const struct sealed *s, struct seal_job *jobs, size_t count)
+{
+	int err = 0;
+
+	for (size_t i = 0; err == 0 && i < count; i += SEAL_BATCH)
+		err = make_batch(s, jobs + i, count - i < SEAL_BATCH ? count - i : SEAL_BATCH);
+	return err;
+}
+
+const struct seal_key *
+seal_find_key(const struct sealed *s, const struct uuid *id)
+{
+	for (size_t i = 0; i < s->keys_count; i++)
+		if (uuid_equal(&s->keys[i].id, id))
+			return &s->keys[i];
+	return NULL;
+}
+
+const struct seal_key *
+seal_current_key(const struct sealed *s)
+{
+	return &s->keys[s->keys_count - 1];
+}
+
+static unsigned
+token_index(const struct sealed *s, const char *name)
+{
+	unsigned i = 0;
+
+	while (i < s->config.tokens_count && strcmp(s->config.tokens[i], name) != 0)
+		i++;
+	return i;
+}
+
+int
+seal_take_keys(struct sealed *s, const json_t *cluster)
+{
+	const json_t *list = json_object_get(cluster, "seal_keys");
+	struct seal_key keys[SEAL_KEYS_MAX];
+	size_t n = json_array_size(list);
+
+	if (n == 0 || n > SEAL_KEYS_MAX)
+		return KEKD_ERECORD;
+	for (size_t i = 0; i < n; i++) {
+		const json_t *item = json_array_get(list, i);
+		const char *id = json_string_value(json_object_get(item, "id"));
+		const char *token = json_string_value(json_object_get(item, "token"));
+		if (!id || !token || uuid_parse(id, &keys[i].id) < 0)
+			return KEKD_ERECORD;
+		keys[i].token = token_index(s, token);
+	}
+	memcpy(s->keys, keys, n * sizeof(*keys));
+	s->keys_count = n;
+	return 0;
+}
+
+int
+seal_probe_key(struct sealed *s, const struct uuid *id)
+{
+	int err = KEKD_EOBJECT;
+
+	for (unsigned token = 0; err == KEKD_EOBJECT && token < s->config.tokens_count; token++) {
+		struct seal_key key = { *id, token };
+		struct seal_job job = { .key = &key };
+		err = seal_make(s, &job, 1);
+		if (err == 0) {
+			s->keys[0] = key;
+			s->keys_count = 1;
+		}
+	}
+	return err;
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the sealed store share: the state in memory, and its parts. seal_keys.c asks
+ * the token; seal_check.c verifies what the engine has and judges it; seal_commit.c writes;
+ * seal_init.c makes a cluster; seal.c opens, reads and tells.
+ */
+#ifndef STORE_SEALED_H
+#define STORE_SEALED_H
+
+#include "accepted.h"
+#include "envelope.h"
+#include "paths.h"
+
+#include "kekd/seal.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define SEAL_KEYS_MAX 8
+#define SEAL_BATCH FRAME_OPS_MAX
+#define COMMIT_PATH "commit"
+#define CLUSTER_PATH "cluster"
+
+struct seal_key {
+	struct uuid id;
+	unsigned token; /* index; tokens_count: this node's configuration lacks it */
+};
+
+/* One path: what the store has there, and what the rest of the program was told. */
+struct sealed_entry {
+	char *path;
+	bool there;    /* as last read */
+	bool readable; /* an envelope: commit and seal are as found in it */
+	bool verified; /* and its own seal is right */
+	bool dirty;    /* has changed since it was last read */
+	uint64_t revision, commit;
+	uint8_t seal[SEAL_SIZE];
+	bool known; /* the callee has a good one, with this seal: */
+	uint64_t good_commit;
+	uint8_t good_seal[SEAL_SIZE];
+	bool refused; /* the callee was told so */
+};
+
+struct sealed {
+	struct sealed_config config;
+	sealed_load_fn *load;
+	void *user;
+	struct seal_key keys[SEAL_KEYS_MAX]; /* the last one seals */
+	size_t keys_count;
+	char generation[UUID_TEXT_SIZE];
+	struct pathmap map;
+	size_t dirty;
+	bool blind;	      /* a change could not be noted: nothing is known for sure any more */
+	uint64_t seen_number; /* of the commit record as found, if it is verified */
+	uint8_t seen_state[SEAL_SIZE];
+	uint64_t number; /* in force */
+	uint8_t state[SEAL_SIZE];
+	struct accepted accepted;
+	bool accepted_ok;
+	bool accept_failed; /* the log has it */
+	enum sealed_hold hold;
+	_Atomic uint64_t shared_number;
+	pthread_mutex_t lock; /* of what follows: for other threads */
+	struct sealed_status status;
+	char **refused;
+	size_t refused_count;
+};
+
+/* ---- seal_keys.c ---- */
+
+struct seal_job {
+	const struct seal_key *key;
+	uint8_t digest[SEAL_SIZE];
+	uint8_t seal[SEAL_SIZE]; /* the answer */
+};
+/* Every HMAC of the program goes through here. All or an error: KEKD_EOBJECT, KEKD_EHSM … */
+int seal_make(const struct sealed *s, struct seal_job *jobs, size_t count);
+const struct seal_key *seal_find_key(const struct sealed *s, const struct uuid *id); /* or NULL */
+const struct seal_key *seal_current_key(const struct sealed *s); /* keys_count is above 0 */
+/* The keys that a `cluster` body lists. 0 or KEKD_ERECORD. */
+int seal_take_keys(struct sealed *s, const json_t *cluster);
+/* Makes this one the only key, in whichever token has it. 0, KEKD_EOBJECT, KEKD_EHSM … */
+int seal_probe_key(struct sealed *s, const struct uuid *id);
+
+/* ---- seal_check.c ---- */
+
+struct check {
+	struct envelope envelope;
+	bool readable, verified;
+};
+/* Verifies count (at most SEAL_BATCH) records. 0, or why it could not be told. ret_checks are to be
+ * freed with seal_free_checks in both cases. */
+int seal_check(const struct sealed *s, const struct store_record *records, size_t count,
+	struct check *ret_checks);
+void seal_free_checks(struct check *checks, size_t count);
+/* Takes note of what is in the store now; c NULL: nothing. The entry, or NULL without memory. */
+struct sealed_entry *seal_observe(
+	struct sealed *s, const char *path, uint64_t revision, const struct check *c);
+/* The callee has what is there now. */
+void seal_set_good(struct sealed_entry *e);
+void seal_mark_dirty(struct sealed *s, const char *path);
+/* Sets hold, and the number in force if there is none. */
+int seal_assess(struct sealed *s);
+/* Reads what is dirty, judges, tells. The number of findings, or negative. */
+int seal_settle(struct sealed *s);
+/* Is what was read at path the record in force, or a later one than this node knows? */
+bool seal_is_current(const struct sealed *s, const char *path, const struct envelope *v);
+
+/* SHA-256 over the seals of the map with some paths replaced. */
+struct seal_override {
+	const char *path;
+	const uint8_t *seal; /* NULL: deleted */
+};
+/* overrides: sorted by path. 0 or -ENOMEM. */
+int seal_state(const struct sealed *s, const struct seal_override *overrides, size_t count,
+	uint8_t ret_state[SEAL_SIZE]);
+
+/* ---- seal.c ---- */
+
+struct sealed *seal_new(const struct sealed_config *config); /* or NULL */
+void seal_entry_free(void *entry);
+int seal_adopt_cluster(struct sealed *s, const json_t *body); /* keys and generation */
+void seal_fill_accepted(const struct sealed *s, uint64_t number, const uint8_t state[SEAL_SIZE],
+	struct accepted *a);
+/* Writes a, which is sealed already. */
+void seal_write_accepted(struct sealed *s, const struct accepted *a);
+void seal_publish(struct sealed *s); /* for the other threads */
+
+/* ---- seal_commit.c ---- */
+
+/* As sealed_commit, which adds the tries again. ret_moved: the engine saw other revisions. */
+int seal_commit_once(struct sealed *s, const struct sealed_change *changes, size_t count,
+	uint64_t *ret_number, bool *ret_moved);
+
+#endif
