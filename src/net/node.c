@@ -108,6 +108,10 @@ load_client(struct node *n, const char *name, json_t *body, uint64_t commit)
 	char error[JSON_ERROR_SIZE];
 	struct client *client;
 
+	if (!body && commit != 0) {
+		clients_remove(n->clients, name);
+		return;
+	}
 	if (!body) {
 		clients_mark_refused(n->clients, name, true);
 		return;
@@ -219,6 +223,8 @@ sealed_settings(struct node *n)
 		.state_dir = n->part.state_dir,
 		.cluster = n->part.cluster,
 		.node = n->part.node,
+		.tokens = (const char *const *)n->part.tokens,
+		.tokens_count = n->part.tokens_count,
 	};
 }
 
