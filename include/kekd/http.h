@@ -44,7 +44,6 @@ struct http_route {
 	enum http_condition condition;
 	void (*handler)(struct request *r);
 };
-extern const struct http_route http_routes[]; /* api/routes.c; ends with a row of NULL */
 
 /* What a handler may use. Strings live as long as the request. */
 struct request {
@@ -112,9 +111,10 @@ struct http;
 struct http_config {
 	struct node *node;
 	const struct http_hooks *hooks;
-	struct clients *clients; /* borrowed */
-	struct audit *audit;	 /* borrowed */
-	const int *listen_fds;	 /* owned by the caller, which keeps them open */
+	const struct http_route *routes; /* ends with a row of NULL; static */
+	struct clients *clients;	 /* borrowed */
+	struct audit *audit;		 /* borrowed */
+	const int *listen_fds;		 /* owned by the caller, which keeps them open */
 	size_t listen_count;
 	unsigned threads;			   /* of each listener's pool */
 	const char *certificate, *key, *client_ca; /* PEM files */

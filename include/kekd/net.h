@@ -17,6 +17,9 @@
 
 #include <stdatomic.h>
 
+/* The API's table of routes (api/routes.c); ends with a row of NULL. */
+extern const struct http_route http_routes[];
+
 /* The control thread: one change at a time, and what recurs. */
 struct control;
 struct control_job {

@@ -68,8 +68,8 @@ int http_tls_choose(gnutls_session_t session, const gnutls_datum_t *ca_names, in
 
 /* router.c. The route, or NULL with KEKD_EROUTE or KEKD_EMETHOD in ret_err. Params are allocated.
  */
-const struct http_route *http_route_find(const char *method, const char *path,
-	char *ret_params[HTTP_PARAMS_MAX], const char **ret_key, int *ret_err);
+const struct http_route *http_route_find(const struct http_route *routes, const char *method,
+	const char *path, char *ret_params[HTTP_PARAMS_MAX], const char **ret_key, int *ret_err);
 
 /* request.c */
 struct http_call *http_call_new(struct http *h, struct peer *peer, struct MHD_Connection *c);

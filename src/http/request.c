@@ -393,7 +393,8 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 	int err = 0, route_err = 0;
 	const char *trace = header(call, "traceparent");
 
-	r->route = http_route_find(method, path, r->params, &r->key, &route_err);
+	r->route = http_route_find(
+		call->http->config.routes, method, path, r->params, &r->key, &route_err);
 	if (r->route && r->route->plane == HTTP_OPEN)
 		return 0;
 	if (trace && strlen(trace) < sizeof(r->traceparent))

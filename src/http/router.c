@@ -48,11 +48,11 @@ params_free(char *params[HTTP_PARAMS_MAX])
 }
 
 const struct http_route *
-http_route_find(const char *method, const char *path, char *ret_params[HTTP_PARAMS_MAX],
-	const char **ret_key, int *ret_err)
+http_route_find(const struct http_route *routes, const char *method, const char *path,
+	char *ret_params[HTTP_PARAMS_MAX], const char **ret_key, int *ret_err)
 {
 	*ret_err = KEKD_EROUTE;
-	for (const struct http_route *route = http_routes; route->method; route++) {
+	for (const struct http_route *route = routes; route->method; route++) {
 		char *params[HTTP_PARAMS_MAX] = { NULL };
 		const char *key = NULL;
 

@@ -106,6 +106,7 @@ open_http(struct node *n, size_t listen_count)
 	struct http_config config = {
 		.node = n,
 		.hooks = &node_hooks,
+		.routes = http_routes,
 		.clients = n->clients,
 		.audit = n->audit,
 		.listen_fds = fds,
