@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #define CONFIG_TOKENS_MAX 8
 #define CONFIG_WORKERS_MAX 4
@@ -71,6 +72,9 @@ struct config {
  */
 int config_load(const char *path, struct config **ret_config);
 void config_freep(struct config **c);
+/* "ADDRESS:PORT" or "[V6]:PORT", numbers alone, port 1 to 65535. 0 or -EINVAL. */
+int config_listen_address(
+	const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len);
 
 /* The parts. Owned by the caller. */
 json_t *config_net_part(const struct config *c, bool init); /* see struct net_part */

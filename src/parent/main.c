@@ -49,7 +49,7 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 	};
 	int option;
 
-	*ret_status = PARENT_EXIT_OK;
+	*ret_status = CHILD_EXIT_OK;
 	while ((option = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
 		if (option == 'c') {
 			cl->config = optarg;
@@ -62,7 +62,7 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 			fputs(help, stdout);
 			return false;
 		} else {
-			*ret_status = PARENT_EXIT_USAGE;
+			*ret_status = CHILD_EXIT_USAGE;
 			fputs("kekd --help tells more.\n", stderr);
 			return false;
 		}
@@ -75,7 +75,7 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 	}
 	fprintf(stderr, "kekd: \"%s\" is not understood here; kekd --help tells more.\n",
 		argv[optind]);
-	*ret_status = PARENT_EXIT_USAGE;
+	*ret_status = CHILD_EXIT_USAGE;
 	return false;
 }
 
@@ -97,17 +97,17 @@ run(const struct command_line *cl)
 	_cleanup_(config_freep) struct config *config = NULL;
 
 	if (config_load(cl->config, &config) != 0)
-		return PARENT_EXIT_OPERATOR;
+		return CHILD_EXIT_OPERATOR;
 	if (cl->mode == MODE_CHECK) {
 		printf("%s: no fault found\n", cl->config);
-		return PARENT_EXIT_OK;
+		return CHILD_EXIT_OK;
 	}
 	if (cl->mode == MODE_INIT && config->admins_count == 0) {
 		fprintf(stderr,
 			"%s: admins: nobody could ever use this cluster: name at least one "
 			"administrator and the certificate's identity\n",
 			cl->config);
-		return PARENT_EXIT_OPERATOR;
+		return CHILD_EXIT_OPERATOR;
 	}
 	return parent_run(config, cl->mode == MODE_INIT);
 }

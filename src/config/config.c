@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The checked configuration: what each child gets of it, and its end. */
+#include "kekd/config.h"
+
+#include "kekd/str.h"
+
+#include <stdlib.h>
+
+static json_t *
+strings_to_json(char **strings, unsigned count)
+{
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < count; i++)
+		json_array_append_new(array, json_string(strings[i]));
+	return array;
+}
+
+static json_t *
+admins_to_json(const struct config *c)
+{
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < c->admins_count; i++) {
+		const struct config_admin *a = &c->admins[i];
+		json_array_append_new(
+			array, json_pack("{s:s, s:o}", "name", a->name, "identities",
+				       strings_to_json(a->identities, a->identities_count)));
+	}
+	return array;
+}
+
+static json_t *
+token_names(const struct config *c)
+{
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < c->tokens_count; i++)
+		json_array_append_new(array, json_string(c->tokens[i].name));
+	return array;
+}
+
+json_t *
+config_net_part(const struct config *c, bool init)
+{
+	return json_pack("{s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:s, s:b, "
+			 "s:I, s:o}",
+		"init", (int)init, "cluster", c->cluster, "node", c->node, "state_dir",
+		c->state_dir, "tls_certificate", c->tls.certificate, "tls_key", c->tls.key,
+		"tls_client_ca", c->tls.client_ca, "common_name", (int)c->identity.common_name,
+		"tokens", token_names(c), "workers", (json_int_t)c->hsm.workers, "sessions",
+		(json_int_t)c->hsm.sessions, "deadline_ms", (json_int_t)c->hsm.deadline_ms,
+		"audit_dir", c->audit.dir, "audit_hash_context", (int)c->audit.hash_context,
+		"audit_max_bytes", (json_int_t)c->audit.max_bytes, "admins", admins_to_json(c));
+}
+
+json_t *
+config_worker_part(const struct config *c, unsigned token, unsigned worker)
+{
+	const struct config_token *t = &c->tokens[token];
+
+	return json_pack("{s:s, s:s, s:I, s:s, s:s, s:I}", "cluster", c->cluster, "token", t->name,
+		"index", (json_int_t)worker, "uri", t->uri, "module", t->module, "sessions",
+		(json_int_t)c->hsm.sessions);
+}
+
+static void
+free_strings(char **strings, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		free(strings[i]);
+	free(strings);
+}
+
+static void
+free_tokens(struct config *c)
+{
+	for (unsigned i = 0; i < c->tokens_count; i++) {
+		free(c->tokens[i].name);
+		free(c->tokens[i].uri);
+		free(c->tokens[i].module);
+		free(c->tokens[i].pin_source);
+	}
+	free(c->tokens);
+}
+
+static void
+free_admins(struct config *c)
+{
+	for (unsigned i = 0; i < c->admins_count; i++) {
+		free(c->admins[i].name);
+		free_strings(c->admins[i].identities, c->admins[i].identities_count);
+	}
+	free(c->admins);
+}
+
+void
+config_freep(struct config **config)
+{
+	struct config *c = *config;
+
+	if (!c)
+		return;
+	char *const texts[] = { c->cluster, c->node, c->state_dir, c->user, c->tls.certificate,
+		c->tls.key, c->tls.client_ca, c->hsm.user, c->hsm.state_dir, c->audit.dir };
+	for (size_t i = 0; i < STR_COUNT(texts); i++)
+		free(texts[i]);
+	free_strings(c->listen, c->listen_count);
+	free_tokens(c);
+	free_admins(c);
+	free(c);
+	*config = NULL;
+}

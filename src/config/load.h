@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of src/config/ that read the configuration share among themselves. */
+#ifndef KEKD_CONFIG_LOAD_H
+#define KEKD_CONFIG_LOAD_H
+
+#include "kekd/config.h"
+
+/* ---- lines.c: which line is a setting on? ---- */
+
+struct line {
+	char *path; /* "tokens[0].uri" */
+	unsigned line;
+};
+
+struct lines {
+	struct line *entries; /* in the file's order */
+	size_t count;
+};
+
+struct lines_fault {
+	unsigned line;
+	char text[160];
+};
+
+/* 0; -EINVAL with the fault when the text is not one document of YAML; -ENOMEM. */
+int lines_scan(
+	const char *text, size_t len, struct lines *ret_lines, struct lines_fault *ret_fault);
+void lines_free(struct lines *l);
+unsigned lines_find(const struct lines *l, const char *path); /* 0: not in the file */
+/* The line of `path`, or of the nearest setting around it; 0: none. */
+unsigned lines_find_near(const struct lines *l, const char *path);
+/* The first key called `key` (without what is around it) on this line or after it; 0: none. */
+unsigned lines_find_key(const struct lines *l, const char *key, unsigned from_line);
+/* The line where a setting is given for the second time; 0: none is. */
+unsigned lines_find_repeated(const struct lines *l, const char *key);
+
+/* ---- load.c: the document as it is written ---- */
+
+enum document_context { DOCUMENT_CONTEXT_CLEAR, DOCUMENT_CONTEXT_HASH };
+enum document_bool { DOCUMENT_FALSE, DOCUMENT_TRUE };
+
+struct document_tls {
+	char *certificate, *key, *client_ca;
+};
+struct document_identity {
+	enum document_bool common_name;
+};
+struct document_hsm {
+	char *user, *state_dir, *deadline;
+	unsigned workers, sessions;
+};
+struct document_audit {
+	char *dir, *max_bytes;
+	enum document_context context;
+};
+struct document {
+	char *cluster, *node, *state_dir, *user;
+	char **listen;
+	unsigned listen_count;
+	struct document_tls tls;
+	struct document_identity identity;
+	struct config_token *tokens;
+	unsigned tokens_count;
+	struct document_hsm hsm;
+	struct document_audit audit;
+	struct config_admin *admins;
+	unsigned admins_count;
+};
+
+/* ---- check.c ---- */
+
+struct check {
+	const char *file;
+	const char *dir; /* absolute: what relative paths start from */
+	const struct lines *lines;
+	unsigned findings;
+};
+
+/* Prints "FILE:LINE: text" and counts it. path: the setting, as in struct line. */
+void check_finding(struct check *c, const char *path, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+/* Fills in the defaults, makes paths absolute, converts and checks everything. Takes what it needs
+ * out of the document. 0 or -ENOMEM; findings are counted. */
+int check_document(struct check *c, struct document *d, struct config *config);
+
+/* ---- identities.c, paths.c, tokens.c: parts of the check ---- */
+
+void check_admins(struct check *c, const struct config *config);
+int check_tokens(struct check *c, struct config *config); /* 0 or -ENOMEM */
+/* Makes *path absolute. */
+int check_resolve(const struct check *c, char **path);
+/* A file that can be read. False: a finding was printed. */
+bool check_file(struct check *c, const char *setting, const char *path);
+void check_directory(struct check *c, const char *setting, const char *path);
+
+#endif
