@@ -289,10 +289,7 @@ take_in(struct sealed *s, const struct store_record *r, const struct check *c)
 		seal_set_good(e);
 	} else {
 		e->refused = true;
-		log_error(
-			"record %s: refused: its seal does not verify: another program changed the "
-			"store; put the right record back",
-			r->path);
+		seal_log_refused(s, e);
 	}
 	if (tell)
 		s->load(r->path, e->verified ? c->envelope.body : NULL, e->verified ? e->commit : 0,

@@ -14,6 +14,8 @@
 #include <openssl/evp.h>
 #include <string.h>
 
+#define REFUSALS_LOGGED 10 /* at one look at the store */
+
 /* ---- one record's own seal ---- */
 
 int
@@ -337,18 +339,29 @@ tell_good(struct sealed *s, struct sealed_entry *e)
 	return err == -ENOENT ? 0 : err;
 }
 
-static int
-tell_refused(struct sealed *s, struct sealed_entry *e)
+/* All of them are in the list that status shows: the log is to stay readable. */
+void
+seal_log_refused(struct sealed *s, const struct sealed_entry *e)
 {
 	const char *why = !e->there	? "it is missing"
 			  : e->verified ? "it is not the one that was last written by kekd"
 					: "its seal does not verify";
 
+	s->refusals_told++;
+	if (s->refusals_told <= REFUSALS_LOGGED)
+		log_error("record %s: refused: %s: another program changed the store; put the "
+			  "right record back",
+			e->path, why);
+	else if (s->refusals_told == REFUSALS_LOGGED + 1)
+		log_error("more records are refused: see `kekctl status`");
+}
+
+static int
+tell_refused(struct sealed *s, struct sealed_entry *e)
+{
 	if (e->refused)
 		return 0;
-	log_error("record %s: refused: %s: another program changed the store; put the right record "
-		  "back",
-		e->path, why);
+	seal_log_refused(s, e);
 	e->refused = true;
 	load(s, e->path, NULL, 0);
 	return 1;
@@ -378,6 +391,7 @@ tell(struct sealed *s)
 	};
 	int findings = 0;
 
+	s->refusals_told = 0;
 	/* Backwards, since one that is gone leaves the map. */
 	for (size_t i = s->map.count; i-- > 0;) {
 		struct sealed_entry *e = s->map.items[i];

@@ -50,6 +50,7 @@ struct sealed {
 	char generation[UUID_TEXT_SIZE];
 	struct pathmap map;
 	size_t dirty;
+	size_t refusals_told; /* to the log, in one go */
 	bool blind;	      /* a change could not be noted: nothing is known for sure any more */
 	uint64_t seen_number; /* of the commit record as found, if it is verified */
 	uint8_t seen_state[SEAL_SIZE];
@@ -98,6 +99,7 @@ struct sealed_entry *seal_observe(
 	struct sealed *s, const char *path, uint64_t revision, const struct check *c);
 /* The callee has what is there now. */
 void seal_set_good(struct sealed_entry *e);
+void seal_log_refused(struct sealed *s, const struct sealed_entry *e);
 void seal_mark_dirty(struct sealed *s, const char *path);
 /* Sets hold, and the number in force if there is none. */
 int seal_assess(struct sealed *s);
