@@ -32,43 +32,58 @@ static const cyaml_schema_value_t schema = {
 	CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct ctl_config, fields),
 };
 
+/* The loader says what is wrong first, then where, from the inside out: the first of each counts.
+ */
+struct complaint {
+	char what[256];
+	unsigned line; /* 0: not known */
+};
+
 static void __attribute__((format(printf, 3, 0)))
 collect(cyaml_log_t level, void *user, const char *format, va_list args)
 {
-	struct buf *b = user;
-	char line[512];
+	struct complaint *c = user;
+	char text[256];
+	const char *at;
 
 	(void)level;
-	vsnprintf(line, sizeof(line), format, args);
-	line[strcspn(line, "\n")] = '\0';
-	if (b->len > 0)
-		buf_str(b, "; ");
-	buf_str(b, line);
+	vsnprintf(text, sizeof(text), format, args);
+	text[strcspn(text, "\n")] = '\0';
+	if (!c->what[0])
+		snprintf(c->what, sizeof(c->what), "%s",
+			strncmp(text, "Load: ", 6) == 0 ? text + 6 : text);
+	at = strstr(text, "(line: ");
+	if (c->line == 0 && at)
+		c->line = (unsigned)strtoul(at + 7, NULL, 10);
 }
 
 static const cyaml_config_t *
-loader(struct buf *messages, cyaml_config_t *c)
+loader(struct complaint *complaint, cyaml_config_t *c)
 {
 	*c = (cyaml_config_t){
 		.log_fn = collect,
-		.log_ctx = messages,
+		.log_ctx = complaint,
 		.log_level = CYAML_LOG_WARNING,
 		.mem_fn = cyaml_mem,
 	};
 	return c;
 }
 
-static void
-say_file_error(const char *path, cyaml_err_t err, struct buf *messages)
+static int
+say_complaint(const char *path, cyaml_err_t err, const struct complaint *c)
 {
-	buf_u8(messages, 0);
-	say_error("%s: %s: %s", path, cyaml_strerror(err),
-		messages->len > 1 && !messages->bad ? (const char *)messages->data : "no details");
-	say_hint("kekctl.yaml may have endpoints, ca, certificate and key: man 5 kekctl.yaml");
+	const char *what = c->what[0] ? c->what : cyaml_strerror(err);
+
+	if (c->line > 0)
+		say_error("%s:%u: %s", path, c->line, what);
+	else
+		say_error("%s: %s", path, what);
+	say_hint("it may have endpoints (a list), ca, certificate and key, and nothing else: "
+		 "man 5 kekctl.yaml");
+	return CTL_USAGE;
 }
 
-/* Moves what the loader allocated into plain memory, relative paths made absolute or relative to
- * the working directory. */
+/* A path in the file is relative to the file. A copy; NULL for NULL. */
 static char *
 beside(const char *file, const char *path)
 {
@@ -117,27 +132,23 @@ static int
 load_file(const char *path, struct ctl_config *c)
 {
 	struct ctl_config *file = NULL;
-	struct buf messages = BUF_INIT(2048);
+	struct complaint complaint = { 0 };
 	cyaml_config_t config;
 	cyaml_err_t err;
-	int status = CTL_USAGE;
+	int status;
 
 	if (access(path, R_OK) < 0) {
 		say_error("cannot read %s: %s", path, strerror(errno));
-		goto out;
+		return CTL_USAGE;
 	}
 	err = cyaml_load_file(
-		path, loader(&messages, &config), &schema, (cyaml_data_t **)&file, NULL);
+		path, loader(&complaint, &config), &schema, (cyaml_data_t **)&file, NULL);
 	if (err != CYAML_OK)
-		say_file_error(path, err, &messages);
-	else if (file)
-		status = take_file(path, file, c);
-	else
-		status = CTL_OK;
-out:
-	if (file)
-		cyaml_free(loader(&messages, &config), &schema, file, 0);
-	buf_free(&messages);
+		return say_complaint(path, err, &complaint);
+	if (!file)
+		return CTL_OK;
+	status = take_file(path, file, c);
+	cyaml_free(&config, &schema, file, 0);
 	return status;
 }
 
