@@ -3,7 +3,8 @@
 # Every header of include/kekd compiles alone, and twice in one file.
 set -eu
 top=$(cd "$(dirname "$0")/../.." && pwd)
-flags=$(pkg-config --cflags p11-kit-1 libcrypto libmicrohttpd gnutls sqlite3 jansson libcyaml libcurl)
+flags=$(pkg-config --cflags p11-kit-1 libcrypto libmicrohttpd gnutls sqlite3 jansson libcyaml \
+	libcurl)
 status=0
 for header in "$top"/include/kekd/*.h; do
 	name=${header##*/}
