@@ -105,8 +105,7 @@ open_uncached(int dir_fd, const char *name, uint64_t *ret_size)
 static int
 foreign(char ret_error[256], const char *file, const char *what)
 {
-	snprintf(ret_error, 256, "%s %s: give this node's audit log a directory of its own", file,
-		what);
+	snprintf(ret_error, 256, "%s %s: use another directory", file, what);
 	return KEKD_EAUDIT;
 }
 

@@ -304,6 +304,11 @@ misplaced(struct verify *v, struct lines *l, const struct chain_line *line, uint
 	if (line->sequence > wanted && follows(v, l, wanted))
 		return fault(v, line->sequence, "records %llu and %llu are swapped",
 			(unsigned long long)wanted, (unsigned long long)line->sequence);
+	if (line->sequence > wanted && v->line == 1)
+		return fault(v, line->sequence,
+			"records %llu to %llu are missing before this file: a file, or the end of "
+			"the one before, was removed",
+			(unsigned long long)wanted, (unsigned long long)(line->sequence - 1));
 	if (line->sequence > wanted)
 		return fault(v, line->sequence, "records %llu to %llu are missing before this one",
 			(unsigned long long)wanted, (unsigned long long)(line->sequence - 1));

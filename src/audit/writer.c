@@ -98,6 +98,7 @@ static const struct {
 	{ -ENOENT, "create the directory" },
 	{ -ENOTDIR, "name a directory" },
 	{ -EIO, "check the disk" },
+	{ -ESTALE, "let nobody delete it while it is in use" },
 	{ -EWOULDBLOCK, "end the other process that writes there" },
 };
 
@@ -127,8 +128,11 @@ set_failing(struct audit *a, const char *what, int err)
 	char reason[sizeof(a->status.reason)];
 
 	a->retry_at = clock_boot_ns() + RETRY;
-	snprintf(reason, sizeof(reason), "%.60s: %s: %.40s: %s", a->dir, what,
-		err == -EWOULDBLOCK ? "it is in use" : kekd_strerror(err), remedy(err));
+	if (err == KEKD_EAUDIT) /* what says it all */
+		snprintf(reason, sizeof(reason), "%.50s: %.100s", a->dir, what);
+	else
+		snprintf(reason, sizeof(reason), "%.50s: %.40s: %.30s: %s", a->dir, what,
+			err == -EWOULDBLOCK ? "it is in use" : kekd_strerror(err), remedy(err));
 	pthread_mutex_lock(&a->status_lock);
 	was_ok = was_ok || strcmp(a->status.reason, reason) != 0;
 	a->status.ok = false;
@@ -418,24 +422,27 @@ new_file(struct audit *a)
 static bool
 is_unsupported(int err)
 {
-	return err == EOPNOTSUPP || err == ENOSYS || err == EINVAL;
+	return err == -EOPNOTSUPP || err == -ENOSYS || err == -EINVAL;
 }
 
-/* Room for `room` more bytes, so that a full disk is noticed before a line is torn. */
+/* Room for `room` more bytes, so that a full disk is noticed before a line is torn. Much at a time,
+ * where that is to be had. */
 static int
 preallocate(struct audit *a, uint64_t room)
 {
 	const uint64_t steps[] = { room > PREALLOCATE ? room : PREALLOCATE, room };
+	int err = 0;
 
-	for (size_t i = 0; i < 2 && !a->no_fallocate && a->size + room > a->allocated; i++) {
-		if (fallocate(a->fd, FALLOC_FL_KEEP_SIZE, (off_t)a->size, (off_t)steps[i]) == 0)
+	for (size_t i = 0; i < STR_COUNT(steps) && a->size + room > a->allocated; i++) {
+		err = 0;
+		if (!a->no_fallocate &&
+			fallocate(a->fd, FALLOC_FL_KEEP_SIZE, (off_t)a->size, (off_t)steps[i]) < 0)
+			err = -errno;
+		a->no_fallocate = a->no_fallocate || is_unsupported(err);
+		if (!err || a->no_fallocate)
 			a->allocated = a->size + steps[i];
-		else if (is_unsupported(errno))
-			a->no_fallocate = true;
-		else if (errno != ENOSPC && errno != EDQUOT && errno != EINTR)
-			return -errno;
 	}
-	return a->no_fallocate || a->size + room <= a->allocated ? 0 : -ENOSPC;
+	return a->size + room <= a->allocated ? 0 : err;
 }
 
 static int
@@ -447,7 +454,7 @@ write_out(struct audit *a)
 
 	/* What is written to a file without a name is lost. */
 	if (fstat(a->fd, &st) < 0 || st.st_nlink == 0)
-		return -ENOENT;
+		return -ESTALE;
 
 	while (left > 0) {
 		ssize_t n = write(a->fd, p, left);
