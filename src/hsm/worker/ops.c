@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One operation: who does it, and what is done when the token does not answer well. Each class of
+ * error has its recovery; after it the operation is tried again, a few times.
+ */
+#include "worker.h"
+
+#include "kekd/err.h"
+#include "kekd/str.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TRIES 3
+
+static enum p11_class
+run_inspect(struct session *s, struct hsm_op *op)
+{
+	struct hsm_object object;
+	char label[UINT8_MAX];
+	CK_OBJECT_HANDLE h;
+	enum p11_class class = objects_find(s->w, &op->object, &h);
+
+	if (!class)
+		class = objects_read(s->w, h, &object, label);
+	if (!class)
+		op->attributes = object.attributes;
+	return class;
+}
+
+static enum p11_class
+list_from(struct session *s, struct hsm_op *op, const CK_OBJECT_HANDLE *handles, size_t count)
+{
+	size_t limit = frame_result_size_max(op) - frame_result_size_max(&(struct hsm_op){ 0 });
+	struct buf b = BUF_INIT(limit);
+	enum p11_class class = P11_OK;
+
+	for (size_t i = op->size; i < count && !class && !b.bad; i++) {
+		struct hsm_object object;
+		char label[UINT8_MAX];
+		class = objects_read(s->w, handles[i], &object, label);
+		if (class == P11_OBJECT) { /* destroyed meanwhile: its place keeps the count */
+			object = (struct hsm_object){ 0 };
+			class = P11_OK;
+		}
+		op->out_len = (uint32_t)b.len;
+		if (!class)
+			hsm_list_put(&b, &object);
+	}
+	if (!b.bad)
+		op->out_len = (uint32_t)b.len;
+	if (op->out_len > 0)
+		memcpy(op->out, b.data, op->out_len);
+	buf_free(&b);
+	return class;
+}
+
+static enum p11_class
+run_list(struct session *s, struct hsm_op *op)
+{
+	CK_OBJECT_HANDLE *handles;
+	size_t count;
+	enum p11_class class = objects_all(s->w, &handles, &count);
+
+	if (class)
+		return class;
+	class = list_from(s, op, handles, count);
+	op->attributes = (uint32_t)count;
+	free(handles);
+	return class;
+}
+
+static enum p11_class
+run_drop(struct session *s, struct hsm_op *op)
+{
+	objects_forget(s->w, &op->object);
+	return P11_OK;
+}
+
+static enum p11_class
+run_ping(struct session *s, struct hsm_op *op)
+{
+	CK_SESSION_INFO info;
+
+	(void)op;
+	return p11_call(&s->w->p11, GetSessionInfo, s->h, &info);
+}
+
+static const struct handler {
+	enum p11_class (*run)(struct session *s, struct hsm_op *op);
+	bool home;	     /* in the home session, with the objects' lock */
+	bool object, iv, in; /* must be given */
+} handlers[] = {
+	[HSM_OP_WRAP] = { mech_wrap, .object = true, .in = true },
+	[HSM_OP_UNWRAP] = { mech_unwrap, .object = true, .iv = true, .in = true },
+	[HSM_OP_CHECK] = { mech_check, .object = true, .iv = true, .in = true },
+	[HSM_OP_GENERATE] = { mech_generate, .object = true },
+	[HSM_OP_REWRAP] = { mech_rewrap, .object = true, .iv = true, .in = true },
+	[HSM_OP_SEAL] = { mech_seal, .object = true, .in = true },
+	[HSM_OP_INSPECT] = { run_inspect, .home = true, .object = true },
+	[HSM_OP_LIST] = { run_list, .home = true },
+	[HSM_OP_DROP] = { run_drop, .object = true },
+	[HSM_OP_PING] = { run_ping },
+	[HSM_OP_CREATE_KEK] = { mech_create, .home = true, .object = true, .in = true },
+	[HSM_OP_CREATE_SEAL] = { mech_create, .home = true, .object = true, .in = true },
+};
+
+/* An object that is not where it was: both of a rewrap, whichever it is. */
+static bool
+recover(struct session *s, enum p11_class class, const struct hsm_op *op)
+{
+	if (class != P11_OBJECT)
+		return session_recover(s, class);
+	if (s == &s->w->home)
+		return false;
+	objects_forget(s->w, &op->object);
+	if (op->object2.len > 0)
+		objects_forget(s->w, &op->object2);
+	return true;
+}
+
+static enum p11_class
+run(struct session *s, struct hsm_op *op, const struct handler *h)
+{
+	enum p11_class class;
+	int tries = TRIES;
+
+	do
+		class = h->run(s, op);
+	while (class && --tries > 0 && recover(s, class, op));
+	return class;
+}
+
+static enum p11_class
+run_at_home(struct worker *w, struct hsm_op *op, const struct handler *h)
+{
+	enum p11_class class;
+
+	pthread_mutex_lock(&w->objects.lock);
+	class = run(&w->home, op, h);
+	pthread_mutex_unlock(&w->objects.lock);
+	return class;
+}
+
+void
+ops_run(struct session *s, struct hsm_op *op)
+{
+	const struct handler *h = &handlers[op->kind];
+	enum p11_class class;
+
+	op->out = s->out;
+	op->out2 = s->out2;
+	op->out_len = op->out2_len = 0;
+	if ((h->object && op->object.len == 0) || (h->iv && op->iv_len == 0) ||
+		(h->in && op->in_len == 0)) {
+		op->err = KEKD_EINTERNAL;
+		return;
+	}
+	class = h->home ? run_at_home(s->w, op, h) : run(s, op, h);
+	op->err = p11_class_err(class);
+	if (class)
+		op->out_len = op->out2_len = 0;
+	if (class == P11_RESTART)
+		atomic_fetch_add(&s->w->p11.strikes, 1);
+	else if (class == P11_OK && atomic_load(&s->w->p11.strikes) > 0)
+		atomic_store(&s->w->p11.strikes, 0);
+}
+
+void
+ops_wipe(struct session *s, const struct hsm_op *op)
+{
+	size_t n = (size_t)op->in_len + op->size + 64;
+
+	if (n > FRAME_SIZE_MAX)
+		n = FRAME_SIZE_MAX;
+	secret_wipe(s->out, n);
+	secret_wipe(s->out2, n);
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The PIN: read once, used with care. No sequence of restarts may lock a token, so a PIN that the
+ * token refused is remembered on disk (as a salted scrypt) and never tried again; when the token
+ * says that few tries are left, or one, it is believed. A successful login forgets what was
+ * refused.
+ */
+#include "worker.h"
+
+#include "kekd/buf.h"
+#include "kekd/control.h"
+#include "kekd/err.h"
+#include "kekd/log.h"
+#include "kekd/str.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PIN_MAX 256
+#define SALT_SIZE 16
+#define HASH_SIZE 32
+#define REFUSED_MAX 16 /* PINs that are remembered; then the operator has to look */
+#define SCRYPT_N 16384
+#define SCRYPT_R 8
+#define SCRYPT_P 1
+#define SCRYPT_MEMORY (32 * 1024 * 1024)
+
+/* A file: the salt, then a hash for each PIN that was refused since the last success. */
+struct refused {
+	char name[32];
+	size_t count;
+	uint8_t salt[SALT_SIZE];
+	uint8_t hash[REFUSED_MAX][HASH_SIZE];
+};
+
+static ssize_t
+read_full(int fd, void *data, size_t size)
+{
+	size_t len = 0;
+	ssize_t n = 1;
+
+	while (len < size && n != 0) {
+		n = read(fd, (uint8_t *)data + len, size - len);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		len += n > 0 ? (size_t)n : 0;
+	}
+	return (ssize_t)len;
+}
+
+static int
+read_pin(int fd, struct secret *ret_pin)
+{
+	struct secret raw = { 0 };
+	ssize_t n;
+	int err = secret_alloc(&raw, PIN_MAX + 2);
+
+	if (err)
+		return err;
+	n = read_full(fd, raw.data, raw.len);
+	if (n > 0 && raw.data[n - 1] == '\n')
+		n--;
+	err = n < 0 ? (int)n : n == 0 ? -ENODATA : n > PIN_MAX ? -E2BIG : 0;
+	if (!err)
+		err = secret_alloc(ret_pin, (size_t)n);
+	if (!err)
+		memcpy(ret_pin->data, raw.data, (size_t)n);
+	secret_free(&raw);
+	return err;
+}
+
+int
+pin_read(struct worker *w, int fd)
+{
+	int err = read_pin(fd, &w->pin);
+
+	close(fd);
+	if (err)
+		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_OPERATOR,
+			"token \"%s\": the PIN source cannot be used: %s: it holds the user PIN, "
+			"at "
+			"most %d bytes, and nothing else",
+			w->part.token, err == -ENODATA ? "it is empty" : kekd_strerror(err),
+			PIN_MAX);
+	return 0;
+}
+
+static void
+refused_name(const struct worker *w, char *ret_name, size_t size)
+{
+	size_t n = (size_t)snprintf(ret_name, size, "refused-%s", w->hello.token_serial);
+
+	for (size_t i = 0; i < n && i < size; i++)
+		if (!isalnum((unsigned char)ret_name[i]) && ret_name[i] != '-')
+			ret_name[i] = '_';
+}
+
+/* 0; a file that is not there remembers nothing. */
+static int
+refused_load(const struct worker *w, struct refused *ret_refused)
+{
+	struct refused r = { 0 };
+	ssize_t n;
+	int fd;
+
+	refused_name(w, r.name, sizeof(r.name));
+	*ret_refused = r;
+	fd = openat(w->state_dir, r.name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	n = read_full(fd, r.salt, SALT_SIZE);
+	if (n == SALT_SIZE)
+		n = read_full(fd, r.hash, sizeof(r.hash));
+	else
+		n = n < 0 ? n : -EBADMSG;
+	close(fd);
+	if (n <= 0 || n % HASH_SIZE != 0)
+		return n < 0 ? (int)n : -EBADMSG;
+	r.count = (size_t)n / HASH_SIZE;
+	*ret_refused = r;
+	return 0;
+}
+
+static int
+hash_pin(const struct worker *w, const uint8_t salt[SALT_SIZE], uint8_t ret_hash[HASH_SIZE])
+{
+	uint8_t salted[SALT_SIZE + sizeof(w->hello.token_serial)];
+
+	memcpy(salted, salt, SALT_SIZE);
+	memcpy(salted + SALT_SIZE, w->hello.token_serial, sizeof(w->hello.token_serial));
+	return EVP_PBE_scrypt((const char *)w->pin.data, w->pin.len, salted, sizeof(salted),
+		       SCRYPT_N, SCRYPT_R, SCRYPT_P, SCRYPT_MEMORY, ret_hash, HASH_SIZE) == 1
+		       ? 0
+		       : KEKD_EINTERNAL;
+}
+
+/* Whole or not at all, and on the disk before anyone is told. */
+static int
+refused_store(const struct worker *w, const struct refused *r)
+{
+	size_t hashes = r->count * HASH_SIZE;
+	char fresh[sizeof(r->name) + 4];
+	int err = 0, fd;
+
+	snprintf(fresh, sizeof(fresh), "%s.new", r->name);
+	fd = openat(
+		w->state_dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, r->salt, SALT_SIZE) != SALT_SIZE ||
+		write(fd, r->hash, hashes) != (ssize_t)hashes)
+		err = errno ? -errno : -EIO;
+	else if (fsync(fd) < 0)
+		err = -errno;
+	close(fd);
+	if (!err && (renameat(w->state_dir, fresh, w->state_dir, r->name) < 0 ||
+			    fsync(w->state_dir) < 0))
+		err = -errno;
+	return err;
+}
+
+static void
+remember_refusal(struct worker *w)
+{
+	struct refused r;
+	int err = refused_load(w, &r);
+
+	if (!err && r.count == 0)
+		err = RAND_bytes(r.salt, SALT_SIZE) == 1 ? 0 : KEKD_EINTERNAL;
+	if (!err && r.count < REFUSED_MAX)
+		err = hash_pin(w, r.salt, r.hash[r.count++]);
+	if (!err)
+		err = refused_store(w, &r);
+	if (err)
+		log_error("token \"%s\": that the PIN was refused cannot be remembered: %s: do not "
+			  "start kekd again with this PIN",
+			w->part.token, kekd_strerror(err));
+}
+
+static void
+forget_refusals(struct worker *w)
+{
+	char name[32];
+
+	refused_name(w, name, sizeof(name));
+	if (unlinkat(w->state_dir, name, 0) == 0 && fsync(w->state_dir) < 0)
+		log_warning("the state directory cannot be synced: %s", kekd_strerror(-errno));
+}
+
+/* Was this PIN refused before? 0, or KEKD_EHSM, noted. */
+static int
+check_refusals(struct worker *w)
+{
+	uint8_t hash[HASH_SIZE];
+	struct refused r;
+	int err = refused_load(w, &r);
+
+	if (!err && r.count > 0)
+		err = hash_pin(w, r.salt, hash);
+	if (err)
+		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_OPERATOR,
+			"token \"%s\": what was refused before cannot be read from %s in "
+			"hsm.state_dir (%s): make sure of the PIN, then remove the file",
+			w->part.token, r.name, kekd_strerror(err));
+	for (size_t i = 0; i < r.count; i++)
+		if (secret_equal(hash, HASH_SIZE, r.hash[i], HASH_SIZE))
+			return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+				"token \"%s\" (%s) has refused this PIN before: it is not tried "
+				"again; put the right PIN into the PIN source",
+				w->part.token, w->part.uri);
+	if (r.count == REFUSED_MAX)
+		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s) has refused %d PINs: make sure of the right one, then "
+			"remove %s from hsm.state_dir",
+			w->part.token, w->part.uri, REFUSED_MAX, r.name);
+	return 0;
+}
+
+/* What the token itself says of its PIN. */
+static int
+check_flags(struct worker *w)
+{
+	CK_FLAGS flags;
+
+	if (p11_refresh_token(&w->p11))
+		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_FAILED,
+			"token \"%s\" (%s) does not say how it is", w->part.token, w->part.uri);
+	flags = w->p11.token.flags;
+	if (flags & CKF_USER_PIN_LOCKED)
+		return worker_fail(w, HSM_STATE_PIN_LOCKED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s): its user PIN is locked: have its security officer set "
+			"a "
+			"new one",
+			w->part.token, w->part.uri);
+	if (flags & CKF_USER_PIN_FINAL_TRY)
+		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s) has one try left for its PIN, which kekd leaves to you: "
+			"log in once with the vendor's tool",
+			w->part.token, w->part.uri);
+	if (flags & CKF_USER_PIN_COUNT_LOW)
+		log_warning("token \"%s\" says that a wrong PIN was given since the last login",
+			w->part.token);
+	return 0;
+}
+
+static int
+note_refusal(struct worker *w, enum p11_class class)
+{
+	switch (class) {
+	case P11_PIN:
+		remember_refusal(w);
+		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s) refused the PIN: put the right one into the PIN source; "
+			"this one is not tried again",
+			w->part.token, w->part.uri);
+	case P11_PIN_LOCKED:
+		remember_refusal(w);
+		return worker_fail(w, HSM_STATE_PIN_LOCKED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s) has locked its user PIN: have its security officer set "
+			"a "
+			"new one",
+			w->part.token, w->part.uri);
+	case P11_OPERATOR:
+		return worker_fail(w, HSM_STATE_NOT_INITIALISED, CHILD_EXIT_OPERATOR,
+			"token \"%s\" (%s): its user PIN is not set or has expired: set a new one",
+			w->part.token, w->part.uri);
+	default:
+		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_FAILED,
+			"token \"%s\" (%s): the login failed, for another reason than the PIN",
+			w->part.token, w->part.uri);
+	}
+}
+
+static int
+log_in(struct worker *w, CK_SESSION_HANDLE session)
+{
+	CK_SESSION_INFO info;
+	enum p11_class class;
+	int err;
+
+	if (p11_call(&w->p11, GetSessionInfo, session, &info) == P11_OK &&
+		(info.state == CKS_RO_USER_FUNCTIONS || info.state == CKS_RW_USER_FUNCTIONS))
+		return 0;
+	err = check_flags(w);
+	if (!err)
+		err = check_refusals(w);
+	if (err)
+		return err;
+	class = p11_call(&w->p11, Login, session, CKU_USER, w->pin.data, (CK_ULONG)w->pin.len);
+	if (class)
+		return note_refusal(w, class);
+	forget_refusals(w);
+	return 0;
+}
+
+int
+pin_login(struct worker *w, CK_SESSION_HANDLE session)
+{
+	int err;
+
+	pthread_mutex_lock(&w->login_lock);
+	err = log_in(w, session);
+	pthread_mutex_unlock(&w->login_lock);
+	return err;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A PKCS#11 module for tests: forwards every call to another module, and
+ *   KEKD_TEST_MODULE       the other module's path (SoftHSM where there is none)
+ *   KEKD_TEST_LOG          a file that gets a line for each C_Initialize, C_Login and C_GenerateKey
+ *   KEKD_TEST_EXTRACTABLE  =1: of secret keys it says that they could have been extracted once
+ *   KEKD_TEST_DELAY_US     C_Encrypt and C_Decrypt take this much longer
+ *   KEKD_TEST_FLAGS        token flags to be shown as set, a number
+ * Not part of the program, and not installed.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <p11-kit/pkcs11.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MODULE_DEFAULT "/usr/lib/softhsm/libsofthsm2.so"
+
+static CK_FUNCTION_LIST *real; /* the module behind */
+static CK_FUNCTION_LIST shown; /* its functions, some of them ours */
+static long delay_us;
+
+static void
+log_call(const char *name)
+{
+	const char *path = getenv("KEKD_TEST_LOG");
+	char line[64];
+	int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
+	int n = snprintf(line, sizeof(line), "%s\n", name);
+
+	if (fd < 0)
+		return;
+	(void)!write(fd, line, (size_t)n);
+	close(fd);
+}
+
+static void
+delay(void)
+{
+	struct timespec t = { delay_us / 1000000, delay_us % 1000000 * 1000 };
+
+	if (delay_us > 0)
+		nanosleep(&t, NULL);
+}
+
+static CK_RV
+logged_initialize(void *args)
+{
+	log_call("C_Initialize");
+	return real->C_Initialize(args);
+}
+
+static CK_RV
+logged_login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR *pin, CK_ULONG pin_size)
+{
+	log_call("C_Login");
+	return real->C_Login(s, user, pin, pin_size);
+}
+
+static CK_RV
+logged_generate_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *template, CK_ULONG n,
+	CK_OBJECT_HANDLE *ret_key)
+{
+	log_call("C_GenerateKey");
+	return real->C_GenerateKey(s, m, template, n, ret_key);
+}
+
+static CK_RV
+flagged_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *ret_info)
+{
+	const char *text = getenv("KEKD_TEST_FLAGS");
+	CK_RV rv = real->C_GetTokenInfo(slot, ret_info);
+
+	if (rv == CKR_OK && text)
+		ret_info->flags |= strtoul(text, NULL, 0);
+	return rv;
+}
+
+static CK_RV
+lying_attribute_value(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *template, CK_ULONG n)
+{
+	const char *lies = getenv("KEKD_TEST_EXTRACTABLE");
+	CK_RV rv = real->C_GetAttributeValue(s, o, template, n);
+
+	for (CK_ULONG i = 0; lies && strcmp(lies, "1") == 0 && i < n; i++)
+		if (template[i].type == CKA_NEVER_EXTRACTABLE && template[i].pValue &&
+			template[i].ulValueLen == sizeof(CK_BBOOL))
+			*(CK_BBOOL *)template[i].pValue = CK_FALSE;
+	return rv;
+}
+
+static CK_RV
+slow_encrypt(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG size, unsigned char *ret_out,
+	CK_ULONG *ret_size)
+{
+	delay();
+	return real->C_Encrypt(s, in, size, ret_out, ret_size);
+}
+
+static CK_RV
+slow_decrypt(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG size, unsigned char *ret_out,
+	CK_ULONG *ret_size)
+{
+	delay();
+	return real->C_Decrypt(s, in, size, ret_out, ret_size);
+}
+
+static CK_RV
+shown_function_list(CK_FUNCTION_LIST **ret_list)
+{
+	*ret_list = &shown;
+	return CKR_OK;
+}
+
+static int
+load(void)
+{
+	const char *path = getenv("KEKD_TEST_MODULE"), *us = getenv("KEKD_TEST_DELAY_US");
+	void *module = dlopen(path ? path : MODULE_DEFAULT, RTLD_NOW | RTLD_LOCAL);
+	CK_RV (*get)(CK_FUNCTION_LIST **);
+
+	if (!module)
+		return -1;
+	*(void **)&get = dlsym(module, "C_GetFunctionList");
+	if (!get || get(&real) != CKR_OK)
+		return -1;
+	delay_us = us ? strtol(us, NULL, 10) : 0;
+	shown = *real;
+	shown.C_GetFunctionList = shown_function_list;
+	shown.C_Initialize = logged_initialize;
+	shown.C_Login = logged_login;
+	shown.C_GenerateKey = logged_generate_key;
+	shown.C_GetTokenInfo = flagged_token_info;
+	shown.C_GetAttributeValue = lying_attribute_value;
+	shown.C_Encrypt = slow_encrypt;
+	shown.C_Decrypt = slow_decrypt;
+	return 0;
+}
+
+CK_RV
+C_GetFunctionList(CK_FUNCTION_LIST **ret_list)
+{
+	if (!real && load() < 0)
+		return CKR_GENERAL_ERROR;
+	return shown_function_list(ret_list);
+}
