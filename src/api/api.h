@@ -54,6 +54,14 @@ void api_set_etag(struct request *r, uint64_t commit);
 /* Takes over the reference; an earlier detail is replaced. */
 void api_set_detail(struct request *r, json_t *detail);
 
+/* Is this record in the store, but refused? One that was never good since the start is in the store
+ * alone: neither keyring nor clients know it. */
+bool api_record_refused(struct node *n, const char *prefix, const char *name);
+
+/* The key of the path, as a reference. NULL: there is none to work with, and the request has been
+ * answered (key_not_found, record_refused). */
+struct key *api_find_key(struct request *r);
+
 /* A time as RFC 3339 text, or null for 0. */
 json_t *api_time(uint64_t real_us);
 

@@ -73,14 +73,21 @@ api_client_list(struct request *r)
 		request_fail(r, -ENOMEM, "no memory for the answer: ask again, for fewer clients");
 }
 
+/* 0, or there is no record of this name to work with; client may be NULL. */
 static int
-refused(const char *name, char ret_error[JSON_ERROR_SIZE])
+check(struct node *n, const char *name, const struct client *c, char ret_error[JSON_ERROR_SIZE])
 {
-	snprintf(ret_error, JSON_ERROR_SIZE,
-		"the stored record of client \"%s\" was changed outside of kekd: restore it from a "
-		"backup",
-		name);
-	return KEKD_ERECORD;
+	if (c && !c->refused)
+		return 0;
+	if (c || api_record_refused(n, "clients/", name)) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"the record of client \"%.64s\" was changed outside of kekd: restore it "
+			"from a backup",
+			name);
+		return KEKD_ERECORD;
+	}
+	snprintf(ret_error, JSON_ERROR_SIZE, "client \"%.64s\" does not exist", name);
+	return KEKD_ENOCLIENT;
 }
 
 void
@@ -88,11 +95,10 @@ api_client_get(struct request *r)
 {
 	_cleanup_(client_unrefp) struct client *c = clients_find(r->node->clients, r->params[0]);
 	char error[JSON_ERROR_SIZE];
+	int err = check(r->node, r->params[0], c, error);
 
-	if (!c)
-		request_fail(r, KEKD_ENOCLIENT, "client \"%s\" does not exist", r->params[0]);
-	else if (c->refused)
-		request_fail(r, refused(c->name, error), "%s", error);
+	if (err < 0)
+		request_fail(r, err, "%s", error);
 	else
 		answer_client(r, 200, c);
 }
@@ -103,22 +109,18 @@ api_client_get(struct request *r)
 static int
 may_change(struct request *r, const struct client *now, char ret_error[JSON_ERROR_SIZE])
 {
-	if (r->if_none_match_given && now) {
+	int err = check(r->node, r->params[0], now, ret_error);
+
+	if (r->if_none_match_given && err == KEKD_ENOCLIENT)
+		return 0;
+	if (err < 0)
+		return err;
+	if (r->if_none_match_given) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"client \"%s\" exists already, at revision %llu", now->name,
 			(unsigned long long)now->commit);
 		return KEKD_EPRECONDITION;
 	}
-	if (r->if_none_match_given)
-		return 0;
-	if (!now) {
-		snprintf(ret_error, JSON_ERROR_SIZE,
-			"client \"%.64s\" does not exist: create it with If-None-Match: *",
-			r->params[0]);
-		return KEKD_ENOCLIENT;
-	}
-	if (now->refused)
-		return refused(now->name, ret_error);
 	if (r->if_match != STORE_ANY && r->if_match != now->commit) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"client \"%s\" is at revision %llu by now: read it again", now->name,

@@ -56,6 +56,37 @@ api_set_detail(struct request *r, json_t *detail)
 	r->audit_detail = detail;
 }
 
+bool
+api_record_refused(struct node *n, const char *prefix, const char *name)
+{
+	struct sealed *store = atomic_load(&n->sealed);
+	char path[STORE_PATH_MAX + 1];
+	size_t len = strlen(prefix);
+
+	for (size_t i = 0; store && sealed_refused(store, i, path) == 0; i++)
+		if (strncmp(path, prefix, len) == 0 && strcmp(path + len, name) == 0)
+			return true;
+	return false;
+}
+
+struct key *
+api_find_key(struct request *r)
+{
+	struct key *k = keyring_find(r->node->keyring, r->key);
+
+	if (k && !k->refused)
+		return k;
+	if (k || api_record_refused(r->node, "keys/", r->key))
+		request_fail(r, KEKD_ERECORD,
+			"the stored record of key \"%s\" was changed outside of kekd: restore it "
+			"from a backup",
+			r->key);
+	else
+		request_fail(r, KEKD_ENOKEY, "key \"%s\" does not exist", r->key);
+	key_unrefp(&k);
+	return NULL;
+}
+
 json_t *
 api_time(uint64_t real_us)
 {

@@ -7,6 +7,8 @@
 
 #include <errno.h>
 
+#define REFUSED_NAMED 4
+
 static void __attribute__((format(printf, 2, 3))) add(json_t *texts, const char *format, ...)
 {
 	va_list ap;
@@ -55,24 +57,30 @@ check_store(struct node *n, json_t *reasons, json_t *warnings)
 {
 	struct sealed *store = atomic_load(&n->sealed);
 	struct sealed_status status;
+	char path[STORE_PATH_MAX + 1];
 
 	if (!store)
 		return; /* the phase says so */
 	sealed_status(store, &status);
 	if (status.hold != SEALED_HOLD_NONE)
 		add(reasons, "the store is held: %s", sealed_hold_text(status.hold));
-	if (status.refused > 0)
-		add(warnings, "%zu records in the store are refused: see status", status.refused);
+	for (size_t i = 0; i < REFUSED_NAMED && sealed_refused(store, i, path) == 0; i++)
+		add(warnings, "record %s is refused: it was changed outside of kekd", path);
+	if (status.refused > REFUSED_NAMED)
+		add(warnings, "%zu records in all are refused: see /v1/status", status.refused);
 }
 
+/* One lost object must not take the other keys from their clients; a token that has none of them is
+ * the wrong one. */
 static void
-check_proofs(struct node *n, json_t *reasons)
+check_proofs(struct node *n, json_t *reasons, json_t *warnings)
 {
-	size_t failed = atomic_load(&n->proofs.failed);
+	size_t failed = atomic_load(&n->proofs.failed), proven = atomic_load(&n->proofs.proven);
 
 	if (failed > 0)
-		add(reasons, "%zu of %zu key versions could not be proven in this node's tokens",
-			failed, atomic_load(&n->proofs.total));
+		add(proven > 0 ? warnings : reasons,
+			"%zu of %zu key versions could not be proven in this node's tokens", failed,
+			atomic_load(&n->proofs.total));
 }
 
 static json_t *
@@ -93,7 +101,7 @@ answer(struct request *r, const char *yes, const char *no)
 	check_tokens(r->node, reasons);
 	check_audit(r->node, reasons);
 	check_store(r->node, reasons, warnings);
-	check_proofs(r->node, reasons);
+	check_proofs(r->node, reasons, warnings);
 	good = reasons && json_array_size(reasons) == 0;
 	value = json_pack("{s:s, s:o, s:o, s:o}", "status", good ? yes : no, "reasons", reasons,
 		"warnings", warnings, "proofs", proofs_json(r->node));

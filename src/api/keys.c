@@ -111,27 +111,6 @@ answer_key(struct request *r, int status, const struct key *k)
 	request_answer_json(r, status, value);
 }
 
-/* The key that the request is about; when there is none to work with, the request has been answered
- * and the result is NULL. */
-static struct key *
-find_key(struct request *r)
-{
-	struct key *k = keyring_find(r->node->keyring, r->key);
-
-	if (!k) {
-		request_fail(r, KEKD_ENOKEY, "key \"%s\" does not exist", r->key);
-		return NULL;
-	}
-	if (k->refused) {
-		request_fail(r, KEKD_ERECORD,
-			"the stored record of key \"%s\" was changed outside of kekd: restore it "
-			"from a backup",
-			k->name);
-		key_unrefp(&k);
-	}
-	return k;
-}
-
 /* ---- list ---- */
 
 struct page {
@@ -210,7 +189,7 @@ api_key_list(struct request *r)
 void
 api_key_get(struct request *r)
 {
-	_cleanup_(key_unrefp) struct key *k = find_key(r);
+	_cleanup_(key_unrefp) struct key *k = api_find_key(r);
 
 	if (k)
 		answer_key(r, 200, k);
@@ -262,6 +241,14 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 			c->name);
 		return KEKD_EFORBIDDEN;
 	}
+	if (api_record_refused(r->node, "keys/", c->name)) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"there is a record of key \"%s\" that was changed outside of kekd: restore "
+			"it "
+			"from a backup",
+			c->name);
+		return KEKD_ERECORD;
+	}
 	if (c->algorithm && strcmp(c->algorithm, algorithm_name(BLOB_AES256_GCM)) != 0) {
 		snprintf(ret_error, JSON_ERROR_SIZE, "the algorithm must be %s",
 			algorithm_name(BLOB_AES256_GCM));
@@ -310,7 +297,7 @@ api_key_patch(struct request *r)
 {
 	json_t *labels = NULL;
 	const struct json_member members[] = { { "labels", JSON_KIND_OBJECT, true, &labels } };
-	_cleanup_(key_unrefp) struct key *before = find_key(r);
+	_cleanup_(key_unrefp) struct key *before = api_find_key(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
@@ -336,7 +323,7 @@ api_key_rotate(struct request *r)
 {
 	const char *token = NULL;
 	const struct json_member members[] = { { "token", JSON_KIND_STRING, false, &token } };
-	_cleanup_(key_unrefp) struct key *before = find_key(r);
+	_cleanup_(key_unrefp) struct key *before = api_find_key(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
@@ -407,7 +394,7 @@ static void
 change_version(struct request *r, version_change_fn *change)
 {
 	unsigned number = version_number(r->params[1]);
-	_cleanup_(key_unrefp) struct key *before = find_key(r);
+	_cleanup_(key_unrefp) struct key *before = api_find_key(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;

@@ -6,6 +6,7 @@
  */
 #include "../../src/api/api.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,6 +29,7 @@ struct fixture {
 	unsigned version;
 	bool enabled, deleted;
 	char path[80];
+	const char *refused; /* path of the one record that the store refuses */
 };
 
 static struct fixture *now; /* of the running test */
@@ -149,6 +151,16 @@ sealed_commit(
 	return now->next_err;
 }
 
+int
+sealed_refused(struct sealed *s, size_t i, char ret_path[STORE_PATH_MAX + 1])
+{
+	(void)s;
+	if (i > 0 || !now->refused)
+		return -ENOENT;
+	snprintf(ret_path, STORE_PATH_MAX + 1, "%s", now->refused);
+	return 0;
+}
+
 /* The keyring's nonce blocks name these; no handler here reserves one. */
 int
 sealed_get(struct sealed *s, const char *path, struct sealed_record *ret_record)
@@ -216,6 +228,7 @@ set_up(void **state)
 	assert_int_equal(keyring_open(&f->node.keyring), 0);
 	assert_int_equal(clients_open(&f->node.clients), 0);
 	f->request.node = &f->node;
+	atomic_store(&f->node.sealed, (struct sealed *)f); /* only told apart from none */
 	*state = now = f;
 	return 0;
 }
@@ -267,6 +280,30 @@ listed(struct fixture *f, const char *member, size_t i)
 {
 	return json_string_value(
 		json_object_get(json_array_get(json_object_get(f->json, member), i), "name"));
+}
+
+#define APP \
+	"{\"identities\":[\"uri:spiffe://test/app\"]," \
+	"\"grants\":[{\"keys\":\"a-*\",\"operations\":[\"wrap\"]}]}"
+#define BOSS \
+	"{\"identities\":[\"uri:spiffe://test/app\"]," \
+	"\"grants\":[{\"keys\":\"*\",\"operations\":[\"client.write\"]}]}"
+
+static void
+creating(struct fixture *f, char *name)
+{
+	f->request.params[0] = name;
+	f->request.if_none_match_given = true;
+	f->request.if_match_given = false;
+}
+
+static void
+changing(struct fixture *f, char *name, uint64_t commit)
+{
+	f->request.params[0] = name;
+	f->request.if_none_match_given = false;
+	f->request.if_match_given = true;
+	f->request.if_match = commit;
 }
 
 /* ---- keys ---- */
@@ -397,6 +434,28 @@ nothing_is_done_with_a_key_whose_record_is_refused(void **state)
 }
 
 static void
+a_refused_record_that_was_never_good_is_told_from_none(void **state)
+{
+	struct fixture *f = *state;
+
+	be(f, "*", "key.create");
+	about_key(f, (char[]){ "demo" }, NULL);
+	f->refused = "keys/demo";
+	ask(f, api_key_get, NULL);
+	assert_int_equal(f->err, KEKD_ERECORD);
+	ask(f, api_key_create, "{\"name\":\"demo\"}");
+	assert_int_equal(f->err, KEKD_ERECORD);
+	f->refused = "clients/app";
+	about_key(f, (char[]){ "demo" }, NULL);
+	ask(f, api_key_get, NULL);
+	assert_int_equal(f->err, KEKD_ENOKEY);
+	creating(f, (char[]){ "app" });
+	ask(f, api_client_put, APP);
+	assert_int_equal(f->err, KEKD_ERECORD);
+	assert_int_equal(f->asked, 0);
+}
+
+static void
 a_key_is_created_only_under_a_name_that_a_grant_covers(void **state)
 {
 	struct fixture *f = *state;
@@ -507,30 +566,6 @@ a_change_of_a_version_takes_no_members(void **state)
 }
 
 /* ---- clients ---- */
-
-#define APP \
-	"{\"identities\":[\"uri:spiffe://test/app\"]," \
-	"\"grants\":[{\"keys\":\"a-*\",\"operations\":[\"wrap\"]}]}"
-#define BOSS \
-	"{\"identities\":[\"uri:spiffe://test/app\"]," \
-	"\"grants\":[{\"keys\":\"*\",\"operations\":[\"client.write\"]}]}"
-
-static void
-creating(struct fixture *f, char *name)
-{
-	f->request.params[0] = name;
-	f->request.if_none_match_given = true;
-	f->request.if_match_given = false;
-}
-
-static void
-changing(struct fixture *f, char *name, uint64_t commit)
-{
-	f->request.params[0] = name;
-	f->request.if_none_match_given = false;
-	f->request.if_match_given = true;
-	f->request.if_match = commit;
-}
 
 static void
 a_client_is_stored_before_it_is_known(void **state)
@@ -694,6 +729,7 @@ main(void)
 		TEST(a_key_is_shown_with_its_versions_and_etag),
 		TEST(a_key_that_is_not_there_is_not_found),
 		TEST(nothing_is_done_with_a_key_whose_record_is_refused),
+		TEST(a_refused_record_that_was_never_good_is_told_from_none),
 		TEST(a_key_is_created_only_under_a_name_that_a_grant_covers),
 		TEST(a_creation_with_bad_members_reaches_no_token),
 		TEST(a_change_carries_the_revision_that_the_client_saw),
