@@ -5,13 +5,14 @@
  */
 #include "ctl.h"
 
-#include "kekd/blob.h"
 #include "kekd/secret.h"
 #include "kekd/uuid.h"
 
 #include <ctype.h>
 #include <string.h>
 
+#define PLAINTEXT_MAX 4096   /* what a server wraps */
+#define CIPHERTEXT_MAX 8192  /* room for a plaintext and what wrapping adds */
 #define TEXT_MAX (64 * 1024) /* base64 with line breaks */
 #define BYTES_DEFAULT 32
 
@@ -32,8 +33,8 @@ static int
 add_plaintext(struct ctl *ctl, json_t *body)
 {
 	struct buf plaintext = BUF_INIT(0);
-	struct buf text = BUF_INIT(STR_BASE64_SIZE(BLOB_PLAINTEXT_MAX));
-	int status = input_read(ctl, args_value(&ctl->args, "in"), true, BLOB_PLAINTEXT_MAX,
+	struct buf text = BUF_INIT(STR_BASE64_SIZE(PLAINTEXT_MAX));
+	int status = input_read(ctl, args_value(&ctl->args, "in"), true, PLAINTEXT_MAX,
 		"more than 4,096 bytes: kekd wraps data keys; encrypt data with one and wrap that",
 		&plaintext);
 
@@ -61,7 +62,7 @@ drop_white_space(struct buf *b)
 static int
 add_ciphertext(struct ctl *ctl, json_t *body)
 {
-	uint8_t blob[BLOB_SIZE_MAX];
+	uint8_t blob[CIPHERTEXT_MAX];
 	size_t len;
 	struct buf text = BUF_INIT(0);
 	int status = input_read(ctl, args_value(&ctl->args, "in"), false, TEXT_MAX,
@@ -112,7 +113,7 @@ static int
 write_plaintext(const json_t *reply, struct output *o)
 {
 	const char *text = string_of(reply, "plaintext");
-	uint8_t plaintext[BLOB_PLAINTEXT_MAX];
+	uint8_t plaintext[PLAINTEXT_MAX];
 	size_t len = 0;
 	int status;
 
@@ -252,8 +253,8 @@ add_bytes(const struct ctl_args *a, json_t *body)
 	char *end;
 	unsigned long n = text ? strtoul(text, &end, 10) : BYTES_DEFAULT;
 
-	if (text && (*text < '1' || *text > '9' || *end || n > BLOB_PLAINTEXT_MAX)) {
-		say_error("--bytes \"%s\" is not a number from 1 to %d", text, BLOB_PLAINTEXT_MAX);
+	if (text && (*text < '1' || *text > '9' || *end || n > PLAINTEXT_MAX)) {
+		say_error("--bytes \"%s\" is not a number from 1 to %d", text, PLAINTEXT_MAX);
 		return CTL_USAGE;
 	}
 	json_object_set_new(body, "bytes", json_integer((json_int_t)n));
