@@ -486,6 +486,22 @@ sixteen_threads_have_all_their_records_in_their_order(void **state)
 	json_decref(all);
 }
 
+static void
+a_log_that_is_being_written_verifies(void **state)
+{
+	struct fixture *f = *state;
+	struct crowd crowd = { f, 0, 0 };
+	pthread_t thread;
+
+	f->config.max_bytes = 200000;
+	open_log(f);
+	pthread_create(&thread, NULL, append_many, &crowd);
+	for (int i = 0; i < 20; i++)
+		verified(f);
+	pthread_join(thread, NULL);
+	assert_int_equal(crowd.failed, 0);
+}
+
 static atomic_int answered;
 
 static void
@@ -935,6 +951,7 @@ main(void)
 		T(two_writers_never_share_a_directory),
 		T(a_new_file_begins_past_the_limit_and_the_chain_runs_on),
 		T(sixteen_threads_have_all_their_records_in_their_order),
+		T(a_log_that_is_being_written_verifies),
 		T(a_core_writes_more_than_twenty_thousand_records_a_second),
 		T(a_file_whose_write_failed_is_never_written_again),
 		T(a_file_whose_sync_failed_is_never_written_again),
