@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The configuration: what is good is taken with its defaults, what is bad is named with its line
+ * and a remedy, and the parts arrive in the children as they were cut.
+ */
+#include "kekd/config.h"
+
+#include "kekd/json.h"
+#include "kekd/str.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* Users by number: they need not exist where the tests run. */
+static const char good[] = "cluster: lab\n"				       /* 1 */
+			   "node: one\n"				       /* 2 */
+			   "state_dir: state\n"				       /* 3 */
+			   "user: \"0\"\n"				       /* 4 */
+			   "listen:\n"					       /* 5 */
+			   "  - 127.0.0.1:7373\n"			       /* 6 */
+			   "  - \"[::1]:7373\"\n"			       /* 7 */
+			   "tls:\n"					       /* 8 */
+			   "  certificate: server.pem\n"		       /* 9 */
+			   "  key: server.key\n"			       /* 10 */
+			   "  client_ca: ca.pem\n"			       /* 11 */
+			   "tokens:\n"					       /* 12 */
+			   "  - name: main\n"				       /* 13 */
+			   "    uri: pkcs11:token=lab\n"		       /* 14 */
+			   "    module: module.so\n"			       /* 15 */
+			   "    pin-source: pin\n"			       /* 16 */
+			   "hsm:\n"					       /* 17 */
+			   "  user: \"0\"\n"				       /* 18 */
+			   "  workers: 2\n"				       /* 19 */
+			   "  deadline: 500ms\n"			       /* 20 */
+			   "audit:\n"					       /* 21 */
+			   "  dir: audit\n"				       /* 22 */
+			   "  max_bytes: 16MiB\n"			       /* 23 */
+			   "admins:\n"					       /* 24 */
+			   "  - name: alice\n"				       /* 25 */
+			   "    identities: [ \"uri:spiffe://lab/alice\" ]\n"; /* 26 */
+
+struct site {
+	char dir[64];
+	char config[96];
+	char output[4096]; /* of the last load */
+};
+
+static void
+write_file(const struct site *s, const char *name, const char *text, mode_t mode)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+	assert_int_equal(chmod(path, mode), 0);
+}
+
+static int
+make_site(void **state)
+{
+	static struct site site;
+
+	site = (struct site){ .dir = "/tmp/kekd-config-XXXXXX" };
+	assert_non_null(mkdtemp(site.dir));
+	snprintf(site.config, sizeof(site.config), "%s/kekd.yaml", site.dir);
+	write_file(&site, "server.pem", "x", 0644);
+	write_file(&site, "server.key", "x", 0600);
+	write_file(&site, "ca.pem", "x", 0644);
+	write_file(&site, "module.so", "x", 0755);
+	write_file(&site, "pin", "1234", 0600);
+	write_file(&site, "pin-empty", "", 0600);
+	write_file(&site, "pin-group", "1234", 0620);
+	write_file(&site, "pin-world", "1234", 0604);
+	*state = &site;
+	return 0;
+}
+
+static int
+remove_site(void **state)
+{
+	static const char *const names[] = { "server.pem", "server.key", "ca.pem", "module.so",
+		"pin", "pin-empty", "pin-group", "pin-world", "kekd.yaml" };
+	const struct site *s = *state;
+
+	for (size_t i = 0; i < STR_COUNT(names); i++) {
+		char path[128];
+		snprintf(path, sizeof(path), "%s/%s", s->dir, names[i]);
+		unlink(path);
+	}
+	return rmdir(s->dir);
+}
+
+/* Loads text as the configuration; standard error goes to s->output. */
+static int
+load(struct site *s, const char *text, struct config **ret_config)
+{
+	FILE *capture = tmpfile();
+	int saved = dup(STDERR_FILENO), err;
+	size_t n;
+
+	write_file(s, "kekd.yaml", text, 0644);
+	assert_non_null(capture);
+	fflush(stderr);
+	dup2(fileno(capture), STDERR_FILENO);
+	err = config_load(s->config, ret_config);
+	fflush(stderr);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	rewind(capture);
+	n = fread(s->output, 1, sizeof(s->output) - 1, capture);
+	s->output[n] = '\0';
+	fclose(capture);
+	return err;
+}
+
+/* `good` with one part replaced. */
+static void
+replace(const char *from, const char *to, char ret_text[8192])
+{
+	const char *at = strstr(good, from);
+
+	assert_non_null(at);
+	snprintf(ret_text, 8192, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
+}
+
+static void
+a_good_file_is_taken_silently_with_paths_beside_it(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	char path[160];
+
+	assert_int_equal(load(s, good, &c), 0);
+	assert_string_equal(s->output, "");
+	assert_string_equal(c->cluster, "lab");
+	assert_int_equal(c->listen_count, 2);
+	snprintf(path, sizeof(path), "%s/server.key", s->dir);
+	assert_string_equal(c->tls.key, path);
+	snprintf(path, sizeof(path), "%s/pin", s->dir);
+	assert_string_equal(c->tokens[0].pin_source, path);
+	snprintf(path, sizeof(path), "%s/state/hsm", s->dir);
+	assert_string_equal(c->hsm.state_dir, path);
+	assert_int_equal(c->hsm.workers, 2);
+	assert_int_equal(c->hsm.sessions, 1);
+	assert_int_equal(c->hsm.deadline_ms, 500);
+	assert_int_equal(c->audit.max_bytes, 16 << 20);
+	assert_false(c->audit.hash_context);
+	assert_false(c->identity.common_name);
+}
+
+static void
+what_is_left_out_has_its_default(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	char text[8192];
+
+	replace("  workers: 2\n  deadline: 500ms\n", "", text);
+	assert_int_equal(load(s, text + strlen("cluster: lab\n"), &c), 0);
+	assert_string_equal(c->cluster, "kekd");
+	assert_in_range(c->hsm.workers, 1, CONFIG_WORKERS_MAX);
+	assert_int_equal(c->hsm.deadline_ms, 5000);
+}
+
+static void
+module_and_pin_source_may_come_with_the_uri(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	char text[8192], query[512], path[160];
+
+	snprintf(query, sizeof(query),
+		"    uri: \"pkcs11:token=lab?module-path=%s/module.so&pin-source=file:%s/pin\"\n",
+		s->dir, s->dir);
+	replace("    uri: pkcs11:token=lab\n    module: module.so\n    pin-source: pin\n", query,
+		text);
+	assert_int_equal(load(s, text, &c), 0);
+	snprintf(path, sizeof(path), "%s/module.so", s->dir);
+	assert_string_equal(c->tokens[0].module, path);
+	snprintf(path, sizeof(path), "%s/pin", s->dir);
+	assert_string_equal(c->tokens[0].pin_source, path);
+}
+
+static const struct {
+	const char *from, *to;
+	unsigned line;	  /* that the finding must name */
+	const char *what; /* that it must say */
+	const char *remedy;
+} bad[] = {
+	{ "node: one", "nodee: one", 2, "\"nodee\" is not known", "spelling" },
+	{ "  client_ca: ca.pem", "  client_ca: ca.pem\n  cipher: x", 12, "\"cipher\" is not known",
+		"take it out" },
+	{ "    module: module.so", "    modul: module.so", 15, "\"modul\" is not known",
+		"spelling" },
+	{ "state_dir: state", "state_dir: state\nstate_dir: other", 4, "given twice", "keep one" },
+	{ "node: one", "node: [ one ]", 2, "node", "single value" },
+	{ "node: one", "node:", 2, "node: it has no value", "take the line out" },
+	{ "tls:\n", "tls: no\nx:\n", 8, "tls", "settings are needed" },
+	{ "node: one", "node: \"one", 4, "not YAML", "correct it" },
+	{ "node: one", "\tnode: one", 2, "not YAML", "correct it" },
+	{ "node: one", "--- x", 2, "a second document", "correct it" },
+	{ "  workers: 2", "  workers: two", 19, "workers", "digits" },
+	{ "  workers: 2", "  workers: 0", 19, "hsm.workers is 0", "1 to 4" },
+	{ "  workers: 2", "  workers: 5", 19, "hsm.workers is 5", "1 to 4" },
+	{ "  workers: 2", "  sessions: 65", 19, "hsm.sessions is 65", "1 to 64" },
+	{ "500ms", "5", 20, "\"5\" is no duration", "\"5s\"" },
+	{ "500ms", "5 minutes", 20, "is no duration", "\"5s\"" },
+	{ "500ms", "31s", 20, "is no duration", "30 s" },
+	{ "500ms", "99999999999999999999s", 20, "is no duration", "\"5s\"" },
+	{ "16MiB", "1KiB", 23, "is no size", "4 KiB" },
+	{ "16MiB", "lots", 23, "is no size", "GiB" },
+	{ "  max_bytes: 16MiB", "  context: secret", 23, "context", "not known" },
+	{ "audit:\n", "identity: { common_name: maybe }\naudit:\n", 21, "common_name",
+		"not known" },
+	{ "cluster: lab", "cluster: Lab", 1, "cluster \"Lab\" is not a name", "a-z" },
+	{ "node: one", "node: -one", 2, "node \"-one\" is not a name", "a-z" },
+	{ "127.0.0.1:7373", "127.0.0.1", 6, "\"127.0.0.1\" is not ADDRESS:PORT", "number" },
+	{ "127.0.0.1:7373", "localhost:7373", 6, "is not ADDRESS:PORT", "number" },
+	{ "127.0.0.1:7373", "127.0.0.1:0", 6, "is not ADDRESS:PORT", "number" },
+	{ "127.0.0.1:7373", "127.0.0.1:70000", 6, "is not ADDRESS:PORT", "number" },
+	{ "[::1]:7373", "::1:7373", 7, "is not ADDRESS:PORT", "[::1]" },
+	{ "[::1]:7373", "[::1]7373", 7, "is not ADDRESS:PORT", "[::1]" },
+	{ "[::1]:7373", "127.0.0.1:7373", 7, "twice", "keep one" },
+	{ "  key: server.key\n", "", 8, "tls.key is missing", "path" },
+	{ "server.key", "nothing.key", 10, "nothing.key cannot be read", "put the file there" },
+	{ "server.pem", "/", 9, "is not a file", "correct the path" },
+	{ "state_dir: state", "state_dir: pin", 3, "is not a directory", "correct the path" },
+	{ "  dir: audit", "  dir: state", 22, "audit.dir is state_dir", "another directory" },
+	{ "  - name: main\n", "  - name: MAIN\n", 13, "\"MAIN\" is not a name", "a-z" },
+	{ "  - name: main\n    uri", "  - uri", 13, "no name", "add" },
+	{ "hsm:\n",
+		"  - { name: main, uri: \"pkcs11:token=b\", module: module.so, pin-source: pin "
+		"}\nhsm:\n",
+		17, "\"main\" is given twice", "own name" },
+	{ "pkcs11:token=lab", "http://token", 14, "is not a PKCS#11 URI", "pkcs11:token=LABEL" },
+	{ "pkcs11:token=lab", "pkcs11:token=%zz", 14, "is not a PKCS#11 URI", "RFC 7512" },
+	{ "pkcs11:token=lab", "pkcs11:object=x", 14, "names no token", "token=LABEL" },
+	{ "pkcs11:token=lab", "pkcs11:slot-id=3", 14, "slot number", "serial=" },
+	{ "pkcs11:token=lab", "pkcs11:token=lab;colour=red", 14, "not known", "correct it" },
+	{ "pkcs11:token=lab", "pkcs11:token=lab?pin-value=1234", 14, "holds the PIN", "0600" },
+	{ "    module: module.so\n", "", 13, "no module", "add" },
+	{ "module.so", "missing.so", 15, "missing.so cannot be read", "correct the path" },
+	{ "    pin-source: pin\n", "", 13, "no PIN source", "0600" },
+	{ "source: pin", "source: missing", 16, "cannot be read", "correct the path" },
+	{ "source: pin", "source: pin-empty", 16, "is empty", "user PIN" },
+	{ "source: pin", "source: pin-group", 16, "mode 0620", "chmod 600 /tmp/" },
+	{ "source: pin", "source: pin-world", 16, "mode 0604", "chmod 600 /tmp/" },
+	{ "source: pin", "source: \"|cat pin\"", 16, "program", "name a file" },
+	{ "  - name: alice\n", "  - name: Alice\n", 25, "\"Alice\" is not a name", "a-z" },
+	{ "uri:spiffe://lab/alice", "spiffe://lab/alice", 26, "is not an identity", "uri:URI" },
+	{ "uri:spiffe://lab/alice", "spki:abcd", 26, "is not an identity", "spki:SHA256" },
+	{ "uri:spiffe://lab/alice", "cn:alice", 26, "can never match", "common_name" },
+	{ "    identities: [ \"uri:spiffe://lab/alice\" ]\n", "", 25, "no identity", "add" },
+	{ "\"uri:spiffe://lab/alice\" ]\n", "dns:a ]\n  - { name: bob, identities: [ dns:a ] }\n",
+		27, "\"dns:a\" is given twice", "keep one" },
+};
+
+static void
+each_fault_is_named_with_its_line_and_a_remedy(void **state)
+{
+	struct site *s = *state;
+	unsigned failures = 0;
+
+	for (size_t i = 0; i < STR_COUNT(bad); i++) {
+		struct config *c = NULL;
+		char text[8192], where[128];
+
+		replace(bad[i].from, bad[i].to, text);
+		assert_true(load(s, text, &c) < 0);
+		assert_null(c);
+		snprintf(where, sizeof(where), "%s:%u: ", s->config, bad[i].line);
+		if (strncmp(s->output, where, strlen(where)) == 0 &&
+			strstr(s->output, bad[i].what) && strstr(s->output, bad[i].remedy) &&
+			strchr(s->output, '\n') == strrchr(s->output, '\n'))
+			continue;
+		failures++;
+		print_error("\"%s\" instead of \"%s\" (line %u: %s, %s) gave:\n%s", bad[i].to,
+			bad[i].from, bad[i].line, bad[i].what, bad[i].remedy, s->output);
+	}
+	assert_int_equal(failures, 0);
+}
+
+static void
+all_faults_of_meaning_are_told_at_once(void **state)
+{
+	struct site *s = *state;
+	struct config *c = NULL;
+	unsigned lines = 0;
+
+	assert_true(load(s, "user: \"0\"\nhsm: { user: \"0\" }\n", &c) < 0);
+	for (const char *p = s->output; (p = strchr(p, '\n')); p++)
+		lines++;
+	assert_int_equal(lines, 7);
+	assert_non_null(strstr(s->output, "tokens is missing"));
+	assert_non_null(strstr(s->output, "listen has no address"));
+	assert_non_null(strstr(s->output, "audit.dir is missing"));
+}
+
+static void
+an_empty_and_a_missing_file_are_refused(void **state)
+{
+	struct site *s = *state;
+	struct config *c = NULL;
+
+	assert_true(load(s, "", &c) < 0);
+	assert_true(load(s, "- a\n- b\n", &c) < 0);
+	assert_non_null(strstr(s->output, "settings are needed"));
+	assert_true(config_load("/nonexistent/kekd.yaml", &c) < 0);
+	assert_null(c);
+}
+
+static int
+part_fd(const json_t *part)
+{
+	char *text = json_dumps(part, 0);
+	int pipe_ends[2];
+
+	assert_non_null(text);
+	assert_int_equal(pipe2(pipe_ends, O_CLOEXEC), 0);
+	assert_int_equal(write(pipe_ends[1], text, strlen(text)), strlen(text));
+	close(pipe_ends[1]);
+	json_text_free(text);
+	return pipe_ends[0];
+}
+
+static void
+kekd_net_reads_its_part_as_it_was_cut(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	struct net_part p;
+	json_t *part;
+	int fd;
+
+	assert_int_equal(load(s, good, &c), 0);
+	part = config_net_part(c, true);
+	assert_non_null(part);
+	fd = part_fd(part);
+	assert_int_equal(net_part_read(fd, &p), 0);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	assert_true(p.init);
+	assert_string_equal(p.cluster, "lab");
+	assert_string_equal(p.tls_key, c->tls.key);
+	assert_int_equal(p.tokens_count, 1);
+	assert_string_equal(p.tokens[0], "main");
+	assert_int_equal(p.deadline_ms, 500);
+	assert_int_equal(p.audit_max_bytes, 16 << 20);
+	assert_int_equal(json_array_size(p.admins), 1);
+	net_part_free(&p);
+	json_decref(part);
+}
+
+static void
+a_worker_reads_its_part_and_never_learns_the_pin_file(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	struct worker_part p;
+	json_t *part;
+
+	assert_int_equal(load(s, good, &c), 0);
+	part = config_worker_part(c, 0, 1);
+	assert_non_null(part);
+	assert_int_equal(worker_part_read(part_fd(part), &p), 0);
+	assert_string_equal(p.token, "main");
+	assert_int_equal(p.index, 1);
+	assert_string_equal(p.uri, "pkcs11:token=lab");
+	assert_string_equal(p.module, c->tokens[0].module);
+	assert_int_equal(p.sessions, 1);
+	worker_part_free(&p);
+	json_decref(part);
+}
+
+static void
+a_part_with_an_unknown_or_missing_or_wild_member_is_refused(void **state)
+{
+	static const struct {
+		const char *member;
+		json_int_t value;
+	} wild[] = { { "index", CONFIG_WORKERS_MAX }, { "sessions", 100000 }, { "more", 1 } };
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	struct worker_part p;
+	struct net_part n;
+
+	assert_int_equal(load(s, good, &c), 0);
+	for (size_t i = 0; i < STR_COUNT(wild); i++) {
+		json_t *part = config_worker_part(c, 0, 0);
+		json_object_set_new(part, wild[i].member, json_integer(wild[i].value));
+		assert_true(worker_part_read(part_fd(part), &p) < 0);
+		json_decref(part);
+	}
+	{
+		json_t *part = config_net_part(c, false);
+		json_object_del(part, "audit_dir");
+		assert_true(net_part_read(part_fd(part), &n) < 0);
+		json_object_set_new(part, "audit_dir", json_string("/x"));
+		json_array_append_new(json_object_get(part, "tokens"), json_integer(1));
+		assert_true(net_part_read(part_fd(part), &n) < 0);
+		json_decref(part);
+	}
+	assert_true(net_part_read(open("/dev/null", O_RDONLY | O_CLOEXEC), &n) < 0);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_good_file_is_taken_silently_with_paths_beside_it),
+		cmocka_unit_test(what_is_left_out_has_its_default),
+		cmocka_unit_test(module_and_pin_source_may_come_with_the_uri),
+		cmocka_unit_test(each_fault_is_named_with_its_line_and_a_remedy),
+		cmocka_unit_test(all_faults_of_meaning_are_told_at_once),
+		cmocka_unit_test(an_empty_and_a_missing_file_are_refused),
+		cmocka_unit_test(kekd_net_reads_its_part_as_it_was_cut),
+		cmocka_unit_test(a_worker_reads_its_part_and_never_learns_the_pin_file),
+		cmocka_unit_test(a_part_with_an_unknown_or_missing_or_wild_member_is_refused),
+	};
+
+	json_open();
+	return cmocka_run_group_tests(tests, make_site, remove_site);
+}
