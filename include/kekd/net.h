@@ -87,6 +87,8 @@ int node_token(const struct node *n, const char *name);
 /* Is this the client's first refused use of the version in this minute? (Those are always durable
  * in the audit log.) Any thread. */
 bool node_first_refusal(struct node *n, const char *client, const struct uuid *version);
+/* A change has made a new version of this key, and proven it. Control thread. */
+void node_count_proven(struct node *n, const char *key);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

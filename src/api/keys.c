@@ -11,14 +11,25 @@
 #define LIST_BATCH 100
 #define LIST_VERSIONS_MAX 10000 /* on one page: keeps an answer at a few MiB */
 
+/* The API's words, in the order of enum hsm_attribute's bits. */
+static const char *const attribute_names[] = {
+	"sensitive",
+	"always_sensitive",
+	"never_extractable",
+	"local",
+	"not_extractable",
+	"token",
+	"private",
+};
+
 static json_t *
 attributes_json(unsigned attributes)
 {
 	json_t *names = json_array();
 
-	for (unsigned bit = 1; bit && bit <= attributes; bit <<= 1)
-		if (attributes & bit && key_attribute_name(bit))
-			json_array_append_new(names, json_string(key_attribute_name(bit)));
+	for (size_t i = 0; i < STR_COUNT(attribute_names); i++)
+		if (attributes & (1u << i))
+			json_array_append_new(names, json_string(attribute_names[i]));
 	return names;
 }
 
@@ -288,6 +299,7 @@ api_key_create(struct request *r)
 		fail_change(r, err, text);
 		return;
 	}
+	node_count_proven(r->node, k->name);
 	set_activation_detail(r, k);
 	answer_key(r, 201, k);
 }
@@ -340,6 +352,7 @@ api_key_rotate(struct request *r)
 		fail_change(r, err, text);
 		return;
 	}
+	node_count_proven(r->node, k->name);
 	set_activation_detail(r, k);
 	answer_key(r, 200, k);
 }

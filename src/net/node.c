@@ -34,7 +34,7 @@ node_set_phase(struct node *n, enum node_phase phase, const char *format, ...)
 	changed = strcmp(reason, n->phase_reason) != 0;
 	memcpy(n->phase_reason, reason, sizeof(reason));
 	pthread_mutex_unlock(&n->lock);
-	if (atomic_exchange(&n->phase, phase) != phase || changed)
+	if ((atomic_exchange(&n->phase, phase) != phase || changed) && *reason)
 		log_write(phase == NODE_HELD ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "%s", reason);
 }
 
@@ -279,9 +279,9 @@ serve(struct node *n)
 	if (status.hold != SEALED_HOLD_NONE) {
 		node_set_phase(n, NODE_HELD, "%s", sealed_hold_text(status.hold));
 	} else {
-		node_set_phase(n, NODE_SERVING, "serving %zu keys for %zu clients at revision %llu",
-			keyring_count(n->keyring), clients_count(n->clients),
-			(unsigned long long)status.number);
+		log_info("serving %zu keys for %zu clients at revision %llu", keyring_count(n->keyring),
+			clients_count(n->clients), (unsigned long long)status.number);
+		node_set_phase(n, NODE_SERVING, "%s", "");
 	}
 	node_sweep(n);
 	control_send(CHILD_FD_CONTROL, &ready, -1);
@@ -361,6 +361,16 @@ prove_some(struct node *n)
 	log_info("%zu versions proven, %zu failed", atomic_load(&n->proofs.proven),
 		atomic_load(&n->proofs.failed));
 	return false;
+}
+
+void
+node_count_proven(struct node *n, const char *key)
+{
+	/* What the first pass has yet to come to is counted by it. */
+	if (!n->proofs_done && strcmp(key, n->proof_after) > 0)
+		return;
+	atomic_fetch_add(&n->proofs.total, 1);
+	atomic_fetch_add(&n->proofs.proven, 1);
 }
 
 static void
