@@ -33,6 +33,8 @@ api_page(struct request *r, const char **ret_after, size_t *ret_limit)
 			r, KEKD_EINVALID, "limit must be a number from 1 to %d", API_LIMIT_MAX);
 		return KEKD_EINVALID;
 	}
+	if (after && !*after)
+		after = NULL;
 	if (after && !str_is_name(after)) {
 		request_fail(
 			r, KEKD_EINVALID, "after must be a name: the last one of the page before");
