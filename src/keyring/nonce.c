@@ -7,7 +7,6 @@
 
 #include "kekd/clock.h"
 #include "kekd/err.h"
-#include "kekd/log.h"
 #include "kekd/str.h"
 
 #include <errno.h>
@@ -159,8 +158,5 @@ nonce_reserve(
 	snprintf(path, sizeof(path), "nonces/%s", id);
 	for (int i = 0; i < ATTEMPTS && err == KEKD_EPRECONDITION; i++)
 		err = reserve_once(b, store, path, node);
-	if (err < 0 && err != KEKD_ENONCES)
-		log_warning("no block of IVs could be reserved for version %s: %s", id,
-			kekd_strerror(err));
 	return err;
 }

@@ -3,7 +3,6 @@
 #include "doubles.h"
 
 #include "kekd/err.h"
-#include "kekd/log.h"
 #include "kekd/nonce.h"
 
 #include <setjmp.h>
@@ -247,6 +246,5 @@ main(void)
 		TEST(threads_together_take_no_more_than_was_reserved),
 	};
 
-	log_open("test", LOG_LEVEL_ERROR);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
