@@ -260,11 +260,27 @@ open_store(struct node *n)
 	return false;
 }
 
+/* Serving, or held until the right store is back. */
+static void
+judge_store(struct node *n)
+{
+	struct sealed_status status;
+
+	sealed_status(n->sealed, &status);
+	if (status.hold != SEALED_HOLD_NONE) {
+		node_set_phase(n, NODE_HELD, "the metadata store is held: %s",
+			sealed_hold_text(status.hold));
+		return;
+	}
+	node_set_phase(n, NODE_SERVING, "%s", "");
+	log_info("serving %zu keys for %zu clients at revision %llu", keyring_count(n->keyring),
+		clients_count(n->clients), (unsigned long long)status.number);
+}
+
 static void
 serve(struct node *n)
 {
 	struct control_message ready = { .kind = CONTROL_READY };
-	struct sealed_status status;
 
 	n->lifecycle = (struct lifecycle){
 		.store = n->sealed,
@@ -275,14 +291,7 @@ serve(struct node *n)
 		.tokens = (const char *const *)n->part.tokens,
 		.tokens_count = n->part.tokens_count,
 	};
-	sealed_status(n->sealed, &status);
-	if (status.hold != SEALED_HOLD_NONE) {
-		node_set_phase(n, NODE_HELD, "%s", sealed_hold_text(status.hold));
-	} else {
-		log_info("serving %zu keys for %zu clients at revision %llu", keyring_count(n->keyring),
-			clients_count(n->clients), (unsigned long long)status.number);
-		node_set_phase(n, NODE_SERVING, "%s", "");
-	}
+	judge_store(n);
 	node_sweep(n);
 	control_send(CHILD_FD_CONTROL, &ready, -1);
 }
@@ -381,8 +390,8 @@ poll_store(struct node *n)
 	if (now < n->next_poll_ns)
 		return;
 	n->next_poll_ns = now + POLL_NS;
-	if (sealed_poll(n->sealed) < 0)
-		log_warning("the metadata store cannot be read");
+	/* The store logs its own failures, once each. */
+	(void)sealed_poll(n->sealed);
 }
 
 bool
@@ -397,6 +406,9 @@ node_tick(struct node *n)
 		poll_store(n);
 		return !n->proofs_done && prove_some(n);
 	case NODE_HELD:
+		poll_store(n);
+		judge_store(n);
+		return false;
 	case NODE_STOPPING:
 		break;
 	}
