@@ -122,8 +122,8 @@ help_command(const struct ctl_command *c, FILE *out)
 {
 	bool any = false;
 
-	fprintf(out, "Usage: kekctl [OPTION]... %s%s%s\n%s.\n", c->words, *c->usage ? " " : "",
-		c->usage, c->summary);
+	fprintf(out, "Usage: kekctl %s%s%s\n%s.\n", c->words, *c->usage ? " " : "", c->usage,
+		c->summary);
 	if (c->details)
 		fprintf(out, "\n%s\n", c->details);
 	for (const struct ctl_option *o = ctl_options; o->name; o++)
