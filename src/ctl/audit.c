@@ -32,19 +32,47 @@ report_time(const char *text)
 	return strlen(text) > 19 ? show_format("%.10s %.8sZ", text, text + 11) : "-";
 }
 
+/* The members that have no column of their own. */
+static const char *
+note_rest(const json_t *note)
+{
+	_cleanup_(json_freep) json_t *rest = json_copy((json_t *)note);
+	static const char *const columns[] = { "seq", "time", "type", "in" };
+	struct buf b = BUF_INIT(SHOW_TEXT_SIZE);
+	const char *name, *text;
+	json_t *value;
+
+	for (size_t i = 0; i < STR_COUNT(columns); i++)
+		json_object_del(rest, columns[i]);
+	json_object_foreach(rest, name, value) {
+		char *json = json_is_string(value)
+				     ? NULL
+				     : json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+		buf_printf(&b, "%s%s %s", b.len > 0 ? ", " : "", name,
+			json ? json : json_string_value(value));
+		json_text_free(json);
+	}
+	text = show_format("%.*s", (int)b.len, b.len > 0 ? (const char *)b.data : "");
+	buf_free(&b);
+	return text;
+}
+
 static void
 show_notes(const json_t *notes)
 {
+	_cleanup_(table_freep) struct table *t = table_new(
+		(const char *const[]){ ">SEQUENCE", "TIME", "WHAT", "DETAILS", "FILE", NULL });
 	const json_t *note;
 	size_t i;
 
-	json_array_foreach((json_t *)notes, i, note) {
-		char *text = json_dumps(note, JSON_COMPACT);
-		if (i == 0)
-			fputs("\nOf note (no faults):\n", stdout);
-		printf("  %s\n", text ? text : "");
-		json_text_free(text);
-	}
+	json_array_foreach((json_t *)notes, i, note)
+		table_row(t,
+			(const char *const[]){ show_number(note, "seq"), show_time(note, "time"),
+				show_text(note, "type"), note_rest(note), show_text(note, "in") });
+	if (table_rows(t) == 0)
+		return;
+	puts("\nStarts, ends and gaps of the log:");
+	table_print(t);
 }
 
 static void
@@ -54,8 +82,9 @@ show_report(const char *dir, const struct audit_report *r)
 
 	table_field(t, "Log", "%s", dir);
 	table_field(t, "Verdict", "%s",
-		r->fault[0] ? "NOT WHOLE" : "whole: every record is there and unchanged");
-	table_field(t, "Records", "%llu in %llu files, sequence %llu to %llu",
+		r->fault[0] ? "NOT WHOLE"
+			    : "whole: up to its head no record was changed, removed or added");
+	table_field(t, "Records", "%llu (files: %llu), sequence %llu to %llu",
 		(unsigned long long)r->records, (unsigned long long)r->files,
 		(unsigned long long)r->first_sequence, (unsigned long long)r->last_sequence);
 	table_field(t, "Time", "%s to %s", report_time(r->first_time), report_time(r->last_time));

@@ -97,6 +97,15 @@ run_add(struct ctl *ctl)
 
 /* ---- showing ---- */
 
+/* An administrator's would fill the screen: "client show" has them all. */
+static const char *
+operations_text(const json_t *operations)
+{
+	size_t n = json_array_size(operations);
+
+	return n <= 5 ? show_list(operations, ",") : show_format("%zu operations", n);
+}
+
 static const char *
 grants_text(const json_t *grants)
 {
@@ -107,7 +116,7 @@ grants_text(const json_t *grants)
 
 	json_array_foreach((json_t *)grants, i, g)
 		buf_printf(&b, "%s%s:%s", i > 0 ? " " : "", string_of(g, "keys"),
-			show_list(json_object_get(g, "operations"), ","));
+			operations_text(json_object_get(g, "operations")));
 	text = b.len > 0 ? show_format("%.*s", (int)b.len, (const char *)b.data) : "-";
 	buf_free(&b);
 	return text;

@@ -41,6 +41,7 @@ static const struct {
 	const char *code, *hint;
 } hints[] = {
 	{ "internal", "the server's log has more under the request's id" },
+	{ "invalid_request", "\"kekctl help COMMAND\" says what a command takes" },
 	{ "invalid_json", "is the server older than this kekctl? compare \"kekctl status\" and "
 			  "\"kekctl version\"" },
 	{ "unknown_member", "is the server older than this kekctl? compare \"kekctl status\" and "
