@@ -369,10 +369,20 @@ enable(struct lifecycle *l, const char *name, uint64_t expected_commit, unsigned
 	return lifecycle_set_enabled(l, name, expected_commit, version, true, ret_key, ret_error);
 }
 
+/* A key whose primary is disabled could not wrap: it is never wanted. */
 static int
 disable(struct lifecycle *l, const char *name, uint64_t expected_commit, unsigned version,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
+	_cleanup_(key_unrefp) struct key *k = keyring_find(l->keyring, name);
+
+	if (k && k->primary == version) {
+		snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
+			"version %u of key \"%s\" is the primary: rotate the key, or make another "
+			"version primary, then disable this one",
+			version, name);
+		return KEKD_ESTATE;
+	}
 	return lifecycle_set_enabled(l, name, expected_commit, version, false, ret_key, ret_error);
 }
 

@@ -227,6 +227,7 @@ set_up(void **state)
 
 	assert_int_equal(keyring_open(&f->node.keyring), 0);
 	assert_int_equal(clients_open(&f->node.clients), 0);
+	f->node.lifecycle.keyring = f->node.keyring;
 	f->request.node = &f->node;
 	atomic_store(&f->node.sealed, (struct sealed *)f); /* only told apart from none */
 	*state = now = f;
@@ -553,6 +554,19 @@ a_version_that_is_no_number_or_not_there_is_not_found(void **state)
 }
 
 static void
+the_primary_cannot_be_disabled(void **state)
+{
+	struct fixture *f = *state;
+
+	add_key(f, "demo", 17);
+	be(f, "*", "key.state");
+	about_key(f, (char[]){ "demo" }, (char[]){ "2" });
+	ask(f, api_version_disable, "{}");
+	assert_int_equal(f->err, KEKD_ESTATE);
+	assert_int_equal(f->asked, 0);
+}
+
+static void
 a_change_of_a_version_takes_no_members(void **state)
 {
 	struct fixture *f = *state;
@@ -735,6 +749,7 @@ main(void)
 		TEST(a_change_carries_the_revision_that_the_client_saw),
 		TEST(what_the_lifecycle_says_reaches_the_client),
 		TEST(a_version_that_is_no_number_or_not_there_is_not_found),
+		TEST(the_primary_cannot_be_disabled),
 		TEST(a_change_of_a_version_takes_no_members),
 		TEST(a_client_is_stored_before_it_is_known),
 		TEST(a_client_is_changed_only_at_the_revision_that_was_read),
