@@ -192,11 +192,12 @@ generate_key(struct session *s, const struct key_kind *kind, const struct hsm_op
 		{ CKA_UNWRAP, &no, sizeof(no) }, { CKA_DERIVE, &no, sizeof(no) },
 		{ CKA_MODIFIABLE, &no, sizeof(no) }, /* last: not every token takes it */
 	};
-	CK_ULONG n = STR_COUNT(template);
+	bool modifiable = s->w->p11.quirk->flags & QUIRK_COPY_MODIFIABLE;
+	CK_ULONG n = STR_COUNT(template) - modifiable;
 	enum p11_class class = p11_call(
 		&s->w->p11, GenerateKey, s->h, &mechanism, template, n, ret_handle);
 
-	if (class == P11_CALLER)
+	if (class == P11_CALLER && !modifiable)
 		class = p11_call(
 			&s->w->p11, GenerateKey, s->h, &mechanism, template, n - 1, ret_handle);
 	return class == P11_CALLER ? P11_OPERATOR : class;

@@ -153,27 +153,27 @@ describe_module(const CK_INFO *info, char *ret_text, size_t size)
 static int
 load_module(struct worker *w)
 {
+	/* Sessions of several threads, with the system's locks. p11_kit_module_initialize would ask
+	 * an unmanaged module for no locks at all. */
+	CK_C_INITIALIZE_ARGS args = { .flags = CKF_OS_LOCKING_OK };
 	struct p11 *p = &w->p11;
-	CK_FUNCTION_LIST *f;
-	CK_RV rv;
+	/* Unmanaged: the module's own functions, without p11-kit's wrapping of each call. */
+	CK_FUNCTION_LIST *f = p11_kit_module_load(w->part.module, P11_KIT_MODULE_UNMANAGED);
 
-	/* Unmanaged: the module's own functions, without p11-kit's wrapping of each call. p11-kit
-	 * initialises it for use by several threads, with the system's locks. */
-	f = p11_kit_module_load(w->part.module, P11_KIT_MODULE_UNMANAGED);
 	if (!f)
 		return worker_fail(w, HSM_STATE_NO_MODULE, CHILD_EXIT_OPERATOR,
 			"token \"%s\": the PKCS#11 module %s cannot be loaded: check the path and "
 			"that the module is installed",
 			w->part.token, w->part.module);
-	rv = p11_kit_module_initialize(f);
-	if (rv != CKR_OK) {
-		p11_kit_module_release(f);
-		return worker_fail(w, HSM_STATE_NO_MODULE, CHILD_EXIT_OPERATOR,
-			"token \"%s\": the PKCS#11 module %s cannot be initialised (%s): check its "
-			"configuration and that this user may read its files",
-			w->part.token, w->part.module, p11_kit_strerror(rv));
-	}
 	p->f = f;
+	if (p11_call(p, Initialize, &args)) {
+		p11_kit_module_release(f);
+		p->f = NULL;
+		return worker_fail(w, HSM_STATE_NO_MODULE, CHILD_EXIT_OPERATOR,
+			"token \"%s\": the PKCS#11 module %s cannot be initialised: check its "
+			"configuration and that this user may read its files",
+			w->part.token, w->part.module);
+	}
 	if (p11_call(p, GetInfo, &p->info))
 		return worker_fail(w, HSM_STATE_NO_MODULE, CHILD_EXIT_OPERATOR,
 			"token \"%s\": the PKCS#11 module %s does not say what it is",
@@ -289,7 +289,7 @@ p11_close(struct p11 *p)
 {
 	if (!p->f)
 		return;
-	p11_kit_module_finalize(p->f);
+	p11_call(p, Finalize, NULL);
 	p11_kit_module_release(p->f);
 	p->f = NULL;
 }

@@ -56,6 +56,7 @@ int p11_class_err(enum p11_class class); /* 0 or a kekd_err */
 	X(DestroyObject) \
 	X(Encrypt) \
 	X(EncryptInit) \
+	X(Finalize) \
 	X(FindObjects) \
 	X(FindObjectsFinal) \
 	X(FindObjectsInit) \
@@ -66,6 +67,7 @@ int p11_class_err(enum p11_class class); /* 0 or a kekd_err */
 	X(GetSessionInfo) \
 	X(GetSlotList) \
 	X(GetTokenInfo) \
+	X(Initialize) \
 	X(Login) \
 	X(OpenSession) \
 	X(Sign) \
@@ -79,9 +81,10 @@ enum p11_function {
 };
 
 enum quirk_flag {
-	QUIRK_SESSION_COPIES = 1,   /* gains by session copies of its keys */
-	QUIRK_TOKEN_IV = 2,	    /* the token makes the IV */
-	QUIRK_TAG_GENERAL_ERROR = 4 /* C_Decrypt says CKR_GENERAL_ERROR of a wrong tag */
+	QUIRK_SESSION_COPIES = 1,    /* gains by session copies of its keys */
+	QUIRK_TOKEN_IV = 2,	     /* the token makes the IV */
+	QUIRK_TAG_GENERAL_ERROR = 4, /* C_Decrypt says CKR_GENERAL_ERROR of a wrong tag */
+	QUIRK_COPY_MODIFIABLE = 8    /* C_CopyObject refuses keys with CKA_MODIFIABLE false */
 };
 
 struct quirk {
