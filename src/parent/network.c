@@ -118,6 +118,10 @@ network_message(struct parent *p)
 	} else if (err != -EAGAIN) {
 		close(p->net.control);
 		p->net.control = -1;
+		if (err != -EPIPE) { /* it talks nonsense */
+			log_error("kekd-net's messages cannot be read: %s: killed", strerror(-err));
+			child_kill(&p->net, SIGKILL);
+		}
 	}
 }
 
@@ -138,6 +142,9 @@ network_ended(struct parent *p, int wait_status, uint64_t now_ns)
 	if (WIFSIGNALED(wait_status))
 		log_warning("kekd-net was killed by signal %d", WTERMSIG(wait_status));
 	if (is_final(p, wait_status)) {
+		if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == CHILD_EXIT_OPERATOR)
+			log_error("kekd-net cannot work: put right what it says above, then start "
+				  "again");
 		parent_end(
 			p, WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : CHILD_EXIT_FAILED);
 		return;

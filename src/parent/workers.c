@@ -220,6 +220,8 @@ workers_message(struct parent *p, unsigned token, unsigned worker)
 	} else if (err != -EAGAIN) {
 		close(w->child.control);
 		w->child.control = -1;
+		if (err != -EPIPE)
+			child_kill(&w->child, SIGKILL); /* it talks nonsense */
 	}
 }
 
