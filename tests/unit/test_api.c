@@ -28,7 +28,7 @@ struct fixture {
 	uint64_t expected;
 	unsigned version;
 	bool enabled, deleted;
-	char path[80];
+	char path[80], proven[STR_NAME_MAX + 1];
 	const char *refused; /* path of the one record that the store refuses */
 };
 
@@ -68,7 +68,14 @@ request_fail(struct request *r, int err, const char *format, ...)
 	now->status = kekd_err_info(err)->http_status;
 }
 
-/* ---- the lifecycle and the store ---- */
+/* ---- the node, the lifecycle and the store ---- */
+
+void
+node_count_proven(struct node *n, const char *key)
+{
+	(void)n;
+	snprintf(now->proven, sizeof(now->proven), "%s", key);
+}
 
 static int
 asked(const char *name, struct key **ret_key, char *ret_error)
@@ -469,6 +476,7 @@ a_key_is_created_only_under_a_name_that_a_grant_covers(void **state)
 	ask(f, api_key_create, "{\"name\":\"team-a\",\"labels\":{\"a\":\"b\"}}");
 	assert_int_equal(f->status, 201);
 	assert_string_equal(f->request.etag, "\"77\"");
+	assert_string_equal(f->proven, "team-a");
 	assert_int_equal(
 		json_integer_value(json_object_get(f->request.audit_detail, "version")), 2);
 }
