@@ -267,8 +267,7 @@ check_after_kill(struct fixture *f, uint64_t told)
 }
 
 static void
-whatever_instant_a_rotation_is_killed_at_one_proven_primary_is_left_and_no_stray_object(
-	void **state)
+a_killed_rotation_leaves_one_proven_primary_and_no_stray_object(void **state)
 {
 	struct fixture *f = *state;
 	struct key *k;
@@ -298,8 +297,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_key_lives_through_rotation_disabling_and_return_to_primary),
 		cmocka_unit_test(a_canary_is_not_proven_by_another_versions_object),
-		cmocka_unit_test(
-			whatever_instant_a_rotation_is_killed_at_one_proven_primary_is_left_and_no_stray_object),
+		cmocka_unit_test(a_killed_rotation_leaves_one_proven_primary_and_no_stray_object),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
