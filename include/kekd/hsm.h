@@ -52,14 +52,15 @@ void hsm_freep(struct hsm **hsm); /* ends the thread; what is pending gets KEKD_
 void hsm_attach(struct hsm *hsm, unsigned token, unsigned worker, int fd);
 
 /* 0, or nothing was taken and done is not called: KEKD_EOVERLOAD; KEKD_EHSM when no worker of a
- * token is ready (at once, so that clients do not hang). Any thread, never blocks. */
+ * token is ready (at once, so that clients do not hang); KEKD_EINTERNAL for what no frame can hold,
+ * and for HSM_OP_DROP (see below). Any thread, never blocks. */
 int hsm_submit(struct hsm *hsm, struct hsm_batch *batch);
 
 /* Submits and waits; for the control thread only. 0 when taken, see each op's err. */
 int hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count);
 
-/* HSM_OP_DROP to every worker of every token, and waits for those that are ready. Control thread.
- */
+/* HSM_OP_DROP to every worker of the token, and waits for them; 0, or the first one's error
+ * (KEKD_ETIMEOUT: a worker hangs; it reads the drop before any other work). Control thread. */
 int hsm_drop_everywhere(struct hsm *hsm, unsigned token, const struct object_id *object);
 
 struct hsm_worker_status {

@@ -266,6 +266,13 @@ test_another_context_a_flipped_bit_and_a_cut_are_one_error(void **state)
 	broken.iv[0] ^= 1;
 	op = unwrap_op(&b->kek, &broken, plain, sizeof(plain));
 	assert_int_equal(call(b, &op), KEKD_EUNWRAP);
+	for (broken = blob; broken.iv_len-- > 1;) { /* and no reason to think ill of the token */
+		op = unwrap_op(&b->kek, &broken, plain, sizeof(plain));
+		assert_int_equal(call(b, &op), KEKD_EUNWRAP);
+	}
+	broken.iv_len = 16;
+	op = unwrap_op(&b->kek, &broken, plain, sizeof(plain));
+	assert_int_equal(call(b, &op), KEKD_EUNWRAP);
 	for (broken = blob; broken.len-- > 1;) {
 		op = unwrap_op(&b->kek, &broken, plain, sizeof(plain));
 		assert_int_equal(call(b, &op), KEKD_EUNWRAP);

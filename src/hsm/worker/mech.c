@@ -214,13 +214,18 @@ verify_key(struct session *s, const struct key_kind *kind, CK_OBJECT_HANDLE h, s
 	if (class)
 		return class;
 	op->attributes = object.attributes;
-	if ((object.attributes & HSM_ATTR_HELD) == HSM_ATTR_HELD && object.key_type == kind->type)
+	if (object.key_type != kind->type)
+		log_error(
+			"token \"%s\": the key \"%.*s\" is of type 0x%x, not 0x%lx: it is not used",
+			s->w->part.token, (int)object.label_len, object.label, object.key_type,
+			kind->type);
+	else if ((object.attributes & HSM_ATTR_HELD) != HSM_ATTR_HELD)
+		log_error("token \"%s\": the key \"%.*s\" is not held for ever inside the token "
+			  "(attributes 0x%x of 0x%x): it is not used",
+			s->w->part.token, (int)object.label_len, object.label, object.attributes,
+			HSM_ATTR_HELD);
+	else
 		return P11_OK;
-	log_error(
-		"token \"%s\": the key \"%.*s\" is not held for ever inside the token (attributes "
-		"0x%x of 0x%x): it is not used",
-		s->w->part.token, (int)object.label_len, object.label, object.attributes,
-		HSM_ATTR_HELD);
 	return P11_ATTRIBUTES;
 }
 
