@@ -726,17 +726,9 @@ data_run(struct request *r, const struct data_operation *operation)
 	r->state_free = call_free;
 	d->request = r;
 	d->operation = operation;
-	d->key = keyring_find(r->node->keyring, r->key);
-	if (!d->key) {
-		request_fail(r, KEKD_ENOKEY,
-			"key %s: an administrator creates it with `kekctl key create %s`", r->key,
-			r->key);
+	d->key = api_find_key(r);
+	if (!d->key)
 		return;
-	}
-	if (d->key->refused) {
-		request_fail(r, KEKD_ERECORD, "key %s: see /v1/status", r->key);
-		return;
-	}
 	if (items_parse(d) != 0)
 		return;
 	if (ivs_take(d) == 0) {
