@@ -408,12 +408,37 @@ activate(struct lifecycle *l, const struct key *k, unsigned number, const json_t
 	return commit(l, next, ret_key, ret_error);
 }
 
+/* Stages and activates. A worker that was killed in the midst of making an object can leave one
+ * that is not whole, and is refused: where the version was staged before, a new one is begun. */
+static int
+renew(struct lifecycle *l, struct key **k, const char *token, const json_t *labels,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	char name[STR_NAME_MAX + 1];
+	bool again = find_staged(*k) != NULL;
+	int err = stage(l, k, token, ret_error);
+
+	if (err == 0)
+		err = activate(l, *k, find_staged(*k)->number, labels, ret_key, ret_error);
+	if (err != KEKD_EATTRIBUTES || !again)
+		return err;
+	log_warning("%s", ret_error);
+	snprintf(name, sizeof(name), "%s", (*k)->name);
+	key_unrefp(k);
+	err = load(l, name, k, ret_error);
+	if (err == 0)
+		err = stage(l, k, token, ret_error);
+	if (err < 0)
+		return err;
+	return activate(l, *k, find_staged(*k)->number, labels, ret_key, ret_error);
+}
+
 /* ---- the changes ---- */
 
 /* The record that creation begins with: there is none yet, or one that never had a primary. */
 static int
-begin_creation(struct lifecycle *l, const char *name, const json_t *labels, const char *token,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+begin_creation(struct lifecycle *l, const char *name, const json_t *labels, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	struct key *k = NULL;
 	int err = load(l, name, &k, ret_error);
@@ -425,8 +450,6 @@ begin_creation(struct lifecycle *l, const char *name, const json_t *labels, cons
 		err = fail(ret_error, KEKD_EPRECONDITION,
 			"key %s exists: choose another name, or rotate it", name);
 	}
-	if (err == 0)
-		err = stage(l, &k, token, ret_error);
 	if (err < 0) {
 		key_unrefp(&k);
 		return err;
@@ -454,10 +477,8 @@ lifecycle_create(struct lifecycle *l, const char *name, json_t *labels, const ch
 		if (err < 0)
 			return KEKD_EINVALID;
 	}
-	err = begin_creation(l, name, labels, token, &k, ret_error);
-	if (err < 0)
-		return err;
-	return activate(l, k, find_staged(k)->number, labels, ret_key, ret_error);
+	err = begin_creation(l, name, labels, &k, ret_error);
+	return err < 0 ? err : renew(l, &k, token, labels, ret_key, ret_error);
 }
 
 int
@@ -470,11 +491,7 @@ lifecycle_rotate(struct lifecycle *l, const char *name, uint64_t expected, const
 	if (token && find_token(l, token, ret_error) < 0)
 		return KEKD_EINVALID;
 	err = load_expected(l, name, expected, &k, ret_error);
-	if (err == 0)
-		err = stage(l, &k, token, ret_error);
-	if (err < 0)
-		return err;
-	return activate(l, k, find_staged(k)->number, NULL, ret_key, ret_error);
+	return err < 0 ? err : renew(l, &k, token, NULL, ret_key, ret_error);
 }
 
 static int

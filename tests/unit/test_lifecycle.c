@@ -281,6 +281,25 @@ a_key_that_the_token_would_give_away_is_refused_by_name_of_what_is_missing(void 
 }
 
 static void
+an_object_that_was_left_half_made_is_given_up_by_the_next_rotation(void **state)
+{
+	struct fixture *f = *state;
+	struct key *k = NULL;
+
+	release(create(f));
+	f->d->new_attributes = HSM_ATTR_HELD & ~HSM_ATTR_LOCAL;
+	doubles_arm(f->d, DOUBLES_FAIL_AFTER, 3); /* made, and no answer */
+	assert_int_equal(
+		lifecycle_rotate(&f->l, "demo", STORE_ANY, NULL, &k, f->error), KEKD_ETIMEOUT);
+	f->d->new_attributes = HSM_ATTR_HELD;
+	k = rotate(f);
+	assert_int_equal(k->versions[1].state, VERSION_ABANDONED);
+	assert_int_equal(k->primary, 3);
+	assert_true(keyring_knows_object(f->l.keyring, "main", &k->versions[1].object_id));
+	release(k);
+}
+
+static void
 a_rotation_that_cannot_be_proven_leaves_the_old_primary_and_names_the_node(void **state)
 {
 	struct fixture *f = *state;
@@ -667,6 +686,7 @@ main(void)
 		TEST(a_rotation_may_go_to_another_token),
 		TEST(a_staged_version_in_a_token_that_is_given_up_is_abandoned),
 		TEST(a_key_that_the_token_would_give_away_is_refused_by_name_of_what_is_missing),
+		TEST(an_object_that_was_left_half_made_is_given_up_by_the_next_rotation),
 		TEST(a_rotation_that_cannot_be_proven_leaves_the_old_primary_and_names_the_node),
 		TEST(a_disabled_version_refuses_and_no_worker_keeps_a_copy),
 		TEST(disabling_twice_changes_the_record_once_and_drops_again),

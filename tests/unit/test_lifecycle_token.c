@@ -4,6 +4,7 @@
 
 #include "kekd/clock.h"
 #include "kekd/err.h"
+#include "kekd/hsm.h"
 #include "kekd/lifecycle.h"
 
 #include <openssl/rand.h>
@@ -18,13 +19,15 @@
 #include <cmocka.h>
 
 #define ROUNDS 12
+#define READY_NS (20 * CLOCK_S)
 #define LONGEST_US 150000 /* that a round's process lives, once it began */
 
-static const char *const tokens[] = { WORKER_TOKEN };
+static const char *const tokens[] = { "main" };
 
 struct fixture {
-	struct test_worker worker;
-	char dir[64];
+	struct lab lab;
+	struct child worker;
+	struct hsm *hsm;
 	struct store *store;
 	struct lifecycle l;
 	char error[LIFECYCLE_ERROR_SIZE];
@@ -45,12 +48,31 @@ load(const char *path, json_t *body, uint64_t commit, void *user)
 	assert_int_equal(keyring_publish(f->l.keyring, k), 0);
 }
 
+static void
+worker_start(struct fixture *f)
+{
+	const struct start start = { 0 };
+	const struct hsm_config config = {
+		.tokens = 1, .names = tokens, .workers = 1, .deadline_ms = 5000, .queue_max = 100
+	};
+	uint64_t end = clock_boot_ns() + READY_NS;
+
+	f->worker = child_start(&f->lab, &start);
+	assert_int_equal(hsm_open(&config, &f->hsm), 0);
+	hsm_attach(f->hsm, 0, 0, f->worker.net);
+	f->worker.net = -1; /* given away */
+	while (!hsm_token_ready(f->hsm, 0)) {
+		assert_true(clock_boot_ns() < end);
+		usleep(1000);
+	}
+}
+
 /* A node with a worker of its own: init makes the cluster first. */
 static void
 node_start(struct fixture *f, bool init)
 {
 	struct sealed_config config = {
-		.state_dir = f->dir,
+		.state_dir = f->lab.state,
 		.cluster = "testing",
 		.node = "n1",
 		.tokens = tokens,
@@ -58,13 +80,13 @@ node_start(struct fixture *f, bool init)
 	};
 	char error[JSON_ERROR_SIZE];
 
-	worker_start(&f->worker);
-	assert_int_equal(store_open_sqlite(f->dir, init, &f->store), 0);
+	worker_start(f);
+	assert_int_equal(store_open_sqlite(f->lab.state, init, &f->store), 0);
 	config.store = f->store;
-	config.hsm = f->worker.hsm;
+	config.hsm = f->hsm;
 	if (init && sealed_init(&config, NULL, 0, error) < 0)
 		fail_msg("init: %s", error);
-	f->l = (struct lifecycle){ .hsm = f->worker.hsm,
+	f->l = (struct lifecycle){ .hsm = f->hsm,
 		.cluster = "testing",
 		.node = "n1",
 		.tokens = tokens,
@@ -80,7 +102,8 @@ node_stop(struct fixture *f)
 	sealed_freep(&f->l.store);
 	store_freep(&f->store);
 	keyring_freep(&f->l.keyring);
-	worker_stop(&f->worker);
+	hsm_freep(&f->hsm); /* closes the socket, at which the worker ends */
+	child_wait(&f->worker);
 }
 
 static int
@@ -88,8 +111,8 @@ setup(void **state)
 {
 	static struct fixture f;
 
-	worker_make_token(&f.worker);
-	strcpy(f.dir, f.worker.dir);
+	if (!lab_open(&f.lab))
+		return -1;
 	node_start(&f, true);
 	*state = &f;
 	return 0;
@@ -101,7 +124,7 @@ teardown(void **state)
 	struct fixture *f = *state;
 
 	node_stop(f);
-	worker_remove_token(&f->worker);
+	lab_close(&f->lab);
 	return 0;
 }
 
@@ -153,8 +176,7 @@ known_objects(struct fixture *f)
 	while (hsm_list_next(&r, &o) == 1) {
 		if (o.label_len > 18 && memcmp(o.label, "kekd:testing:seal:", 18) == 0)
 			continue;
-		assert_true(keyring_knows_object(f->l.keyring, WORKER_TOKEN, &o.id));
-		assert_int_equal(o.attributes & HSM_ATTR_HELD, HSM_ATTR_HELD);
+		assert_true(keyring_knows_object(f->l.keyring, tokens[0], &o.id));
 		n++;
 	}
 	return n;
@@ -245,6 +267,20 @@ run_and_kill(struct fixture *f)
 	return last;
 }
 
+/* An object that a killed worker left half made is abandoned; every other is held for ever. */
+static void
+check_held(struct fixture *f, const struct key_version *v)
+{
+	struct hsm_op op = { .kind = HSM_OP_INSPECT, .object = v->object_id };
+
+	if (v->state == VERSION_ABANDONED)
+		return;
+	assert_int_equal(v->state, VERSION_ENABLED);
+	assert_int_equal(hsm_call(f->hsm, &op, 1), 0);
+	assert_int_equal(op.err, 0);
+	assert_int_equal(op.attributes & HSM_ATTR_HELD, HSM_ATTR_HELD);
+}
+
 static void
 check_after_kill(struct fixture *f, uint64_t told)
 {
@@ -285,7 +321,7 @@ a_killed_rotation_leaves_one_proven_primary_and_no_stray_object(void **state)
 	}
 	k = rotate(f, "killed");
 	for (size_t i = 0; i < k->versions_count; i++)
-		assert_int_equal(k->versions[i].state, VERSION_ENABLED);
+		check_held(f, &k->versions[i]);
 	assert_int_equal(known_objects(f) - before, k->versions_count);
 	assert_true(k->versions_count > 1);
 	key_unrefp(&k);
@@ -300,5 +336,7 @@ main(void)
 		cmocka_unit_test(a_killed_rotation_leaves_one_proven_primary_and_no_stray_object),
 	};
 
+	if (access(SOFTHSM, R_OK) < 0)
+		return 77; /* automake: skipped */
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
