@@ -177,8 +177,8 @@ print_complaint(const char *file, const struct lines *lines, const struct compla
 			return;
 		}
 	}
-	fprintf(stderr, "%s:%u: %s: %s: correct it\n", file, complaint->line, field,
-		complaint->what);
+	fprintf(stderr, "%s:%u: %s: %s: correct it\n", file, complaint->line ? complaint->line : 1,
+		field, complaint->what);
 }
 
 static int
@@ -225,6 +225,8 @@ parse_text(const char *file, const struct lines *lines, const char *text, size_t
 	if (err == CYAML_ERR_OOM)
 		return -ENOMEM;
 	if (err != CYAML_OK) {
+		if (!complaint.what[0])
+			snprintf(complaint.what, sizeof(complaint.what), "%s", cyaml_strerror(err));
 		print_complaint(file, lines, &complaint);
 		return KEKD_EINVALID;
 	}

@@ -137,10 +137,12 @@ void
 network_ended(struct parent *p, int wait_status, uint64_t now_ns)
 {
 	child_ended(&p->net, now_ns, 0);
-	if (p->phase != PARENT_RUNNING)
-		return;
 	if (WIFSIGNALED(wait_status))
 		log_warning("kekd-net was killed by signal %d", WTERMSIG(wait_status));
+	else if (WEXITSTATUS(wait_status) != CHILD_EXIT_OK)
+		log_warning("kekd-net ended with status %d", WEXITSTATUS(wait_status));
+	if (p->phase != PARENT_RUNNING)
+		return;
 	if (is_final(p, wait_status)) {
 		if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == CHILD_EXIT_OPERATOR)
 			log_error("kekd-net cannot work: put right what it says above, then start "
@@ -149,8 +151,6 @@ network_ended(struct parent *p, int wait_status, uint64_t now_ns)
 			p, WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : CHILD_EXIT_FAILED);
 		return;
 	}
-	if (WIFEXITED(wait_status))
-		log_warning("kekd-net ended with status %d", WEXITSTATUS(wait_status));
 	log_info("kekd-net and all workers start again");
 	workers_kill(p, SIGKILL, true);
 }
