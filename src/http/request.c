@@ -428,6 +428,7 @@ http_call_admit(struct http_call *call, const char *method, const char *path)
 	int err;
 
 	if (atomic_load(&call->http->draining)) {
+		call->early = true;
 		request_fail(&call->request, KEKD_ESTOPPING, "try again, or another endpoint");
 		return KEKD_ESTOPPING;
 	}
