@@ -167,11 +167,20 @@ def test_a_version_can_lie_in_another_token_and_old_blobs_unwrap(make_server):
         new = app.wrap(b"in the second")
         assert app.unwrap(old) == b"in the first"
         assert app.unwrap(new) == b"in the second"
-        reply = app.ok("POST", "/v1/keys/demo/rewrap", {"ciphertext": b64(old)}).json
-        assert reply["version"] == 2
-        assert app.unwrap(unb64(reply["ciphertext"])) == b"in the first"
     objects = server.pkcs11_tool("--list-objects", "--type", "secrkey", token="second")
     assert "kekd:test:demo:v2" in objects
+
+
+def test_rewrap_moves_a_blob_from_one_token_to_another(make_server):
+    server = make_server(tokens=("main", "second")).init().start().populate()
+    with server.http("admin-1") as admin, server.http("app") as app:
+        old = app.wrap(b"in the first", context={"a": "b"})
+        admin.change("demo", "rotate", {"token": "second"})
+        body = {"ciphertext": b64(old), "context": {"a": "b"}}
+        reply = app.ok("POST", "/v1/keys/demo/rewrap", body).json
+        assert reply["version"] == 2 and reply["already_primary"] is False
+        assert app.unwrap(unb64(reply["ciphertext"]), context={"a": "b"}) == b"in the first"
+    assert b"in the first" not in b"\n".join(server.audit_lines())
 
 
 def test_the_kek_is_born_in_the_token_and_never_leaves(server, admin):

@@ -37,10 +37,6 @@ def prepared(server):
     return server
 
 
-def reasons(server):
-    return " ".join((server.health()[1] or {}).get("reasons", []))
-
-
 def test_each_worker_logs_in_once_whatever_the_number_of_sessions(logged):
     server = prepared(logged(workers=2, sessions=4))
     server.start()
@@ -109,14 +105,33 @@ def test_a_second_wrong_pin_is_tried_once_more(logged):
     assert server.logins() == 2
 
 
-def test_the_first_wrong_pin_is_not_tried_again_after_a_right_one(logged):
-    """The refusal is kept until the source changes; put back, it is still a refused PIN."""
+def test_a_refused_pin_that_is_written_again_is_not_tried_again(logged):
+    """What counts is the PIN, not its file."""
     server = prepared(logged(workers=1))
     server.write_pin("wrong-pin-0815")
     server.start(ready=False)
-    wait_for(lambda: server.logins() == 1, "the wrong PIN was tried")
-    server.stop()
+    wait_for(lambda: "refused the PIN" in server.log(), "the wrong PIN was refused")
+    assert server.logins() == 1
     server.write_pin("wrong-pin-0815")
+    time.sleep(3)
+    assert server.logins() == 1
+    server.stop()
+    server.start(ready=False)
+    time.sleep(3)
+    assert server.logins() == 1
+
+
+def test_a_worker_killed_while_the_token_refuses_its_pin_has_tried_it(logged):
+    """The attempt is on disk before the token is asked: no kill at any moment adds a second."""
+    server = prepared(logged(workers=1))
+    server.write_pin("wrong-pin-0815")
+    server.start(ready=False)
+    wait_for(lambda: server.logins() == 1, "the wrong PIN was tried", every=0.0001)
+    for pid in server.workers():
+        kill(pid)
+    time.sleep(3)
+    assert server.logins() == 1
+    server.stop()
     server.start(ready=False)
     time.sleep(3)
     assert server.logins() == 1
