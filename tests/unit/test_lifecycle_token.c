@@ -19,7 +19,6 @@
 #include <cmocka.h>
 
 #define ROUNDS 12
-#define READY_NS (20 * CLOCK_S)
 #define LONGEST_US 150000 /* that a round's process lives, once it began */
 
 static const char *const tokens[] = { "main" };
@@ -48,25 +47,6 @@ load(const char *path, json_t *body, uint64_t commit, void *user)
 	assert_int_equal(keyring_publish(f->l.keyring, k), 0);
 }
 
-static void
-worker_start(struct fixture *f)
-{
-	const struct start start = { 0 };
-	const struct hsm_config config = {
-		.tokens = 1, .names = tokens, .workers = 1, .deadline_ms = 5000, .queue_max = 100
-	};
-	uint64_t end = clock_boot_ns() + READY_NS;
-
-	f->worker = child_start(&f->lab, &start);
-	assert_int_equal(hsm_open(&config, &f->hsm), 0);
-	hsm_attach(f->hsm, 0, 0, f->worker.net);
-	f->worker.net = -1; /* given away */
-	while (!hsm_token_ready(f->hsm, 0)) {
-		assert_true(clock_boot_ns() < end);
-		usleep(1000);
-	}
-}
-
 /* A node with a worker of its own: init makes the cluster first. */
 static void
 node_start(struct fixture *f, bool init)
@@ -80,7 +60,7 @@ node_start(struct fixture *f, bool init)
 	};
 	char error[JSON_ERROR_SIZE];
 
-	worker_start(f);
+	f->hsm = lab_serve(&f->lab, &f->worker);
 	assert_int_equal(store_open_sqlite(f->lab.state, init, &f->store), 0);
 	config.store = f->store;
 	config.hsm = f->hsm;
@@ -102,8 +82,7 @@ node_stop(struct fixture *f)
 	sealed_freep(&f->l.store);
 	store_freep(&f->store);
 	keyring_freep(&f->l.keyring);
-	hsm_freep(&f->hsm); /* closes the socket, at which the worker ends */
-	child_wait(&f->worker);
+	lab_end(&f->hsm, &f->worker);
 }
 
 static int

@@ -42,14 +42,16 @@ struct fixture {
 	enum fault fault; /* of the next commit */
 	bool away;	  /* the store cannot be read */
 	char dir[64], file[96], accepted[96];
-	struct test_worker worker;
+	struct lab lab;
+	struct child worker;
+	struct hsm *hsm;
 	struct sealed *sealed;
 	struct held held[4096];
 	size_t held_count, loads;
 	char error[JSON_ERROR_SIZE];
 };
 
-static const char *const tokens[] = { WORKER_TOKEN };
+static const char *const tokens[] = { LAB_TOKEN };
 
 /* ---- an engine that fails when told to ---- */
 
@@ -147,7 +149,7 @@ static struct sealed_config
 config(struct fixture *f)
 {
 	return (struct sealed_config){ .store = &f->store,
-		.hsm = f->worker.hsm,
+		.hsm = f->hsm,
 		.state_dir = f->dir,
 		.cluster = CLUSTER,
 		.node = "n1",
@@ -221,8 +223,8 @@ setup_empty(void **state)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->file, sizeof(f->file), "%s/metadata.db", f->dir);
 	snprintf(f->accepted, sizeof(f->accepted), "%s/accepted", f->dir);
-	worker_make_token(&f->worker);
-	worker_start(&f->worker);
+	assert_true(lab_open(&f->lab));
+	f->hsm = lab_serve(&f->lab, &f->worker);
 	open_store(f);
 	*state = f;
 	return 0;
@@ -250,7 +252,8 @@ teardown(void **state)
 	char path[128];
 
 	close_all(f);
-	worker_remove_token(&f->worker);
+	lab_end(&f->hsm, &f->worker);
+	lab_close(&f->lab);
 	for (size_t i = 0; i < STR_COUNT(names); i++) {
 		snprintf(path, sizeof(path), "%s/%s", f->dir, names[i]);
 		unlink(path);
@@ -456,7 +459,7 @@ create_object(struct fixture *f, enum hsm_op_kind kind, const char *label)
 	assert_int_equal(uuid_generate(&id), 0);
 	op.object.len = sizeof(id.b);
 	memcpy(op.object.b, id.b, sizeof(id.b));
-	assert_int_equal(hsm_call(f->worker.hsm, &op, 1), 0);
+	assert_int_equal(hsm_call(f->hsm, &op, 1), 0);
 	assert_int_equal(op.err, 0);
 }
 
@@ -489,7 +492,7 @@ count_objects(struct fixture *f)
 	static uint8_t room[16384];
 	struct hsm_op op = { .kind = HSM_OP_LIST, .out = room, .out_cap = sizeof(room) };
 
-	assert_int_equal(hsm_call(f->worker.hsm, &op, 1), 0);
+	assert_int_equal(hsm_call(f->hsm, &op, 1), 0);
 	assert_int_equal(op.err, 0);
 	return op.attributes;
 }
@@ -1151,9 +1154,10 @@ without_the_seal_key_nothing_opens(void **state)
 	struct fixture *f = *state;
 
 	sealed_freep(&f->sealed);
-	worker_remove_token(&f->worker);
-	worker_make_token(&f->worker);
-	worker_start(&f->worker);
+	lab_end(&f->hsm, &f->worker);
+	lab_close(&f->lab);
+	assert_true(lab_open(&f->lab));
+	f->hsm = lab_serve(&f->lab, &f->worker);
 	assert_int_equal(try_open(f), KEKD_EOBJECT);
 	assert_non_null(strstr(f->error, "seal key"));
 }
@@ -1209,11 +1213,11 @@ a_killed_commit_leaves_a_whole_store(void **state)
 
 		sealed_freep(&f->sealed);
 		store_freep(&f->inner);
-		worker_stop(&f->worker);
+		lab_end(&f->hsm, &f->worker);
 		pid = fork();
 		assert_true(pid >= 0);
 		if (pid == 0) {
-			worker_start(&f->worker);
+			f->hsm = lab_serve(&f->lab, &f->worker);
 			open_store(f);
 			open_sealed(f);
 			commit_until_killed(f);
@@ -1223,7 +1227,7 @@ a_killed_commit_leaves_a_whole_store(void **state)
 		kill(pid, SIGKILL);
 		assert_int_equal(waitpid(pid, &status, 0), pid);
 		assert_true(WIFSIGNALED(status));
-		worker_start(&f->worker);
+		f->hsm = lab_serve(&f->lab, &f->worker);
 		open_store(f);
 		open_sealed(f);
 		assert_status(f, SEALED_HOLD_NONE, 0);
