@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kekd-net's side and the worker together: real workers, a real SoftHSM token. */
-#include "token_lab.h"
+#include "worker.h"
 
 #include "kekd/clock.h"
 #include "kekd/control.h"

@@ -1,199 +1,210 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A real worker on a real SoftHSM token. */
+/* See worker.h. Failures here end the test program: nothing can be tested then. */
 #include "worker.h"
 
 #include "kekd/clock.h"
 #include "kekd/control.h"
-#include "kekd/str.h"
 
+#include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#define MODULE "/usr/lib/softhsm/libsofthsm2.so"
-#define PIN "1234"
-#define READY_TIMEOUT (20 * CLOCK_S)
+#define FD_FIRST CHILD_FD_PART
+#define FD_LAST CHILD_FD_KEY
+#define FD_ABOVE 100 /* where descriptors wait until their number is free */
 
 static void
-write_file(const char *dir, const char *name, const char *format, ...)
+need(bool good, const char *what)
 {
-	char path[128];
-	va_list ap;
+	if (good)
+		return;
+	perror(what);
+	exit(1);
+}
+
+int
+run_quietly(const char *const argv[])
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	need(pid >= 0, "fork");
+	if (pid == 0) {
+		int null = open("/dev/null", O_RDWR);
+		dup2(null, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	need(waitpid(pid, &status, 0) == pid, "waitpid");
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void
+write_conf(const struct lab *lab)
+{
+	char path[128], tokens[128];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	va_start(ap, format);
-	vfprintf(f, format, ap);
-	va_end(ap);
-	assert_int_equal(fclose(f), 0);
-	assert_int_equal(chmod(path, 0600), 0);
+	snprintf(path, sizeof(path), "%s/softhsm2.conf", lab->dir);
+	snprintf(tokens, sizeof(tokens), "%s/tokens", lab->dir);
+	need(mkdir(tokens, 0700) == 0, tokens);
+	f = fopen(path, "we");
+	need(f, path);
+	fprintf(f, "directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n",
+		tokens);
+	need(fclose(f) == 0, path);
+	setenv("SOFTHSM2_CONF", path, 1);
 }
 
-static void
-run_command(const char *command)
+bool
+lab_open(struct lab *ret_lab)
 {
-	if (system(command) != 0)
-		fail_msg("failed: %s", command);
-}
+	static const char *const init[] = { "softhsm2-util", "--init-token", "--free", "--label",
+		"unit", "--pin", USER_PIN, "--so-pin", "12345678", NULL };
+	struct lab lab = { 0 };
 
-static void
-use_token(const struct test_worker *w)
-{
-	char conf[128];
-
-	snprintf(conf, sizeof(conf), "%s/softhsm2.conf", w->dir);
-	assert_int_equal(setenv("SOFTHSM2_CONF", conf, 1), 0);
+	if (access(SOFTHSM, R_OK) < 0)
+		return false;
+	snprintf(lab.dir, sizeof(lab.dir), "/tmp/kekd-unit-XXXXXX");
+	need(mkdtemp(lab.dir), "mkdtemp");
+	snprintf(lab.state, sizeof(lab.state), "%s/state", lab.dir);
+	need(mkdir(lab.state, 0700) == 0, lab.state);
+	need(getcwd(lab.logging, sizeof(lab.logging) - 32), "getcwd");
+	strcat(lab.logging, "/tests/modules/p11log.so");
+	write_conf(&lab);
+	need(run_quietly(init) == 0, "softhsm2-util --init-token");
+	*ret_lab = lab;
+	return true;
 }
 
 void
-worker_make_token(struct test_worker *w)
+lab_close(struct lab *lab)
 {
-	char path[128];
-
-	*w = (struct test_worker){ .control = -1 };
-	strcpy(w->dir, "/tmp/kekd-token-XXXXXX");
-	assert_non_null(mkdtemp(w->dir));
-	snprintf(path, sizeof(path), "%s/tokens", w->dir);
-	assert_int_equal(mkdir(path, 0700), 0);
-	snprintf(path, sizeof(path), "%s/state", w->dir);
-	assert_int_equal(mkdir(path, 0700), 0);
-	write_file(w->dir, "softhsm2.conf", "directories.tokendir = %s/tokens\nlog.level = ERROR\n",
-		w->dir);
-	write_file(w->dir, "pin", PIN "\n");
-	use_token(w);
-	run_command("softhsm2-util --init-token --free --label unit --pin " PIN
-		    " --so-pin 12345678 >/dev/null");
+	run_quietly((const char *const[]){ "rm", "-rf", lab->dir, NULL });
 }
 
+/* A descriptor from which text can be read once. */
 static int
-open_in(const struct test_worker *w, const char *name, int flags)
-{
-	char path[128];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", w->dir, name);
-	fd = open(path, flags | O_CLOEXEC);
-	assert_true(fd >= 0);
-	return fd;
-}
-
-/* What a child reads to the end. */
-static int
-pipe_with(const void *data, size_t len)
+text_fd(const char *text)
 {
 	int fds[2];
+	size_t len = strlen(text);
 
-	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	assert_int_equal(write(fds[1], data, len), (ssize_t)len);
+	need(pipe2(fds, O_CLOEXEC) == 0, "pipe");
+	need(write(fds[1], text, len) == (ssize_t)len, "write");
 	close(fds[1]);
 	return fds[0];
 }
 
 static int
-part(void)
+part_fd(const struct start *start)
 {
-	static const char text[] = "{\"cluster\":\"testing\",\"token\":\"" WORKER_TOKEN
-				   "\",\"index\":0,"
-				   "\"uri\":\"pkcs11:token=unit\",\"module\":\"" MODULE
-				   "\",\"sessions\":1}";
+	char text[2048];
 
-	return pipe_with(text, sizeof(text) - 1);
+	snprintf(text, sizeof(text),
+		"{\"cluster\":\"lab\",\"token\":\"main\",\"index\":0,\"uri\":\"%s\",\"module\":"
+		"\"%s\",\"sessions\":%u}",
+		start->uri ? start->uri : "pkcs11:token=unit",
+		start->module ? start->module : SOFTHSM, start->sessions ? start->sessions : 1);
+	return text_fd(text);
 }
 
-/* fds[i] becomes descriptor CHILD_FD_PART + i. */
+/* Born with FD_FIRST to FD_LAST, in their order in fds. */
 static void
-become_worker(const int *fds, size_t count)
+become_worker(const int *fds)
 {
-	const char *program = getenv("KEKD_HSM") ? getenv("KEKD_HSM") : "./kekd-hsm";
-	int high[8];
+	const char *program = getenv("KEKD_HSM");
 
-	for (size_t i = 0; i < count; i++)
-		high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
-	for (size_t i = 0; i < count; i++)
-		if (dup2(high[i], CHILD_FD_PART + (int)i) < 0)
-			_exit(126);
-	execl(program, "kekd-hsm", (char *)NULL);
-	_exit(127);
+	for (int i = FD_FIRST; i <= FD_LAST; i++)
+		need(dup2(fds[i - FD_FIRST], FD_ABOVE + i) >= 0, "dup2");
+	for (int i = FD_FIRST; i <= FD_LAST; i++)
+		need(dup2(FD_ABOVE + i, i) >= 0, "dup2");
+	close_range(FD_LAST + 1, ~0u, 0);
+	execl(program ? program : "./kekd-hsm", "kekd-hsm", (char *)NULL);
+	need(false, "kekd-hsm");
 }
 
-static int
-spawn(struct test_worker *w)
+struct child
+child_start(const struct lab *lab, const struct start *start)
 {
-	static const uint8_t key[32];
-	int control[2], net[2];
+	const char *pin = start->pin ? start->pin : USER_PIN "\n";
+	int net[2], control[2], fds[FD_LAST - FD_FIRST + 1];
+	struct child c;
 
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control), 0);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, net), 0);
-	const int fds[] = { part(), control[1], net[1], open_in(w, "pin", O_RDONLY),
-		open_in(w, "state", O_RDONLY | O_DIRECTORY), pipe_with(key, sizeof(key)) };
-	w->pid = fork();
-	assert_true(w->pid >= 0);
-	if (w->pid == 0)
-		become_worker(fds, STR_COUNT(fds));
-	for (size_t i = 0; i < STR_COUNT(fds); i++)
+	need(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, net) == 0, "socketpair");
+	need(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) == 0, "socketpair");
+	fds[CHILD_FD_PART - FD_FIRST] = part_fd(start);
+	fds[CHILD_FD_CONTROL - FD_FIRST] = control[1];
+	fds[CHILD_FD_NET - FD_FIRST] = net[1];
+	fds[CHILD_FD_PIN - FD_FIRST] = text_fd(pin);
+	fds[CHILD_FD_STATE - FD_FIRST] = open(lab->state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fds[CHILD_FD_KEY - FD_FIRST] = text_fd("0123456789abcdef0123456789abcdef");
+	c = (struct child){ .pid = fork(), .net = net[0], .control = control[0] };
+	need(c.pid >= 0, "fork");
+	if (c.pid == 0)
+		become_worker(fds);
+	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		close(fds[i]);
-	w->control = control[0];
-	return net[0];
+	return c;
 }
 
-static void
-wait_ready(struct test_worker *w)
+int
+child_wait(struct child *c)
 {
-	uint64_t end = clock_boot_ns() + READY_TIMEOUT;
+	int status = 0;
 
-	while (!hsm_token_ready(w->hsm, 0)) {
-		if (clock_boot_ns() > end)
-			fail_msg("the worker does not become ready");
-		usleep(1000);
-	}
+	if (c->net >= 0)
+		close(c->net);
+	c->net = -1;
+	need(waitpid(c->pid, &status, 0) == c->pid, "waitpid");
+	close(c->control);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 void
-worker_start(struct test_worker *w)
-{
-	static const char *const names[] = { WORKER_TOKEN };
-	const struct hsm_config config = {
-		.tokens = 1, .names = names, .workers = 1, .deadline_ms = 5000, .queue_max = 10000
-	};
-	int net;
-
-	use_token(w);
-	net = spawn(w);
-	assert_int_equal(hsm_open(&config, &w->hsm), 0);
-	hsm_attach(w->hsm, 0, 0, net);
-	wait_ready(w);
-}
-
-void
-worker_stop(struct test_worker *w)
+child_kill(struct child *c, int sig)
 {
 	int status;
 
-	hsm_freep(&w->hsm); /* closes the socket, at which the worker ends */
-	if (w->pid > 0)
-		waitpid(w->pid, &status, 0);
-	w->pid = 0;
-	if (w->control >= 0)
-		close(w->control);
-	w->control = -1;
+	need(kill(c->pid, sig) == 0, "kill");
+	if (sig == SIGSTOP) /* a moment later, while it may still work */
+		need(waitpid(c->pid, &status, WUNTRACED) == c->pid && WIFSTOPPED(status), "stop");
+}
+
+struct hsm *
+lab_serve(const struct lab *lab, struct child *ret_child)
+{
+	static const char *const names[] = { LAB_TOKEN };
+	const struct start start = { 0 };
+	const struct hsm_config config = {
+		.tokens = 1, .names = names, .workers = 1, .deadline_ms = 5000, .queue_max = 10000
+	};
+	uint64_t end = clock_boot_ns() + 30 * CLOCK_S;
+	struct hsm *hsm = NULL;
+
+	*ret_child = child_start(lab, &start);
+	need(hsm_open(&config, &hsm) == 0, "hsm_open");
+	hsm_attach(hsm, 0, 0, ret_child->net);
+	ret_child->net = -1; /* given away */
+	while (!hsm_token_ready(hsm, 0)) {
+		need(clock_boot_ns() < end, "a ready worker");
+		usleep(1000);
+	}
+	return hsm;
 }
 
 void
-worker_remove_token(struct test_worker *w)
+lab_end(struct hsm **hsm, struct child *child)
 {
-	char command[128];
-
-	worker_stop(w);
-	snprintf(command, sizeof(command), "rm -rf %s", w->dir);
-	run_command(command);
+	hsm_freep(hsm); /* closes the socket, at which the worker ends */
+	child_wait(child);
 }
