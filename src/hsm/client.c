@@ -811,6 +811,7 @@ hsm_attach(struct hsm *hsm, unsigned token, unsigned worker, int fd)
 	if (w->new_fd >= 0)
 		close(w->new_fd);
 	w->new_fd = fd;
+	w->broken = w->fd >= 0; /* nothing more for the old one */
 	pthread_mutex_unlock(&hsm->lock);
 	reader_wake(hsm);
 }

@@ -12,8 +12,11 @@
 #include "kekd/str.h"
 
 #include <string.h>
+#include <time.h>
 
 #define SLOTS_MAX 256
+#define LOOKS 4
+#define LOOK_PAUSE_NS 100000000
 
 /* --- Error classes. */
 
@@ -150,12 +153,19 @@ describe_module(const CK_INFO *info, char *ret_text, size_t size)
 		info->libraryVersion.minor);
 }
 
+/* For sessions of several threads, with the system's locks. p11_kit_module_initialize would ask an
+ * unmanaged module for no locks at all. */
+static enum p11_class
+initialize(struct p11 *p)
+{
+	CK_C_INITIALIZE_ARGS args = { .flags = CKF_OS_LOCKING_OK };
+
+	return p11_call(p, Initialize, &args);
+}
+
 static int
 load_module(struct worker *w)
 {
-	/* Sessions of several threads, with the system's locks. p11_kit_module_initialize would ask
-	 * an unmanaged module for no locks at all. */
-	CK_C_INITIALIZE_ARGS args = { .flags = CKF_OS_LOCKING_OK };
 	struct p11 *p = &w->p11;
 	/* Unmanaged: the module's own functions, without p11-kit's wrapping of each call. */
 	CK_FUNCTION_LIST *f = p11_kit_module_load(w->part.module, P11_KIT_MODULE_UNMANAGED);
@@ -166,7 +176,7 @@ load_module(struct worker *w)
 			"that the module is installed",
 			w->part.token, w->part.module);
 	p->f = f;
-	if (p11_call(p, Initialize, &args)) {
+	if (initialize(p)) {
 		p11_kit_module_release(f);
 		p->f = NULL;
 		return worker_fail(w, HSM_STATE_NO_MODULE, CHILD_EXIT_OPERATOR,
@@ -209,6 +219,24 @@ match_tokens(struct p11 *p, P11KitUri *uri, size_t *ret_matching)
 	return P11_OK;
 }
 
+/* SoftHSM does not see a token while another process writes its flags (each login does), and reads
+ * the directory at its start only: none is believed to be there after a few looks. */
+static enum p11_class
+look_for_tokens(struct p11 *p, P11KitUri *uri, size_t *ret_matching)
+{
+	const struct timespec pause = { 0, LOOK_PAUSE_NS };
+	enum p11_class class = match_tokens(p, uri, ret_matching);
+
+	for (int i = 1; i < LOOKS && !class && *ret_matching == 0; i++) {
+		nanosleep(&pause, NULL);
+		p11_call(p, Finalize, NULL);
+		class = initialize(p);
+		if (!class)
+			class = match_tokens(p, uri, ret_matching);
+	}
+	return class;
+}
+
 static int
 find_token(struct worker *w)
 {
@@ -221,7 +249,7 @@ find_token(struct worker *w)
 		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_FAILED, "no memory");
 	parsed = p11_kit_uri_parse(w->part.uri, P11_KIT_URI_FOR_ANY, uri);
 	if (parsed == P11_KIT_URI_OK && !p11_kit_uri_any_unrecognized(uri))
-		class = match_tokens(&w->p11, uri, &matching);
+		class = look_for_tokens(&w->p11, uri, &matching);
 	else
 		parsed = -1;
 	p11_kit_uri_free(uri);

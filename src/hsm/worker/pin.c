@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -299,13 +300,21 @@ log_in(struct worker *w, CK_SESSION_HANDLE session)
 	return 0;
 }
 
+/* Being told to end waits until what the token said is on the disk: or the next worker would try a
+ * PIN once more that was refused. */
 int
 pin_login(struct worker *w, CK_SESSION_HANDLE session)
 {
+	sigset_t ends, before;
 	int err;
 
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGTERM);
+	sigaddset(&ends, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &ends, &before);
 	pthread_mutex_lock(&w->login_lock);
 	err = log_in(w, session);
 	pthread_mutex_unlock(&w->login_lock);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return err;
 }
