@@ -1050,6 +1050,31 @@ test_a_refused_pin_is_tried_once_however_often_the_worker_starts(void **state)
 }
 
 static void
+test_a_worker_that_is_told_to_end_while_it_logs_in_remembers_a_refusal(void **state)
+{
+	const struct start wrong = { .module = lab.logging, .pin = "000000\n" };
+	char log[128], refused[128];
+	struct failure f;
+	struct child c;
+	struct bench b;
+
+	(void)state;
+	log_path(log, sizeof(log));
+	setenv("KEKD_TEST_LOGIN_TERM", "1", 1);
+	c = child_start(&lab, &wrong);
+	unsetenv("KEKD_TEST_LOGIN_TERM");
+	assert_int_equal(child_wait(&c), -SIGTERM);
+	f = start_failing(&wrong);
+	assert_int_equal(f.status, CHILD_EXIT_PIN);
+	assert_int_equal(logged(log, "C_Login"), 1);
+	bench_open(&b, 1, 5000, &(struct start){ .module = lab.logging });
+	bench_close(&b);
+	refused_path(&f, refused, sizeof(refused));
+	assert_int_equal(access(refused, F_OK), -1);
+	unsetenv("KEKD_TEST_LOG");
+}
+
+static void
 test_a_broken_memory_of_refusals_stops_logins(void **state)
 {
 	char log[128], refused[128];
@@ -1203,6 +1228,8 @@ main(void)
 		cmocka_unit_test(test_what_is_no_frame_makes_the_client_give_the_worker_up),
 		cmocka_unit_test(test_sessions_of_one_worker_work_side_by_side),
 		cmocka_unit_test(test_a_refused_pin_is_tried_once_however_often_the_worker_starts),
+		cmocka_unit_test(
+			test_a_worker_that_is_told_to_end_while_it_logs_in_remembers_a_refusal),
 		cmocka_unit_test(test_a_broken_memory_of_refusals_stops_logins),
 		cmocka_unit_test(test_a_locked_pin_and_the_last_try_are_left_alone),
 		cmocka_unit_test(test_a_start_that_cannot_succeed_says_why),
