@@ -152,5 +152,5 @@ network_ended(struct parent *p, int wait_status, uint64_t now_ns)
 		return;
 	}
 	log_info("kekd-net and all workers start again");
-	workers_kill(p, SIGKILL, true);
+	workers_dismiss(p);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The parent's own interfaces. It has one thread and one event loop (supervise.c); children.c
- * starts and buries kekd-net and the workers, spawn.c makes a process of a program. Functions
+ * The parent's own interfaces. It has one thread and one event loop (supervise.c); network.c
+ * and workers.c start and bury the children, spawn.c makes a process of a program. Functions
  * return 0 or a negative error; those that say "logged" have told what failed and what to do.
  */
 #ifndef KEKD_PARENT_H
@@ -143,7 +143,8 @@ void workers_tick(struct parent *p, uint64_t now_ns);
 void workers_message(struct parent *p, unsigned token, unsigned worker);
 /* False: pid is none of the workers. */
 bool workers_ended(struct parent *p, pid_t pid, int wait_status, uint64_t now_ns);
-void workers_kill(struct parent *p, int signal_number, bool dismiss);
+void workers_kill(struct parent *p, int signal_number);
+void workers_dismiss(struct parent *p); /* all of them start anew, at once */
 bool workers_any(const struct parent *p);
 
 #endif

@@ -60,11 +60,11 @@ phase_tick(struct parent *p, uint64_t now_ns)
 		if (p->net.pid > 0)
 			log_warning("kekd-net did not end in time: killed");
 		child_kill(&p->net, SIGKILL);
-		workers_kill(p, SIGTERM, true);
+		workers_kill(p, SIGTERM);
 		p->phase = PARENT_ENDING;
 		p->phase_end_ns = now_ns + WORKERS_TIME_NS;
 	} else if (p->phase == PARENT_ENDING && late) {
-		workers_kill(p, SIGKILL, true);
+		workers_kill(p, SIGKILL);
 		child_kill(&p->net, SIGKILL);
 		p->phase_end_ns = now_ns + WORKERS_TIME_NS;
 	} else if (p->phase == PARENT_RUNNING && p->init && late) {

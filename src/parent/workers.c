@@ -185,8 +185,12 @@ token_tick(struct parent *p, unsigned token, uint64_t now_ns)
 		return;
 	for (unsigned i = 0; i < p->config->hsm.workers; i++) {
 		struct child *c = &t->workers[i].child;
-		if (c->pid > 0)
+		if (c->pid > 0) {
+			/* Told to go, and for so long not out of its login: it hangs there. */
+			if (c->dismissed && now_ns - c->started_ns >= LOGIN_TIME_NS)
+				child_kill(c, SIGKILL);
 			continue;
+		}
 		if (now_ns >= c->restart_ns) {
 			start(p, token, i, now_ns);
 			parent_wake_at(p, now_ns + LOGIN_TIME_NS);
@@ -277,13 +281,26 @@ workers_ended(struct parent *p, pid_t pid, int wait_status, uint64_t now_ns)
 }
 
 void
-workers_kill(struct parent *p, int signal_number, bool dismiss)
+workers_kill(struct parent *p, int signal_number)
 {
 	for (unsigned t = 0; t < p->config->tokens_count; t++)
 		for (unsigned i = 0; i < p->config->hsm.workers; i++) {
 			struct child *c = &p->tokens[t].workers[i].child;
-			c->dismissed = dismiss;
+			c->dismissed = true;
 			child_kill(c, signal_number);
+		}
+}
+
+/* A worker that logs in is let finish: killed there, it could not write down that its PIN was
+ * refused, and the next one would try it once more. */
+void
+workers_dismiss(struct parent *p)
+{
+	for (unsigned t = 0; t < p->config->tokens_count; t++)
+		for (unsigned i = 0; i < p->config->hsm.workers; i++) {
+			struct worker *w = &p->tokens[t].workers[i];
+			w->child.dismissed = true;
+			child_kill(&w->child, w->logged_in ? SIGKILL : SIGTERM);
 		}
 }
 
