@@ -93,8 +93,8 @@ struct client {
 struct client *client_ref(struct client *c);
 void client_unrefp(struct client **c);
 /* The record's body, which is also what the API takes and gives, less the name:
- * {"name","identities","addresses","grants":[{"keys","operations"}],"limits":{"requests_per_s","in_flight"}}.
- * Strict. */
+ * {"name","identities","addresses","grants":[{"keys","operations"}],
+ * "limits":{"requests_per_s","in_flight"}}. Strict. */
 int client_from_json(const char *name, const json_t *body, uint64_t commit,
 	struct client **ret_client, char ret_error[JSON_ERROR_SIZE]);
 json_t *client_to_json(const struct client *c);
