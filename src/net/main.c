@@ -189,7 +189,17 @@ run(struct node *n, int signals)
 	}
 }
 
-/* kekd init: the first worker, then the cluster. */
+/* A cluster is looked for in every token before it is made in the first. */
+static bool
+all_tokens_ready(struct node *n)
+{
+	for (unsigned i = 0; i < n->part.tokens_count; i++)
+		if (!hsm_token_ready(n->hsm, i))
+			return false;
+	return true;
+}
+
+/* kekd init: a worker of each token, then the cluster. */
 static int
 run_init(struct node *n)
 {
@@ -200,7 +210,7 @@ run_init(struct node *n)
 		struct control_message m;
 		int worker = -1;
 
-		if (hsm_token_ready(n->hsm, 0))
+		if (all_tokens_ready(n))
 			return open_audit(n) == 0 ? node_init_cluster(n) : CHILD_EXIT_OPERATOR;
 		if (poll(&fd, 1, 20) <= 0)
 			continue;
@@ -211,7 +221,7 @@ run_init(struct node *n)
 		else if (m.kind == CONTROL_STOP)
 			return CHILD_EXIT_FAILED;
 	}
-	log_error("no worker of token %s became ready within a minute", n->part.tokens[0]);
+	log_error("not every token had a ready worker within a minute: see above for which");
 	return CHILD_EXIT_OPERATOR;
 }
 
