@@ -6,7 +6,7 @@
  *   KEKD_TEST_EXTRACTABLE  =1: of secret keys it says that they could have been extracted once
  *   KEKD_TEST_DELAY_US     C_Encrypt and C_Decrypt take this much longer
  *   KEKD_TEST_FLAGS        token flags to be shown as set, a number
- *   KEKD_TEST_LOGIN_TERM   =1: SIGTERM comes while C_Login is under way
+ *   KEKD_TEST_LOGIN_SIGNAL a signal's number: it comes while C_Login is under way
  * Not part of the program, and not installed.
  */
 #include <dlfcn.h>
@@ -58,11 +58,11 @@ logged_initialize(void *args)
 static CK_RV
 logged_login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR *pin, CK_ULONG pin_size)
 {
-	const char *term = getenv("KEKD_TEST_LOGIN_TERM");
+	const char *number = getenv("KEKD_TEST_LOGIN_SIGNAL");
 
 	log_call("C_Login");
-	if (term && strcmp(term, "1") == 0)
-		kill(getpid(), SIGTERM);
+	if (number)
+		kill(getpid(), atoi(number));
 	return real->C_Login(s, user, pin, pin_size);
 }
 

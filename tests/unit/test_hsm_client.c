@@ -1049,21 +1049,31 @@ test_a_refused_pin_is_tried_once_however_often_the_worker_starts(void **state)
 	unsetenv("KEKD_TEST_LOG");
 }
 
+/* The signal comes while the worker waits for C_Login's answer. */
+static void
+end_in_login(const struct start *start, int signal_number)
+{
+	char text[16];
+	struct child c;
+
+	snprintf(text, sizeof(text), "%d", signal_number);
+	setenv("KEKD_TEST_LOGIN_SIGNAL", text, 1);
+	c = child_start(&lab, start);
+	unsetenv("KEKD_TEST_LOGIN_SIGNAL");
+	assert_int_equal(child_wait(&c), -signal_number);
+}
+
 static void
 test_a_worker_that_is_told_to_end_while_it_logs_in_remembers_a_refusal(void **state)
 {
 	const struct start wrong = { .module = lab.logging, .pin = "000000\n" };
 	char log[128], refused[128];
 	struct failure f;
-	struct child c;
 	struct bench b;
 
 	(void)state;
 	log_path(log, sizeof(log));
-	setenv("KEKD_TEST_LOGIN_TERM", "1", 1);
-	c = child_start(&lab, &wrong);
-	unsetenv("KEKD_TEST_LOGIN_TERM");
-	assert_int_equal(child_wait(&c), -SIGTERM);
+	end_in_login(&wrong, SIGTERM);
 	f = start_failing(&wrong);
 	assert_int_equal(f.status, CHILD_EXIT_PIN);
 	assert_int_equal(logged(log, "C_Login"), 1);
@@ -1071,6 +1081,38 @@ test_a_worker_that_is_told_to_end_while_it_logs_in_remembers_a_refusal(void **st
 	bench_close(&b);
 	refused_path(&f, refused, sizeof(refused));
 	assert_int_equal(access(refused, F_OK), -1);
+	unsetenv("KEKD_TEST_LOG");
+}
+
+static void
+test_a_pin_whose_answer_was_never_heard_is_tried_a_bounded_number_of_times(void **state)
+{
+	const struct start right = { .module = lab.logging };
+	char log[128], refused[128];
+	struct failure f;
+	struct bench b;
+
+	(void)state;
+	log_path(log, sizeof(log));
+	end_in_login(&right, SIGKILL);
+	bench_open(&b, 1, 5000, &right);
+	bench_close(&b);
+	assert_int_equal(logged(log, "C_Login"), 2);
+	for (int i = 0; i < 2; i++)
+		end_in_login(&right, SIGKILL);
+	f = start_failing(&right);
+	assert_int_equal(f.status, CHILD_EXIT_PIN);
+	assert_int_equal(logged(log, "C_Login"), 4);
+	refused_path(&f, refused, sizeof(refused));
+	assert_int_equal(unlink(refused), 0);
+	/* A token that knows of a wrong PIN gets no second try. */
+	end_in_login(&right, SIGKILL);
+	setenv("KEKD_TEST_FLAGS", "0x10000", 1); /* CKF_USER_PIN_COUNT_LOW */
+	f = start_failing(&right);
+	unsetenv("KEKD_TEST_FLAGS");
+	assert_int_equal(f.status, CHILD_EXIT_PIN);
+	assert_int_equal(logged(log, "C_Login"), 5);
+	assert_int_equal(unlink(refused), 0);
 	unsetenv("KEKD_TEST_LOG");
 }
 
@@ -1230,6 +1272,8 @@ main(void)
 		cmocka_unit_test(test_a_refused_pin_is_tried_once_however_often_the_worker_starts),
 		cmocka_unit_test(
 			test_a_worker_that_is_told_to_end_while_it_logs_in_remembers_a_refusal),
+		cmocka_unit_test(
+			test_a_pin_whose_answer_was_never_heard_is_tried_a_bounded_number_of_times),
 		cmocka_unit_test(test_a_broken_memory_of_refusals_stops_logins),
 		cmocka_unit_test(test_a_locked_pin_and_the_last_try_are_left_alone),
 		cmocka_unit_test(test_a_start_that_cannot_succeed_says_why),

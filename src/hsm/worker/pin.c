@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The PIN: read once, used with care. No sequence of restarts may lock a token, so a PIN that the
- * token refused is remembered on disk (as a salted scrypt) and never tried again; when the token
- * says that few tries are left, or one, it is believed. A successful login forgets what was
- * refused.
+ * token refused is remembered on disk (as a salted scrypt) and never tried again, from before the
+ * token is asked on; when the token says that few tries are left, or one, it is believed. A
+ * successful login forgets what was refused.
  */
 #include "worker.h"
 
@@ -27,16 +27,20 @@
 #define SALT_SIZE 16
 #define HASH_SIZE 32
 #define REFUSED_MAX 16 /* PINs that are remembered; then the operator has to look */
+#define DOUBTS_MAX 2   /* tries of one PIN that may go without an answer */
 #define SCRYPT_N 16384
 #define SCRYPT_R 8
 #define SCRYPT_P 1
 #define SCRYPT_MEMORY (32 * 1024 * 1024)
 
-/* A file: the salt, then a hash for each PIN that was refused since the last success. */
+/* A file: the salt, the number of tries in doubt, then a hash for each PIN that was refused since
+ * the last success. A try is written down before the token is asked; while it is in doubt nobody
+ * knows what the token answered, since the worker was killed. The last hash is the one in doubt. */
 struct refused {
 	char name[32];
 	size_t count;
 	uint8_t salt[SALT_SIZE];
+	uint8_t doubts;
 	uint8_t hash[REFUSED_MAX][HASH_SIZE];
 };
 
@@ -117,6 +121,8 @@ refused_load(const struct worker *w, struct refused *ret_refused)
 		return errno == ENOENT ? 0 : -errno;
 	n = read_full(fd, r.salt, SALT_SIZE);
 	if (n == SALT_SIZE)
+		n += read_full(fd, &r.doubts, 1);
+	if (n == SALT_SIZE + 1)
 		n = read_full(fd, r.hash, sizeof(r.hash));
 	else
 		n = n < 0 ? n : -EBADMSG;
@@ -154,7 +160,7 @@ refused_store(const struct worker *w, const struct refused *r)
 		w->state_dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return -errno;
-	if (write(fd, r->salt, SALT_SIZE) != SALT_SIZE ||
+	if (write(fd, r->salt, SALT_SIZE) != SALT_SIZE || write(fd, &r->doubts, 1) != 1 ||
 		write(fd, r->hash, hashes) != (ssize_t)hashes)
 		err = errno ? -errno : -EIO;
 	else if (fsync(fd) < 0)
@@ -167,24 +173,6 @@ refused_store(const struct worker *w, const struct refused *r)
 }
 
 static void
-remember_refusal(struct worker *w)
-{
-	struct refused r;
-	int err = refused_load(w, &r);
-
-	if (!err && r.count == 0)
-		err = RAND_bytes(r.salt, SALT_SIZE) == 1 ? 0 : KEKD_EINTERNAL;
-	if (!err && r.count < REFUSED_MAX)
-		err = hash_pin(w, r.salt, r.hash[r.count++]);
-	if (!err)
-		err = refused_store(w, &r);
-	if (err)
-		log_error("token \"%s\": that the PIN was refused cannot be remembered: %s: do not "
-			  "start kekd again with this PIN",
-			w->part.token, kekd_strerror(err));
-}
-
-static void
 forget_refusals(struct worker *w)
 {
 	char name[32];
@@ -194,33 +182,10 @@ forget_refusals(struct worker *w)
 		log_warning("the state directory cannot be synced: %s", kekd_strerror(-errno));
 }
 
-/* Was this PIN refused before? 0, or KEKD_EHSM, noted. */
-static int
-check_refusals(struct worker *w)
+static bool
+is_low(const struct worker *w)
 {
-	uint8_t hash[HASH_SIZE];
-	struct refused r;
-	int err = refused_load(w, &r);
-
-	if (!err && r.count > 0)
-		err = hash_pin(w, r.salt, hash);
-	if (err)
-		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_OPERATOR,
-			"token \"%s\": what was refused before cannot be read from %s in "
-			"hsm.state_dir (%s): make sure of the PIN, then remove the file",
-			w->part.token, r.name, kekd_strerror(err));
-	for (size_t i = 0; i < r.count; i++)
-		if (secret_equal(hash, HASH_SIZE, r.hash[i], HASH_SIZE))
-			return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
-				"token \"%s\" (%s) has refused this PIN before: it is not tried "
-				"again; put the right PIN into the PIN source",
-				w->part.token, w->part.uri);
-	if (r.count == REFUSED_MAX)
-		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
-			"token \"%s\" (%s) has refused %d PINs: make sure of the right one, then "
-			"remove %s from hsm.state_dir",
-			w->part.token, w->part.uri, REFUSED_MAX, r.name);
-	return 0;
+	return w->p11.token.flags & CKF_USER_PIN_COUNT_LOW;
 }
 
 /* What the token itself says of its PIN. */
@@ -244,24 +209,132 @@ check_flags(struct worker *w)
 			"token \"%s\" (%s) has one try left for its PIN, which kekd leaves to you: "
 			"log in once with the vendor's tool",
 			w->part.token, w->part.uri);
-	if (flags & CKF_USER_PIN_COUNT_LOW)
+	if (is_low(w))
 		log_warning("token \"%s\" says that a wrong PIN was given since the last login",
 			w->part.token);
 	return 0;
 }
 
+/* The index of the PIN among those that were refused or are in doubt; r->count: it is none of them.
+ * ret_hash: what it is remembered as. */
 static int
-note_refusal(struct worker *w, enum p11_class class)
+find_refusal(const struct worker *w, struct refused *r, uint8_t ret_hash[HASH_SIZE], size_t *ret_at)
 {
+	int err = refused_load(w, r);
+	size_t at = 0;
+
+	if (!err && r->count == 0)
+		err = RAND_bytes(r->salt, SALT_SIZE) == 1 ? 0 : KEKD_EINTERNAL;
+	if (!err)
+		err = hash_pin(w, r->salt, ret_hash);
+	if (err)
+		return err;
+	while (at < r->count && !secret_equal(ret_hash, HASH_SIZE, r->hash[at], HASH_SIZE))
+		at++;
+	*ret_at = at;
+	return 0;
+}
+
+/* A try that was never answered, of a token that knows of no wrong PIN, was none that it refused.
+ */
+static bool
+may_try_again(const struct worker *w, const struct refused *r, size_t at)
+{
+	return at + 1 == r->count && r->doubts > 0 && r->doubts < DOUBTS_MAX && !is_low(w);
+}
+
+/* May this PIN be tried? Then r says so already, as a try in doubt. 0, or KEKD_EHSM, noted. */
+static int
+check_refusals(struct worker *w, struct refused *r)
+{
+	uint8_t hash[HASH_SIZE];
+	size_t at = 0;
+	int err = find_refusal(w, r, hash, &at);
+
+	if (err)
+		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_OPERATOR,
+			"token \"%s\": what was refused before cannot be read from %s in "
+			"hsm.state_dir (%s): make sure of the PIN, then remove the file",
+			w->part.token, r->name, kekd_strerror(err));
+	if (at < r->count && !may_try_again(w, r, at))
+		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s) has refused this PIN before: it is not tried "
+			"again; put the right PIN into the PIN source, or, if this one is right, "
+			"remove %s from hsm.state_dir",
+			w->part.token, w->part.uri, r->name);
+	if (at < r->count) {
+		r->doubts++;
+		return 0;
+	}
+	if (r->doubts > 0 && !is_low(w))
+		r->count--; /* another PIN's, which was not refused */
+	if (r->count == REFUSED_MAX)
+		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+			"token \"%s\" (%s) has refused %d PINs: make sure of the right one, then "
+			"remove %s from hsm.state_dir",
+			w->part.token, w->part.uri, REFUSED_MAX, r->name);
+	memcpy(r->hash[r->count++], hash, HASH_SIZE);
+	r->doubts = 1;
+	return 0;
+}
+
+/* Before the token is asked. A full disk keeps nobody from a token that knows of no wrong PIN. */
+static int
+note_try(struct worker *w, const struct refused *r)
+{
+	int err = refused_store(w, r);
+
+	if (!err)
+		return 0;
+	if (is_low(w))
+		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_FAILED,
+			"token \"%s\": that the PIN is tried cannot be written to hsm.state_dir "
+			"(%s), and the token says that a wrong one was given before: free space",
+			w->part.token, kekd_strerror(err));
+	log_warning("token \"%s\": that the PIN is tried cannot be written to hsm.state_dir: %s: "
+		    "free space",
+		w->part.token, kekd_strerror(err));
+	return 0;
+}
+
+static void
+remember_refusal(struct worker *w, struct refused *r)
+{
+	int err;
+
+	r->doubts = 0;
+	err = refused_store(w, r);
+	if (err)
+		log_error("token \"%s\": that the PIN was refused cannot be remembered: %s: do not "
+			  "start kekd again with this PIN",
+			w->part.token, kekd_strerror(err));
+}
+
+/* The token answered, and not about the PIN. */
+static void
+take_back_try(struct worker *w, struct refused *r)
+{
+	r->doubts = 0;
+	if (--r->count == 0)
+		forget_refusals(w);
+	else if (refused_store(w, r))
+		log_warning("token \"%s\": hsm.state_dir cannot be written", w->part.token);
+}
+
+static int
+note_failure(struct worker *w, struct refused *r, enum p11_class class)
+{
+	if (class == P11_PIN || class == P11_PIN_LOCKED)
+		remember_refusal(w, r);
+	else
+		take_back_try(w, r);
 	switch (class) {
 	case P11_PIN:
-		remember_refusal(w);
 		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
 			"token \"%s\" (%s) refused the PIN: put the right one into the PIN source; "
 			"this one is not tried again",
 			w->part.token, w->part.uri);
 	case P11_PIN_LOCKED:
-		remember_refusal(w);
 		return worker_fail(w, HSM_STATE_PIN_LOCKED, CHILD_EXIT_PIN,
 			"token \"%s\" (%s) has locked its user PIN: have its security officer set "
 			"a "
@@ -282,6 +355,7 @@ static int
 log_in(struct worker *w, CK_SESSION_HANDLE session)
 {
 	CK_SESSION_INFO info;
+	struct refused r;
 	enum p11_class class;
 	int err;
 
@@ -290,12 +364,14 @@ log_in(struct worker *w, CK_SESSION_HANDLE session)
 		return 0;
 	err = check_flags(w);
 	if (!err)
-		err = check_refusals(w);
+		err = check_refusals(w, &r);
+	if (!err)
+		err = note_try(w, &r);
 	if (err)
 		return err;
 	class = p11_call(&w->p11, Login, session, CKU_USER, w->pin.data, (CK_ULONG)w->pin.len);
 	if (class)
-		return note_refusal(w, class);
+		return note_failure(w, &r, class);
 	forget_refusals(w);
 	return 0;
 }
