@@ -123,10 +123,13 @@ durable(struct audit_record *record, int err)
 	release(r->call);
 }
 
-/* What says nothing of anyone's use of a key: the server could not even begin. */
+/* Not: what says nothing of anyone's use of a key, as the server could not even begin. A change
+ * that was announced always gets its outcome. */
 static bool
 is_audited(const struct request *r, int err)
 {
+	if (r->call->outcome)
+		return true;
 	if (r->route && !r->route->audited)
 		return false;
 	return err != KEKD_ESTARTING && err != KEKD_ESTOPPING && err != KEKD_EOVERLOAD &&
