@@ -412,40 +412,62 @@ listing_is_sorted_and_paged_whatever_the_order_of_coming(void **state)
 	keyring_freep(&r);
 }
 
-/* The time of one call, over many. */
+/* What a thousand changes, or pages, cost: the best of a few rounds. */
 static uint64_t
-nanoseconds_per_publish(struct keyring *r, unsigned times)
+cost_of_changes(struct keyring *r, unsigned keys)
 {
-	uint64_t start = clock_boot_ns();
+	uint64_t best = UINT64_MAX;
 
-	for (unsigned i = 0; i < times; i++)
-		assert_int_equal(keyring_publish(r, numbered_key(i * 31 % MANY)), 0);
-	return (clock_boot_ns() - start) / times;
+	for (int round = 0; round < 5; round++) {
+		uint64_t start = clock_boot_ns(), cost;
+		for (unsigned i = 0; i < 1000; i++)
+			assert_int_equal(keyring_publish(r, numbered_key(i * 31 % keys)), 0);
+		cost = clock_boot_ns() - start;
+		best = cost < best ? cost : best;
+	}
+	return best;
 }
 
+static uint64_t
+cost_of_pages(struct keyring *r)
+{
+	uint64_t best = UINT64_MAX;
+	struct key *page[100];
+
+	for (int round = 0; round < 5; round++) {
+		uint64_t start = clock_boot_ns(), cost;
+		for (int i = 0; i < 1000; i++) {
+			assert_int_equal(keyring_list(r, "key-000500", 100, page), 100);
+			for (int j = 0; j < 100; j++)
+				key_unrefp(&page[j]);
+		}
+		cost = clock_boot_ns() - start;
+		best = cost < best ? cost : best;
+	}
+	return best;
+}
+
+/* A change or page that looked at every key would cost a hundred times as much. */
 static void
-with_100000_keys_one_change_and_one_page_are_as_fast_as_ever(void **state)
+with_100_times_the_keys_a_change_and_a_page_do_not_cost_30_times_as_much(void **state)
 {
 	struct keyring *r = NULL;
-	struct key *page[100], *k;
+	struct key *k;
 	struct object_id id = { .len = 16 };
-	uint64_t start;
 	unsigned last = MANY - 1;
+	uint64_t change, page;
 
 	(void)state;
 	assert_int_equal(keyring_open(&r), 0);
-	for (unsigned i = 0; i < MANY; i++)
+	for (unsigned i = 0; i < MANY / 100; i++)
+		assert_int_equal(keyring_publish(r, numbered_key(i)), 0);
+	change = cost_of_changes(r, MANY / 100);
+	page = cost_of_pages(r);
+	for (unsigned i = MANY / 100; i < MANY; i++)
 		assert_int_equal(keyring_publish(r, numbered_key(i)), 0);
 	assert_int_equal(keyring_count(r), MANY);
-	/* Tens of microseconds at most; the bound only has to tell them from a whole copy. */
-	assert_true(nanoseconds_per_publish(r, 1000) < 200 * 1000);
-	start = clock_boot_ns();
-	for (int i = 0; i < 1000; i++) {
-		assert_int_equal(keyring_list(r, "key-050000", 100, page), 100);
-		for (int j = 0; j < 100; j++)
-			key_unrefp(&page[j]);
-	}
-	assert_true((clock_boot_ns() - start) / 1000 < 500 * 1000);
+	assert_true(cost_of_changes(r, MANY) < 30 * change);
+	assert_true(cost_of_pages(r) < 30 * page);
 	k = keyring_find(r, "key-099999");
 	assert_non_null(k);
 	key_unrefp(&k);
@@ -514,7 +536,8 @@ main(void)
 		cmocka_unit_test(a_refused_record_is_marked_and_can_be_good_again),
 		cmocka_unit_test(objects_are_known_by_token_and_id_while_a_version_has_them),
 		cmocka_unit_test(listing_is_sorted_and_paged_whatever_the_order_of_coming),
-		cmocka_unit_test(with_100000_keys_one_change_and_one_page_are_as_fast_as_ever),
+		cmocka_unit_test(
+			with_100_times_the_keys_a_change_and_a_page_do_not_cost_30_times_as_much),
 		cmocka_unit_test(readers_see_whole_records_while_they_are_replaced),
 	};
 
