@@ -41,6 +41,11 @@ enum hsm_op_kind {
 	HSM_OP_DROP, /* object: forget cached handles and session copies. Goes to every worker. */
 	HSM_OP_PING, /* nothing                              → nothing: the session still answers
 			(C_GetSessionInfo) */
+	/* A rewrap between two tokens: the plaintext crosses kekd-net under the workers' own key.
+	 */
+	HSM_OP_HAND_OUT, /* object, iv, aad, in: ciphertext      → iv, out: the plaintext under that
+			    key */
+	HSM_OP_TAKE_IN, /* object, aad, iv and in: what came out → iv, out: ciphertext and tag */
 	/* Never replayed. */
 	HSM_OP_CREATE_KEK = 32, /* object: new CKA_ID, in: label   → attributes, read back;
 				 * KEKD_EATTRIBUTES. An object that has this CKA_ID already is taken

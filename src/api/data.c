@@ -31,6 +31,7 @@ struct item {
 	char detail[96];
 	struct key_version *from; /* unwraps with it; NULL when the operation does not */
 	struct key_version *to;	  /* wraps with it */
+	bool crosses;		  /* from one token to another: two rounds */
 	bool has_iv;		  /* one IV of `to`'s budget is taken */
 	bool plaintext;		  /* wanted in the answer */
 	struct hsm_op *op;	  /* what the token was asked; NULL: it was not */
@@ -51,7 +52,8 @@ struct data_call {
 	bool many;
 	size_t count;
 	struct item *items;
-	struct hsm_op *ops; /* of the items that are asked of the token, in order */
+	struct hsm_op *ops;    /* of the items that are asked of the token, in order */
+	struct hsm_op *second; /* of those that cross: what the other token is asked */
 	struct hsm_batch batch;
 	struct control_job refill;
 	struct buf memory; /* all of the items' bytes */
@@ -76,6 +78,7 @@ call_free(void *state)
 		secret_wipe(d->items, d->count * sizeof(*d->items));
 	free(d->items);
 	free(d->ops);
+	free(d->second);
 	free(d);
 }
 
@@ -230,6 +233,9 @@ find_from(struct data_call *d, struct item *item)
 		item->from = NULL;
 		return item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
 	}
+	if (node_token(d->request->node, item->from->token) < 0)
+		return item_fail(item, KEKD_EHSM, "token %.64s is not in this node's configuration",
+			item->from->token);
 	if (item->from->state != VERSION_ENABLED)
 		return item_fail(item, KEKD_EDISABLED,
 			"version %u is %s: an administrator can enable it", item->from->number,
@@ -314,10 +320,7 @@ item_prepare(struct data_call *d, struct item *item)
 	if (o->unwraps && o->wraps &&
 		put_aad(item, item->header, item->new_context, item->aad2, &item->aad2_len) != 0)
 		return;
-	if (o->unwraps && o->wraps && strcmp(item->from->token, item->to->token) != 0)
-		item_fail(item, KEKD_ESTATE,
-			"versions %u and %u are in two tokens: unwrap and wrap instead",
-			item->from->number, item->to->number);
+	item->crosses = o->unwraps && o->wraps && strcmp(item->from->token, item->to->token) != 0;
 }
 
 static int
@@ -547,6 +550,71 @@ answer(struct data_call *d)
 
 /* ---- the token ---- */
 
+static void batch_done(struct hsm_batch *batch);
+
+static void
+submit(struct data_call *d, struct hsm_op *ops, size_t count)
+{
+	int err;
+
+	d->batch = (struct hsm_batch){ .ops = ops, .count = count, .done = batch_done, .user = d };
+	err = hsm_submit(d->request->node->hsm, &d->batch);
+	if (err != 0)
+		request_fail(d->request, err, "%s",
+			err == KEKD_EOVERLOAD ? "too much waits for the token: try again"
+					      : "no worker of the token is ready: see /v1/status");
+}
+
+static size_t
+count_crossing(const struct data_call *d)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < d->count; i++)
+		n += d->items[i].crosses && d->items[i].op && d->items[i].err == 0;
+	return n;
+}
+
+/* What the first token handed out, under the workers' own key, goes into the other one. False:
+ * nothing crosses. */
+static bool
+submit_second(struct data_call *d)
+{
+	size_t count = count_crossing(d), n = 0;
+
+	if (count == 0)
+		return false;
+	d->second = calloc(count, sizeof(*d->second));
+	if (!d->second) {
+		request_fail(d->request, KEKD_EINTERNAL, "out of memory");
+		return true;
+	}
+	for (size_t i = 0; i < d->count; i++) {
+		struct item *item = &d->items[i];
+		struct hsm_op *op = &d->second[n];
+		if (!item->crosses || !item->op || item->err != 0)
+			continue;
+		*op = (struct hsm_op){
+			.kind = HSM_OP_TAKE_IN,
+			.token = (unsigned)node_token(d->request->node, item->to->token),
+			.object = item->to->object_id,
+			.iv_len = item->op->iv_len,
+			.aad = item->aad2,
+			.aad_len = (uint32_t)item->aad2_len,
+			.in = item->op->out,
+			.in_len = item->op->out_len,
+			.out = item->out2,
+			.out_cap = (uint32_t)item->out_size,
+		};
+		memcpy(op->iv, item->op->iv, sizeof(op->iv));
+		item->op = op;
+		item->crosses = false;
+		n++;
+	}
+	submit(d, d->second, count);
+	return true;
+}
+
 static void
 batch_done(struct hsm_batch *batch)
 {
@@ -561,7 +629,8 @@ batch_done(struct hsm_batch *batch)
 		else
 			item_fail(item, item->op->err, "see /v1/status for the state of the token");
 	}
-	answer(d);
+	if (!submit_second(d))
+		answer(d);
 }
 
 static void
@@ -598,13 +667,14 @@ op_fill(struct data_call *d, struct item *item, struct hsm_op *op)
 	}
 	if (op->kind == HSM_OP_UNWRAP && !item->plaintext)
 		op->kind = HSM_OP_CHECK;
+	if (item->crosses)
+		op->kind = HSM_OP_HAND_OUT;
 }
 
 static void
 items_submit(struct data_call *d)
 {
 	size_t n = 0;
-	int err;
 
 	for (size_t i = 0; i < d->count; i++) {
 		struct item *item = &d->items[i];
@@ -617,12 +687,7 @@ items_submit(struct data_call *d)
 		answer(d);
 		return;
 	}
-	d->batch = (struct hsm_batch){ .ops = d->ops, .count = n, .done = batch_done, .user = d };
-	err = hsm_submit(d->request->node->hsm, &d->batch);
-	if (err != 0)
-		request_fail(d->request, err, "%s",
-			err == KEKD_EOVERLOAD ? "too much waits for the token: try again"
-					      : "no worker of the token is ready: see /v1/status");
+	submit(d, d->ops, n);
 }
 
 /* ---- IVs ---- */

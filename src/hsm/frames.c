@@ -34,6 +34,8 @@ static const struct kind_info kinds[] = {
 	[HSM_OP_LIST] = { 1, .room = 1 },
 	[HSM_OP_DROP] = { 1 },
 	[HSM_OP_PING] = { 1 },
+	[HSM_OP_HAND_OUT] = { 1, .in = 1, .expansion = EXPANSION_MAX },
+	[HSM_OP_TAKE_IN] = { 1, .in = 1, .expansion = EXPANSION_MAX },
 	[HSM_OP_CREATE_KEK] = { 1 },
 	[HSM_OP_CREATE_SEAL] = { 1 },
 };

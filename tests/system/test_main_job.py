@@ -173,7 +173,6 @@ def test_a_version_can_lie_in_another_token_and_old_blobs_unwrap(make_server):
     assert "kekd:test:demo:v2" in objects
 
 
-@pytest.mark.xfail(strict=True, reason="rewrap between two tokens is refused: 409 invalid_state")
 def test_rewrap_moves_a_blob_from_one_token_to_another(make_server):
     server = make_server(tokens=("main", "second")).init().start().populate()
     with server.http("admin-1") as admin, server.http("app") as app:

@@ -66,19 +66,6 @@ harden(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
-/* The key for what crosses between two tokens: the parent writes it to every worker, and one token
- * has no use for it. */
-static void
-pass_over_key(int fd)
-{
-	uint8_t key[32];
-
-	while (read(fd, key, sizeof(key)) > 0)
-		;
-	secret_wipe(key, sizeof(key));
-	close(fd);
-}
-
 /* Tells kekd that the next worker may try its PIN. */
 static void
 tell_logged_in(const struct worker *w)
@@ -201,11 +188,13 @@ main(int argc, char **argv)
 	json_open();
 	if (worker_part_read(CHILD_FD_PART, &w.part))
 		return CHILD_EXIT_OPERATOR;
-	pass_over_key(CHILD_FD_KEY);
+	if (transport_read_key(&w, CHILD_FD_KEY))
+		return CHILD_EXIT_OPERATOR;
 	status = run(&w);
 	objects_close(&w);
 	p11_close(&w.p11);
 	secret_free(&w.pin);
+	secret_free(&w.transport_key);
 	worker_part_free(&w.part);
 	return status;
 }

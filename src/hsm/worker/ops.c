@@ -101,6 +101,8 @@ static const struct handler {
 	[HSM_OP_LIST] = { run_list, .home = true },
 	[HSM_OP_DROP] = { run_drop, .object = true },
 	[HSM_OP_PING] = { run_ping },
+	[HSM_OP_HAND_OUT] = { transport_hand_out, .object = true, .iv = true, .in = true },
+	[HSM_OP_TAKE_IN] = { transport_take_in, .object = true, .iv = true, .in = true },
 	[HSM_OP_CREATE_KEK] = { mech_create, .home = true, .object = true, .in = true },
 	[HSM_OP_CREATE_SEAL] = { mech_create, .home = true, .object = true, .in = true },
 };

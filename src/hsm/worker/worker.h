@@ -133,6 +133,7 @@ struct worker {
 	struct worker_part part;
 	struct p11 p11;
 	struct secret pin;
+	struct secret transport_key; /* of all workers of this kekd */
 	int net, control, state_dir; /* descriptors */
 	pthread_mutex_t login_lock;
 	struct session home; /* read/write: finds, creates, owns the session copies */
@@ -188,6 +189,11 @@ enum p11_class mech_generate(struct session *s, struct hsm_op *op);
 enum p11_class mech_rewrap(struct session *s, struct hsm_op *op);
 enum p11_class mech_seal(struct session *s, struct hsm_op *op);
 enum p11_class mech_create(struct session *s, struct hsm_op *op); /* home session, lock held */
+
+/* transport.c */
+int transport_read_key(struct worker *w, int fd); /* closes fd; 0 or negative, logged */
+enum p11_class transport_hand_out(struct session *s, struct hsm_op *op);
+enum p11_class transport_take_in(struct session *s, struct hsm_op *op);
 
 /* ops.c: fills in op's answer. op->out and op->out2 come from the session. */
 void ops_run(struct session *s, struct hsm_op *op);
