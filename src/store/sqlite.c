@@ -4,18 +4,15 @@
  * must: whoever can write it may also have put in views, triggers or rows that no engine writes.
  * Seals are not its business.
  */
-#include "paths.h"
+#include "sqlite_engine.h"
 
 #include "kekd/err.h"
 #include "kekd/log.h"
-#include "kekd/store.h"
 #include "kekd/str.h"
 #include "kekd/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/sha.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -24,22 +21,6 @@
 #define APPLICATION_ID 0x6b656b64 /* "kekd" */
 #define SCHEMA_VERSION 1
 #define BUSY_TIMEOUT_MS 5000
-
-enum statement {
-	BEGIN_READ,
-	BEGIN_WRITE,
-	COMMIT,
-	ROLLBACK,
-	DATA_VERSION,
-	META_GET,
-	META_SET,
-	RECORD_GET,
-	RECORD_REVISION,
-	RECORD_LIST,
-	RECORD_PUT,
-	RECORD_DELETE,
-	STATEMENTS
-};
 
 static const char *const statement_sql[STATEMENTS] = {
 	[BEGIN_READ] = "BEGIN",
@@ -65,31 +46,6 @@ static const char setup_sql[] =
 	"CREATE TABLE records(path TEXT NOT NULL PRIMARY KEY, revision INTEGER NOT NULL, "
 	"body BLOB NOT NULL) WITHOUT ROWID;"
 	"CREATE TABLE meta(name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID;";
-
-/* A record as this engine last saw it. The revision alone would not show a body that was edited in
- * place. */
-struct seen {
-	char *path;
-	uint64_t revision;
-	uint8_t sha256[SHA256_DIGEST_LENGTH];
-};
-
-struct sqlite_store {
-	struct store store;
-	char *path;
-	sqlite3 *db;
-	sqlite3_stmt *statements[STATEMENTS];
-	struct pathmap seen;
-	int64_t data_version;
-	uint64_t revision; /* the highest that was seen: an edited counter does not go back */
-	int logged;	   /* the error that the log has: told once, not every second */
-};
-
-static struct sqlite_store *
-of(struct store *s)
-{
-	return (struct sqlite_store *)s; /* store is the first member */
-}
 
 /* ---- errors ---- */
 
@@ -121,8 +77,8 @@ remedy(int code)
 	return "see the SQLite documentation of this code";
 }
 
-static int
-failed(struct sqlite_store *q, const char *what)
+int
+sqlite_failed(struct sqlite_store *q, const char *what)
 {
 	int code = q->db ? sqlite3_extended_errcode(q->db) : SQLITE_NOMEM;
 
@@ -133,16 +89,16 @@ failed(struct sqlite_store *q, const char *what)
 	return KEKD_ESTORE;
 }
 
-static int
-no_memory(struct sqlite_store *q)
+int
+sqlite_no_memory(struct sqlite_store *q)
 {
 	log_error("%s: no memory to read it: free memory", q->path);
 	return KEKD_ESTORE;
 }
 
 /* A file that was moved away or replaced still takes writes, which nobody would ever read again. */
-static int
-check_in_place(struct sqlite_store *q)
+int
+sqlite_check_in_place(struct sqlite_store *q)
 {
 	int moved = 0;
 
@@ -160,20 +116,14 @@ check_in_place(struct sqlite_store *q)
 
 /* ---- statements ---- */
 
-static sqlite3_stmt *
-statement(struct sqlite_store *q, enum statement which)
-{
-	return q->statements[which];
-}
-
-static void
-bind_path(sqlite3_stmt *st, int at, const char *path)
+void
+sqlite_bind_path(sqlite3_stmt *st, int at, const char *path)
 {
 	sqlite3_bind_text(st, at, path, -1, SQLITE_STATIC);
 }
 
-static void
-done(sqlite3_stmt *st)
+void
+sqlite_done(sqlite3_stmt *st)
 {
 	sqlite3_reset(st);
 	sqlite3_clear_bindings(st);
@@ -183,11 +133,11 @@ done(sqlite3_stmt *st)
 static int
 run(struct sqlite_store *q, enum statement which, const char *what)
 {
-	sqlite3_stmt *st = statement(q, which);
+	sqlite3_stmt *st = q->statements[which];
 	int code = sqlite3_step(st);
-	int err = code == SQLITE_DONE ? 0 : failed(q, what);
+	int err = code == SQLITE_DONE ? 0 : sqlite_failed(q, what);
 
-	done(st);
+	sqlite_done(st);
 	return err;
 }
 
@@ -195,36 +145,36 @@ static void
 roll_back(struct sqlite_store *q)
 {
 	if (!sqlite3_get_autocommit(q->db)) {
-		sqlite3_step(statement(q, ROLLBACK));
-		done(statement(q, ROLLBACK));
+		sqlite3_step(q->statements[ROLLBACK]);
+		sqlite_done(q->statements[ROLLBACK]);
 	}
 }
 
 static int
 meta_revision(struct sqlite_store *q, uint64_t *ret_revision)
 {
-	sqlite3_stmt *st = statement(q, META_GET);
+	sqlite3_stmt *st = q->statements[META_GET];
 	int err = 0;
 
-	bind_path(st, 1, "revision");
+	sqlite_bind_path(st, 1, "revision");
 	if (sqlite3_step(st) == SQLITE_ROW) {
 		int64_t v = sqlite3_column_int64(st, 0);
 		if (v > 0 && (uint64_t)v > q->revision)
 			q->revision = (uint64_t)v;
 		*ret_revision = q->revision;
 	} else {
-		err = failed(q, "reading the revision");
+		err = sqlite_failed(q, "reading the revision");
 	}
-	done(st);
+	sqlite_done(st);
 	return err;
 }
 
 static int
 meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t number)
 {
-	sqlite3_stmt *st = statement(q, META_SET);
+	sqlite3_stmt *st = q->statements[META_SET];
 
-	bind_path(st, 1, name);
+	sqlite_bind_path(st, 1, name);
 	if (text)
 		sqlite3_bind_text(st, 2, text, -1, SQLITE_STATIC);
 	else
@@ -234,17 +184,8 @@ meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t num
 
 /* ---- rows ---- */
 
-struct row {
-	const char *path;
-	uint64_t revision;
-	const char *body; /* valid until the next step */
-	size_t len;
-};
-
-/* False: a row that no engine writes and no caller can name. A body past the limit reads as an
- * empty one, which no seal covers. */
-static bool
-row_read(sqlite3_stmt *st, struct row *r)
+bool
+sqlite_row_read(sqlite3_stmt *st, struct row *r)
 {
 	if (sqlite3_column_type(st, 0) != SQLITE_TEXT)
 		return false;
@@ -262,8 +203,8 @@ row_read(sqlite3_stmt *st, struct row *r)
 	return true;
 }
 
-static int
-row_copy(const struct row *r, struct store_record *ret_record)
+int
+sqlite_row_copy(const struct row *r, struct store_record *ret_record)
 {
 	struct store_record c = { .path = strdup(r->path), .revision = r->revision, .len = r->len };
 
@@ -283,20 +224,20 @@ static int
 engine_get(struct store *s, const char *path, struct store_record *ret_record)
 {
 	struct sqlite_store *q = of(s);
-	sqlite3_stmt *st = statement(q, RECORD_GET);
+	sqlite3_stmt *st = q->statements[RECORD_GET];
 	struct row r;
 	int code, err;
 
 	if (!path_is_valid(path))
 		return -ENOENT;
-	bind_path(st, 1, path);
+	sqlite_bind_path(st, 1, path);
 	code = sqlite3_step(st);
 	if (code == SQLITE_ROW)
-		err = row_read(st, &r) ? row_copy(&r, ret_record) : -ENOENT;
+		err = sqlite_row_read(st, &r) ? sqlite_row_copy(&r, ret_record) : -ENOENT;
 	else
-		err = code == SQLITE_DONE ? -ENOENT : failed(q, "reading a record");
-	done(st);
-	return err == -ENOMEM ? no_memory(q) : err;
+		err = code == SQLITE_DONE ? -ENOENT : sqlite_failed(q, "reading a record");
+	sqlite_done(st);
+	return err == -ENOMEM ? sqlite_no_memory(q) : err;
 }
 
 /* The first text that sorts after everything that starts with prefix. Paths are ASCII. */
@@ -317,7 +258,7 @@ page_add(struct store_page *p, const struct row *r, size_t limit)
 {
 	if (!p->records)
 		p->records = calloc(limit, sizeof(*p->records));
-	if (!p->records || row_copy(r, &p->records[p->count]) < 0)
+	if (!p->records || sqlite_row_copy(r, &p->records[p->count]) < 0)
 		return -ENOMEM;
 	p->count++;
 	return 0;
@@ -327,17 +268,17 @@ static int
 page_read(struct sqlite_store *q, const char *prefix, const char *after, size_t limit,
 	struct store_page *p)
 {
-	sqlite3_stmt *st = statement(q, RECORD_LIST);
+	sqlite3_stmt *st = q->statements[RECORD_LIST];
 	char upper[STORE_PATH_MAX + 2];
 	struct row r;
 	int code = SQLITE_DONE, err = 0;
 
 	upper_bound(prefix, upper);
-	bind_path(st, 1, prefix);
-	bind_path(st, 2, upper);
-	bind_path(st, 3, after ? after : "");
+	sqlite_bind_path(st, 1, prefix);
+	sqlite_bind_path(st, 2, upper);
+	sqlite_bind_path(st, 3, after ? after : "");
 	while (err == 0 && !p->more && (code = sqlite3_step(st)) == SQLITE_ROW) {
-		if (!row_read(st, &r))
+		if (!sqlite_row_read(st, &r))
 			continue;
 		if (p->count == limit)
 			p->more = true;
@@ -345,9 +286,9 @@ page_read(struct sqlite_store *q, const char *prefix, const char *after, size_t 
 			err = page_add(p, &r, limit);
 	}
 	if (err == 0 && !p->more && code != SQLITE_DONE)
-		err = failed(q, "listing records");
-	done(st);
-	return err == -ENOMEM ? no_memory(q) : err;
+		err = sqlite_failed(q, "listing records");
+	sqlite_done(st);
+	return err == -ENOMEM ? sqlite_no_memory(q) : err;
 }
 
 static int
@@ -377,166 +318,6 @@ engine_list(struct store *s, const char *prefix, const char *after, size_t limit
 	return 0;
 }
 
-/* ---- what was seen ---- */
-
-static void
-seen_free(void *item)
-{
-	struct seen *e = item;
-
-	if (e)
-		free(e->path);
-	free(e);
-}
-
-static struct seen *
-seen_new(const struct row *r)
-{
-	struct seen *e = calloc(1, sizeof(*e));
-
-	if (!e)
-		return NULL;
-	e->path = strdup(r->path);
-	if (!e->path) {
-		free(e);
-		return NULL;
-	}
-	e->revision = r->revision;
-	SHA256((const unsigned char *)r->body, r->len, e->sha256);
-	return e;
-}
-
-/* A failure here is harmless: the next poll tells of the record once more. */
-static void
-seen_note(struct sqlite_store *q, const struct store_op *op, uint64_t revision)
-{
-	struct row r = { op->path, revision, op->body, op->len };
-	struct seen *e;
-
-	if (op->kind == STORE_CHECK)
-		return;
-	seen_free(pathmap_remove(&q->seen, op->path));
-	if (op->kind == STORE_DELETE)
-		return;
-	e = seen_new(&r);
-	if (e && pathmap_add(&q->seen, e) < 0)
-		seen_free(e);
-}
-
-static bool
-seen_same(const struct seen *a, const struct seen *b)
-{
-	return a && a->revision == b->revision &&
-	       memcmp(a->sha256, b->sha256, sizeof(a->sha256)) == 0;
-}
-
-static int
-tell_row(const struct row *r, store_watch_fn *fn, void *user)
-{
-	struct store_record change;
-
-	if (row_copy(r, &change) < 0)
-		return -ENOMEM;
-	fn(&change, user);
-	store_record_free(&change);
-	return 0;
-}
-
-/* Reads the whole table into ret_now and tells what differs from q->seen (fn NULL: nothing). */
-static int
-scan(struct sqlite_store *q, struct pathmap *ret_now, store_watch_fn *fn, void *user)
-{
-	sqlite3_stmt *st = statement(q, RECORD_LIST);
-	int code = SQLITE_DONE, changes = 0, err = 0;
-	struct row r;
-
-	bind_path(st, 1, "");
-	bind_path(st, 2, "\x7f");
-	bind_path(st, 3, "");
-	while (err == 0 && (code = sqlite3_step(st)) == SQLITE_ROW) {
-		struct seen *e;
-		if (!row_read(st, &r))
-			continue;
-		e = seen_new(&r);
-		if (!e || pathmap_add(ret_now, e) < 0) {
-			seen_free(e);
-			err = no_memory(q);
-		} else if (fn && !seen_same(pathmap_find(&q->seen, e->path), e)) {
-			changes++;
-			err = tell_row(&r, fn, user) < 0 ? no_memory(q) : 0;
-		}
-	}
-	if (err == 0 && code != SQLITE_DONE)
-		err = failed(q, "reading all records");
-	done(st);
-	return err < 0 ? err : changes;
-}
-
-static int
-tell_deleted(struct sqlite_store *q, const struct pathmap *now, store_watch_fn *fn, void *user)
-{
-	int changes = 0;
-
-	for (size_t i = 0; i < q->seen.count; i++) {
-		struct seen *e = q->seen.items[i];
-		struct store_record change = { .path = e->path };
-		if (pathmap_find(now, e->path))
-			continue;
-		fn(&change, user);
-		changes++;
-	}
-	return changes;
-}
-
-static int
-read_data_version(struct sqlite_store *q, int64_t *ret_version)
-{
-	sqlite3_stmt *st = statement(q, DATA_VERSION);
-	int err = 0;
-
-	if (sqlite3_step(st) == SQLITE_ROW)
-		*ret_version = sqlite3_column_int64(st, 0);
-	else
-		err = failed(q, "looking for changes");
-	done(st);
-	return err;
-}
-
-/* The version is read before the table: what is written between the two is looked at again. */
-static int
-compare_all(struct sqlite_store *q, int64_t version, store_watch_fn *fn, void *user)
-{
-	struct pathmap now = { 0 };
-	int changes = scan(q, &now, fn, user);
-
-	if (changes < 0) {
-		pathmap_clear(&now, seen_free);
-		return changes;
-	}
-	if (fn)
-		changes += tell_deleted(q, &now, fn, user);
-	pathmap_clear(&q->seen, seen_free);
-	q->seen = now;
-	q->data_version = version;
-	return changes;
-}
-
-static int
-engine_poll(struct store *s, store_watch_fn *fn, void *user)
-{
-	struct sqlite_store *q = of(s);
-	int64_t version = 0;
-	int err = check_in_place(q);
-
-	if (err == 0)
-		err = read_data_version(q, &version);
-	if (err < 0)
-		return err;
-	if (version == q->data_version)
-		return 0;
-	return compare_all(q, version, fn, user);
-}
-
 /* ---- commits ---- */
 
 static int
@@ -559,20 +340,20 @@ check_ops(const struct store_op *ops, size_t count)
 static int
 compare(struct sqlite_store *q, const struct store_op *op)
 {
-	sqlite3_stmt *st = statement(q, RECORD_REVISION);
+	sqlite3_stmt *st = q->statements[RECORD_REVISION];
 	int code, err = 0;
 
 	if (op->expected == STORE_ANY)
 		return 0;
-	bind_path(st, 1, op->path);
+	sqlite_bind_path(st, 1, op->path);
 	code = sqlite3_step(st);
 	if (code == SQLITE_DONE)
 		err = op->expected == 0 ? 0 : KEKD_EPRECONDITION;
 	else if (code != SQLITE_ROW)
-		err = failed(q, "reading a revision");
+		err = sqlite_failed(q, "reading a revision");
 	else if (op->expected == 0 || (uint64_t)sqlite3_column_int64(st, 0) != op->expected)
 		err = KEKD_EPRECONDITION;
-	done(st);
+	sqlite_done(st);
 	return err;
 }
 
@@ -584,11 +365,11 @@ apply(struct sqlite_store *q, const struct store_op *op, uint64_t revision)
 	if (op->kind == STORE_CHECK)
 		return 0;
 	if (op->kind == STORE_DELETE) {
-		bind_path(statement(q, RECORD_DELETE), 1, op->path);
+		sqlite_bind_path(q->statements[RECORD_DELETE], 1, op->path);
 		return run(q, RECORD_DELETE, "deleting a record");
 	}
-	st = statement(q, RECORD_PUT);
-	bind_path(st, 1, op->path);
+	st = q->statements[RECORD_PUT];
+	sqlite_bind_path(st, 1, op->path);
 	sqlite3_bind_int64(st, 2, (int64_t)revision);
 	sqlite3_bind_text(st, 3, op->body, (int)op->len, SQLITE_STATIC);
 	return run(q, RECORD_PUT, "writing a record");
@@ -623,7 +404,7 @@ engine_commit(struct store *s, enum store_owner owner __attribute__((unused)),
 	int err = check_ops(ops, count);
 
 	if (err == 0)
-		err = check_in_place(q);
+		err = sqlite_check_in_place(q);
 	if (err == 0)
 		err = run(q, BEGIN_WRITE, "beginning a change");
 	if (err < 0)
@@ -638,7 +419,7 @@ engine_commit(struct store *s, enum store_owner owner __attribute__((unused)),
 	q->logged = SQLITE_OK;
 	q->revision = revision;
 	for (size_t i = 0; i < count; i++)
-		seen_note(q, &ops[i], revision);
+		sqlite_watch_note(q, &ops[i], revision);
 	*ret_revision = revision;
 	return 0;
 }
@@ -647,15 +428,15 @@ static int
 engine_identity(struct store *s, char ret_text[64])
 {
 	struct sqlite_store *q = of(s);
-	sqlite3_stmt *st = statement(q, META_GET);
+	sqlite3_stmt *st = q->statements[META_GET];
 	int err = 0;
 
-	bind_path(st, 1, "identity");
+	sqlite_bind_path(st, 1, "identity");
 	if (sqlite3_step(st) == SQLITE_ROW && sqlite3_column_text(st, 0))
 		snprintf(ret_text, 64, "%s", (const char *)sqlite3_column_text(st, 0));
 	else
-		err = failed(q, "reading the identity");
-	done(st);
+		err = sqlite_failed(q, "reading the identity");
+	sqlite_done(st);
 	return err;
 }
 
@@ -667,7 +448,7 @@ engine_close(struct store *s)
 	for (size_t i = 0; i < STATEMENTS; i++)
 		sqlite3_finalize(q->statements[i]);
 	sqlite3_close(q->db);
-	pathmap_clear(&q->seen, seen_free);
+	sqlite_watch_end(q);
 	free(q->path);
 	free(q);
 }
@@ -677,7 +458,7 @@ static const struct store_engine sqlite_engine = {
 	.get = engine_get,
 	.list = engine_list,
 	.commit = engine_commit,
-	.poll = engine_poll,
+	.poll = sqlite_watch_poll,
 	.identity = engine_identity,
 	.close = engine_close,
 };
@@ -687,7 +468,7 @@ static const struct store_engine sqlite_engine = {
 static int
 execute(struct sqlite_store *q, const char *sql, const char *what)
 {
-	return sqlite3_exec(q->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : failed(q, what);
+	return sqlite3_exec(q->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : sqlite_failed(q, what);
 }
 
 static int
@@ -700,7 +481,7 @@ query_number(struct sqlite_store *q, const char *sql, int64_t *ret_number)
 		sqlite3_step(st) == SQLITE_ROW)
 		*ret_number = sqlite3_column_int64(st, 0);
 	else
-		err = failed(q, "opening");
+		err = sqlite_failed(q, "opening");
 	sqlite3_finalize(st);
 	return err;
 }
@@ -754,7 +535,7 @@ connect_file(struct sqlite_store *q)
 {
 	if (sqlite3_open_v2(q->path, &q->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) !=
 		SQLITE_OK)
-		return failed(q, "opening");
+		return sqlite_failed(q, "opening");
 	sqlite3_extended_result_codes(q->db, 1);
 	sqlite3_busy_timeout(q->db, BUSY_TIMEOUT_MS);
 	for (size_t i = 0; i < STR_COUNT(hardening); i++)
@@ -768,7 +549,7 @@ prepare_all(struct sqlite_store *q)
 	for (size_t i = 0; i < STATEMENTS; i++)
 		if (sqlite3_prepare_v3(q->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT,
 			    &q->statements[i], NULL) != SQLITE_OK)
-			return failed(q, "preparing a statement");
+			return sqlite_failed(q, "preparing a statement");
 	return 0;
 }
 
@@ -858,15 +639,6 @@ set_modes(struct sqlite_store *q)
 }
 
 static int
-take_baseline(struct sqlite_store *q)
-{
-	int64_t version = 0;
-	int err = read_data_version(q, &version);
-
-	return err < 0 ? err : compare_all(q, version, NULL, NULL);
-}
-
-static int
 open_file(struct sqlite_store *q, const char *dir, bool create)
 {
 	int err = create ? make_file(dir, q->path) : check_file(q->path);
@@ -878,7 +650,7 @@ open_file(struct sqlite_store *q, const char *dir, bool create)
 	if (err == 0)
 		err = set_modes(q);
 	if (err == 0)
-		err = take_baseline(q);
+		err = sqlite_watch_begin(q);
 	return err;
 }
 
