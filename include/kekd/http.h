@@ -43,6 +43,8 @@ struct http_route {
 	bool has_body;			   /* a JSON object is read and parsed before the handler */
 	enum http_condition condition;
 	void (*handler)(struct request *r);
+	bool any_key; /* no {key} in the path: a grant of the operation for any key lets in, and
+			 the handler looks for which */
 };
 
 /* What a handler may use. Strings live as long as the request. */

@@ -17,8 +17,8 @@ void api_unwrap(struct request *r);
 void api_generate(struct request *r);
 void api_rewrap(struct request *r);
 
-/* keys.c. List and create carry ACCESS_NONE in the table, as no {key} is in their path: the list
- * shows what the client's grants cover, create checks key.create against the body's name. */
+/* keys.c. No {key} is in the path of list and create: the list shows what the client's grants
+ * cover, create checks key.create against the body's name. */
 void api_key_list(struct request *r);	     /* HTTP_READ     GET   /v1/keys */
 void api_key_create(struct request *r);	     /* HTTP_CONTROL  POST  /v1/keys */
 void api_key_get(struct request *r);	     /* HTTP_READ     GET   /v1/keys/{key} */

@@ -179,11 +179,6 @@ api_key_list(struct request *r)
 	const char *after;
 	json_t *value = NULL;
 
-	if (!client_has(r->client, ACCESS_KEY_READ)) {
-		request_fail(r, KEKD_EFORBIDDEN, "no grant of client \"%s\" has key.read",
-			r->client->name);
-		return;
-	}
 	if (api_page(r, &after, &p.limit) < 0)
 		return;
 	p.keys = json_array();

@@ -6,22 +6,28 @@
 #define OPEN(path, handler) \
 	{ \
 		"GET", path, HTTP_OPEN, ACCESS_NONE, ACCESS_NONE, NULL, false, false, \
-			HTTP_COND_NONE, handler \
+			HTTP_COND_NONE, handler, false \
 	}
 #define DATA(path, operation, alternative, name, handler) \
 	{ \
 		"POST", path, HTTP_DATA, operation, alternative, name, true, true, HTTP_COND_NONE, \
-			handler \
+			handler, false \
 	}
 #define READ(path, operation, name, audited, handler) \
 	{ \
 		"GET", path, HTTP_READ, operation, ACCESS_NONE, name, audited, false, \
-			HTTP_COND_NONE, handler \
+			HTTP_COND_NONE, handler, false \
 	}
 #define CHANGE(method, path, operation, name, condition, body, handler) \
 	{ \
 		method, path, HTTP_CONTROL, operation, ACCESS_NONE, name, true, body, condition, \
-			handler \
+			handler, false \
+	}
+/* The list and the creation of keys: no {key} is in the path. */
+#define KEYS(method, plane, operation, name, condition, body, handler) \
+	{ \
+		method, "/v1/keys", plane, operation, ACCESS_NONE, name, true, body, condition, \
+			handler, true \
 	}
 
 const struct http_route http_routes[] = {
@@ -35,8 +41,8 @@ const struct http_route http_routes[] = {
 	DATA("/v1/keys/{key}/generate", ACCESS_GENERATE, ACCESS_NONE, "generate", api_generate),
 	DATA("/v1/keys/{key}/rewrap", ACCESS_REWRAP, ACCESS_NONE, "rewrap", api_rewrap),
 
-	READ("/v1/keys", ACCESS_NONE, "key.list", true, api_key_list),
-	CHANGE("POST", "/v1/keys", ACCESS_NONE, "key.create", HTTP_COND_CREATE, true,
+	KEYS("GET", HTTP_READ, ACCESS_KEY_READ, "key.list", HTTP_COND_NONE, false, api_key_list),
+	KEYS("POST", HTTP_CONTROL, ACCESS_KEY_CREATE, "key.create", HTTP_COND_CREATE, true,
 		api_key_create),
 	READ("/v1/keys/{key}", ACCESS_KEY_READ, "key.read", true, api_key_get),
 	CHANGE("PATCH", "/v1/keys/{key}", ACCESS_KEY_STATE, "key.update", HTTP_COND_MATCH, true,

@@ -349,6 +349,14 @@ admit_client(struct http_call *call)
 	return 0;
 }
 
+static bool
+is_granted(const struct request *r, enum access_operation operation)
+{
+	if (r->route->any_key)
+		return client_has(r->client, operation);
+	return client_authorise(r->client, operation, r->key) == 0;
+}
+
 static int
 admit_operation(struct http_call *call)
 {
@@ -361,11 +369,9 @@ admit_operation(struct http_call *call)
 			"letter or digit");
 		return KEKD_ENAME;
 	}
-	if (route->operation == ACCESS_NONE ||
-		client_authorise(r->client, route->operation, r->key) == 0)
+	if (route->operation == ACCESS_NONE || is_granted(r, route->operation))
 		return 0;
-	if (route->alternative != ACCESS_NONE &&
-		client_authorise(r->client, route->alternative, r->key) == 0)
+	if (route->alternative != ACCESS_NONE && is_granted(r, route->alternative))
 		return 0;
 	request_fail(r, KEKD_EFORBIDDEN, "client %s has no grant of %s%s%s", r->client->name,
 		access_operation_name(route->operation), r->key ? " on key " : "",

@@ -75,6 +75,7 @@ def test_an_administrator_can_neither_wrap_nor_unwrap(admin):
 
 
 def test_an_application_cannot_administer(app):
+    assert app.get("/v1/keys").code == "forbidden"
     assert app.call("POST", "/v1/keys", {"name": "mine"}, create=True).code == "forbidden"
     assert app.call("POST", "/v1/keys/demo/rotate", {}, etag="*").code == "forbidden"
     assert app.get("/v1/clients").code == "forbidden"

@@ -85,6 +85,13 @@ def test_a_change_that_failed_has_an_outcome_that_says_so(server, admin):
     assert record["type"] == "outcome" and record["code"] == "precondition_failed"
 
 
+def test_who_may_create_no_key_announces_none(server, app):
+    reply = app.call("POST", "/v1/keys", {"name": "mine"}, create=True)
+    assert reply.code == "forbidden"
+    records = server.audit_records(request_id=reply.json["request_id"])
+    assert [r["type"] for r in records] in ([], ["refused"])
+
+
 def test_no_plaintext_and_no_ciphertext_is_written(server, app):
     secret = b"a-very-secret-data-key-of-32byte"
     blob = app.wrap(secret)

@@ -333,16 +333,6 @@ a_list_shows_only_keys_that_a_grant_covers(void **state)
 }
 
 static void
-a_client_without_key_read_gets_no_list(void **state)
-{
-	struct fixture *f = *state;
-
-	be(f, "*", "wrap");
-	ask(f, api_key_list, NULL);
-	assert_int_equal(f->err, KEKD_EFORBIDDEN);
-}
-
-static void
 pages_follow_each_other_without_gap_or_overlap(void **state)
 {
 	struct fixture *f = *state;
@@ -745,7 +735,6 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(a_list_shows_only_keys_that_a_grant_covers),
-		TEST(a_client_without_key_read_gets_no_list),
 		TEST(pages_follow_each_other_without_gap_or_overlap),
 		TEST(a_limit_outside_of_1_to_1000_is_refused),
 		TEST(a_key_is_shown_with_its_versions_and_etag),
