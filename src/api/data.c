@@ -411,8 +411,8 @@ same_contexts(const struct data_call *d)
 }
 
 /* Contexts, counts and blob hashes. Every use of a version that is not enabled is told to the log;
- * the first in a minute must be durable. */
-static void
+ * the first in a minute must be durable. 0 or -ENOMEM: what cannot be told is not answered. */
+static int
 collect_evidence(struct data_call *d)
 {
 	struct request *r = d->request;
@@ -422,7 +422,7 @@ collect_evidence(struct data_call *d)
 	r->audit_contexts = calloc(contexts, sizeof(json_t *));
 	r->audit_blobs = calloc(d->count, sizeof(*r->audit_blobs));
 	if (!r->audit_versions || !r->audit_contexts || !r->audit_blobs)
-		return;
+		return -ENOMEM;
 	for (size_t i = 0; i < contexts; i++)
 		r->audit_contexts[i] = d->items[i].context;
 	r->audit_contexts_count = contexts == 1 && !d->items[0].context ? 0 : contexts;
@@ -436,6 +436,7 @@ collect_evidence(struct data_call *d)
 			node_first_refusal(r->node, r->client->name, &item->from->id))
 			r->audit.force_durable = true;
 	}
+	return 0;
 }
 
 /* ---- answering ---- */
@@ -528,7 +529,10 @@ answer(struct data_call *d)
 {
 	struct request *r = d->request;
 
-	collect_evidence(d);
+	if (collect_evidence(d) < 0) {
+		request_fail(r, -ENOMEM, "no memory for the audit record: ask again");
+		return;
+	}
 	if (!d->many && d->items[0].err != 0) {
 		request_fail(r, d->items[0].err, "%s", d->items[0].detail);
 		return;
