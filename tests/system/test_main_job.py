@@ -4,8 +4,6 @@
 import os
 import uuid
 
-import pytest
-
 from kekd import b64, unb64
 
 HEADER = bytes.fromhex("6b656b01")
