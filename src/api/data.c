@@ -223,8 +223,9 @@ find_from(struct data_call *d, struct item *item)
 {
 	uint8_t digest[EVP_MAX_MD_SIZE];
 
-	if (EVP_Digest(item->in, item->in_len, digest, NULL, EVP_sha256(), NULL) == 1)
-		memcpy(item->digest, digest, sizeof(item->digest));
+	if (EVP_Digest(item->in, item->in_len, digest, NULL, EVP_sha256(), NULL) != 1)
+		return item_fail(item, KEKD_EINTERNAL, "no hash for the audit log");
+	memcpy(item->digest, digest, sizeof(item->digest));
 	if (blob_parse(item->in, item->in_len, &item->blob) != 0)
 		return item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
 	item->from = key_find_version_id(d->key, &item->blob.version);
@@ -735,6 +736,12 @@ refill_later(struct data_call *d, struct key_version *version)
 	}
 }
 
+static bool
+lacks_iv(const struct item *item)
+{
+	return item->err == 0 && item->to && !item->has_iv;
+}
+
 /* Takes what is there; the number of items that go without. */
 static size_t
 ivs_take(struct data_call *d)
@@ -745,7 +752,7 @@ ivs_take(struct data_call *d)
 		struct item *item = &d->items[i];
 		enum nonce_answer taken;
 
-		if (item->err != 0 || !item->to || item->has_iv)
+		if (!lacks_iv(item))
 			continue;
 		taken = nonce_take(item->to->nonces, 1);
 		item->has_iv = taken != NONCE_NONE;
@@ -756,6 +763,17 @@ ivs_take(struct data_call *d)
 	return missing;
 }
 
+/* The store is asked once per version: a batch must not ask a store that is away a thousand times.
+ */
+static void
+ivs_fail(struct data_call *d, const struct key_version *version, int err)
+{
+	for (size_t i = 0; i < d->count; i++)
+		if (lacks_iv(&d->items[i]) && d->items[i].to == version)
+			item_fail(&d->items[i], err, "no IVs could be reserved for version %u",
+				version->number);
+}
+
 /* On the control thread: the block is spent, or there was none since the start. */
 static void
 ivs_reserve(struct control_job *job)
@@ -764,19 +782,14 @@ ivs_reserve(struct control_job *job)
 	struct node *n = d->request->node;
 
 	while (ivs_take(d) > 0) {
-		for (size_t i = 0; i < d->count; i++) {
-			struct item *item = &d->items[i];
-			int err;
+		const struct item *item = d->items;
+		int err;
 
-			if (item->err != 0 || !item->to || item->has_iv)
-				continue;
-			err = nonce_reserve(
-				item->to->nonces, n->sealed, &item->to->id, n->part.node);
-			if (err != 0)
-				item_fail(item, err, "no IVs could be reserved for version %u",
-					item->to->number);
-			break;
-		}
+		while (!lacks_iv(item))
+			item++;
+		err = nonce_reserve(item->to->nonces, n->sealed, &item->to->id, n->part.node);
+		if (err != 0)
+			ivs_fail(d, item->to, err);
 	}
 	items_submit(d);
 }
