@@ -121,20 +121,21 @@ def test_a_refused_pin_that_is_written_again_is_not_tried_again(logged):
     assert server.logins() == 1
 
 
-def test_a_worker_killed_while_the_token_refuses_its_pin_has_tried_it(logged):
-    """The attempt is on disk before the token is asked: no kill at any moment adds a second."""
+def test_workers_killed_in_their_login_do_not_try_again_and_again(logged):
+    """The try is on disk before the token is asked. Only one whose answer nobody heard, and of
+    which the token knows nothing, is repeated, once."""
     server = prepared(logged(workers=1))
     server.write_pin("wrong-pin-0815")
     server.start(ready=False)
     wait_for(lambda: server.logins() == 1, "the wrong PIN was tried", every=0.0001)
-    for pid in server.workers():
-        kill(pid)
-    time.sleep(3)
-    assert server.logins() == 1
+    for _ in range(5):
+        for pid in server.workers():
+            kill(pid)
+        time.sleep(1)
     server.stop()
     server.start(ready=False)
     time.sleep(3)
-    assert server.logins() == 1
+    assert server.logins() <= 2
 
 
 def test_workers_that_are_logged_in_serve_on_after_the_pin_file_went_wrong(logged):
