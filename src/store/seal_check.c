@@ -464,24 +464,6 @@ mark_change(const struct store_record *change, void *user)
 	seal_mark_dirty(user, change->path);
 }
 
-static int
-accept_again(struct sealed *s)
-{
-	struct accepted a;
-	struct seal_job job = { .key = seal_current_key(s) };
-	int err;
-
-	seal_fill_accepted(s, s->number, s->state, &a);
-	err = accepted_digest(&a, job.digest);
-	if (err == 0)
-		err = seal_make(s, &job, 1);
-	if (err < 0)
-		return err;
-	memcpy(a.seal, job.seal, SEAL_SIZE);
-	seal_write_accepted(s, &a);
-	return 0;
-}
-
 int
 sealed_poll(struct sealed *s)
 {
@@ -492,7 +474,7 @@ sealed_poll(struct sealed *s)
 		findings = seal_settle(s);
 	if (err >= 0 && findings >= 0 && s->hold == SEALED_HOLD_NONE &&
 		s->accepted.number < s->number)
-		err = accept_again(s);
+		err = seal_accept(s, s->number, s->state);
 	seal_publish(s);
 	return err < 0 ? err : findings;
 }

@@ -232,18 +232,10 @@ cluster_body(const struct sealed_config *c, const struct seal_key *key, const ch
 static int
 accept_nothing(struct sealed *s)
 {
-	struct seal_job job = { .key = seal_current_key(s) };
-	struct accepted a;
-	int err;
+	int err = seal_accept(s, 0, s->state);
 
-	seal_fill_accepted(s, 0, s->state, &a);
-	err = accepted_digest(&a, job.digest);
-	if (err == 0)
-		err = seal_make(s, &job, 1);
 	if (err < 0)
 		return err;
-	memcpy(a.seal, job.seal, SEAL_SIZE);
-	seal_write_accepted(s, &a);
 	return s->accepted_ok ? 0 : KEKD_ESTORE;
 }
 

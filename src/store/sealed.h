@@ -126,6 +126,8 @@ void seal_fill_accepted(const struct sealed *s, uint64_t number, const uint8_t s
 	struct accepted *a);
 /* Writes a, which is sealed already. */
 void seal_write_accepted(struct sealed *s, const struct accepted *a);
+/* Seals and writes it. An error only when the token cannot be asked. */
+int seal_accept(struct sealed *s, uint64_t number, const uint8_t state[SEAL_SIZE]);
 void seal_publish(struct sealed *s); /* for the other threads */
 
 /* ---- seal_commit.c ---- */
