@@ -59,6 +59,26 @@ check_owner(const char *setting, const char *path, int fd, uid_t uid)
 	return -EPERM;
 }
 
+/* Whoever else can write there can take the children's files away and put others in their place. */
+static int
+close_to_others(const char *setting, const char *path, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	if (!(st.st_mode & 022))
+		return 0;
+	if (fchmod(fd, st.st_mode & 07755) != 0) {
+		int err = -errno;
+		log_error("%s: others than its owner can write to %s: chmod go-w %s", setting, path,
+			path);
+		return err;
+	}
+	log_warning("%s: others than its owner could write to %s: no longer", setting, path);
+	return 0;
+}
+
 int
 directory_open(const char *setting, const char *path, const struct account *owner, int *ret_fd)
 {
@@ -78,6 +98,8 @@ directory_open(const char *setting, const char *path, const struct account *owne
 			setting, path, strerror(-err), (unsigned)uid, setting);
 	} else {
 		err = check_owner(setting, path, fd, uid);
+		if (!err)
+			err = close_to_others(setting, path, fd);
 	}
 	if (err && fd >= 0)
 		close(fd);

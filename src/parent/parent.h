@@ -34,7 +34,7 @@ int account_become(const struct account *a); /* in the child, before exec */
 /* ---- dirs.c ---- */
 
 /* Makes the directory if it is missing (0700, the account's own), else checks that the account owns
- * it. Gives an open descriptor. Logged. */
+ * it, and takes others' right to write from it. Gives an open descriptor. Logged. */
 int directory_open(const char *setting, const char *path, const struct account *owner, int *ret_fd);
 
 /* ---- sockets.c ---- */

@@ -154,6 +154,16 @@ def test_what_the_children_write_is_for_their_own_eyes(separate):
                 assert mode & 0o077 == 0, (where, name, oct(mode))
 
 
+def test_directories_that_others_could_write_to_are_closed_to_them(make_server):
+    server = make_server().init()
+    for folder in ("state", "audit", "state-hsm"):
+        os.chmod(server.path(folder), 0o777)
+    server.start()
+    for folder in ("state", "audit", "state-hsm"):
+        assert os.stat(server.path(folder)).st_mode & 0o022 == 0, folder
+    assert "others than its owner could write" in server.log()
+
+
 def test_started_by_a_user_all_run_as_that_user(make_server, root):
     """An ordinary user's lab: everything belongs to the caller."""
     server = make_server(user=USER, hsm_user=USER)
