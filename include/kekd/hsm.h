@@ -27,7 +27,7 @@ struct hsm_batch {
 	size_t count;
 	hsm_done_fn *done;
 	void *user;
-	/* hsm.c's own */
+	/* client.c's own */
 	size_t left;
 	uint64_t deadline_ns;
 };
