@@ -93,8 +93,14 @@ def test_a_record_edited_while_stopped_is_refused_alone_and_reported(two_keys):
         assert admin.get("/v1/keys/demo").code == "record_refused"
     state = store(two_keys)
     assert state["refused"] == ["keys/demo"] and state["hold"] == "none"
-    assert "keys/demo" in json.dumps(two_keys.health()[1])
+    assert "changed outside of kekd: 1" in json.dumps(two_keys.health()[1])
     assert "keys/demo" in two_keys.log()
+
+
+def test_health_names_no_key_to_strangers(two_keys):
+    edited_key(two_keys)
+    wait_for(lambda: store(two_keys)["refused"] == ["keys/demo"], "the edit is noticed")
+    assert "demo" not in json.dumps(two_keys.health()[1])
 
 
 def test_a_record_edited_while_running_is_noticed_and_never_in_force(two_keys):
