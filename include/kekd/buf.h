@@ -30,7 +30,8 @@ void buf_u64(struct buf *b, uint64_t v);
 void buf_block(struct buf *b, const void *data, size_t len); /* u32 length, then the bytes */
 void buf_str(struct buf *b, const char *s);		     /* the characters, no length, no NUL */
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* s as a JSON string with its quotes (RFC 8259 section 7); s is UTF-8. */
+/* s as a JSON string with its quotes (RFC 8259 section 7). A byte that belongs to no UTF-8
+ * character becomes U+FFFD: s may come from a client, or be cut off. */
 void buf_json_str(struct buf *b, const char *s);
 
 struct reader {

@@ -45,90 +45,13 @@ format_time(struct buf *b, uint64_t real_us)
 	buf_u8(b, '"');
 }
 
-/* The length of the UTF-8 character at p (RFC 3629 section 4), or 0. A NUL ends what can follow. */
-static size_t
-utf8_length(const unsigned char *p)
-{
-	static const struct {
-		unsigned char first, last, second_low, second_high, length;
-	} forms[] = {
-		{ 0x00, 0x7f, 0, 0, 1 },
-		{ 0xc2, 0xdf, 0x80, 0xbf, 2 },
-		{ 0xe0, 0xe0, 0xa0, 0xbf, 3 },
-		{ 0xe1, 0xec, 0x80, 0xbf, 3 },
-		{ 0xed, 0xed, 0x80, 0x9f, 3 },
-		{ 0xee, 0xef, 0x80, 0xbf, 3 },
-		{ 0xf0, 0xf0, 0x90, 0xbf, 4 },
-		{ 0xf1, 0xf3, 0x80, 0xbf, 4 },
-		{ 0xf4, 0xf4, 0x80, 0x8f, 4 },
-	};
-
-	for (size_t i = 0; i < STR_COUNT(forms); i++) {
-		if (p[0] < forms[i].first || p[0] > forms[i].last)
-			continue;
-		if (forms[i].length > 1 &&
-			(p[1] < forms[i].second_low || p[1] > forms[i].second_high))
-			return 0;
-		for (size_t k = 2; k < forms[i].length; k++)
-			if ((p[k] & 0xc0) != 0x80)
-				return 0;
-		return forms[i].length;
-	}
-	return 0;
-}
-
-static bool
-is_simple(const char *text)
-{
-	for (; *text; text++)
-		if ((unsigned char)*text >= 0x80)
-			return false;
-	return true;
-}
-
-static void
-format_repaired(struct buf *b, const char *text)
-{
-	char one[5];
-
-	buf_u8(b, '"');
-	while (*text) {
-		size_t n = utf8_length((const unsigned char *)text);
-		unsigned char c = (unsigned char)*text;
-		if (n == 0) {
-			buf_str(b, "\xef\xbf\xbd");
-			text++;
-			continue;
-		}
-		if (n == 1 && c < 0x20)
-			buf_printf(b, "\\u%04x", (unsigned)c);
-		else if (c == '"' || c == '\\')
-			buf_printf(b, "\\%c", c);
-		else {
-			memcpy(one, text, n);
-			buf_put(b, one, n);
-		}
-		text += n;
-	}
-	buf_u8(b, '"');
-}
-
-void
-format_text(struct buf *b, const char *text)
-{
-	if (is_simple(text))
-		buf_json_str(b, text);
-	else
-		format_repaired(b, text);
-}
-
 static void
 put_member(struct buf *b, const char *before, const char *text)
 {
 	if (!text)
 		return;
 	buf_str(b, before);
-	format_text(b, text);
+	buf_json_str(b, text);
 }
 
 static int

@@ -6,8 +6,6 @@
 #include "kekd/buf.h"
 
 void format_number(struct buf *b, const char *before, uint64_t number);
-/* In quotes; bytes that are not UTF-8 become U+FFFD. */
-void format_text(struct buf *b, const char *text);
 /* RFC 3339 in quotes. */
 void format_time(struct buf *b, uint64_t real_us);
 

@@ -169,7 +169,7 @@ format_codes(struct buf *b, const struct refusals_bucket *bucket)
 	for (size_t i = 0; i < bucket->codes_count; i++) {
 		if (i > 0)
 			buf_u8(b, ',');
-		format_text(b, bucket->codes[i].code);
+		buf_json_str(b, bucket->codes[i].code);
 		format_number(b, ":", bucket->codes[i].count);
 	}
 	if (bucket->other_codes)
@@ -191,7 +191,7 @@ format_versions(struct buf *b, const struct refusals_bucket *bucket)
 		format_number(
 			b, i > 0 ? ",{\"version\":" : "{\"version\":", bucket->versions[i].version);
 		buf_str(b, ",\"id\":");
-		format_text(b, id);
+		buf_json_str(b, id);
 		format_number(b, ",\"refused\":", bucket->versions[i].refused);
 		buf_u8(b, '}');
 	}
@@ -206,7 +206,7 @@ refusals_format(struct buf *b, const struct refusals *r, const struct refusals_b
 	buf_str(b, ",\"type\":\"refusals\"");
 	if (bucket->client[0]) {
 		buf_str(b, ",\"client\":");
-		format_text(b, bucket->client);
+		buf_json_str(b, bucket->client);
 	}
 	buf_str(b, ",\"from\":");
 	format_time(b, r->from_us);

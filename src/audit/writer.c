@@ -174,7 +174,7 @@ line_begin(struct audit *a, uint64_t time_us)
 	buf_str(&a->out, ",\"time\":");
 	format_time(&a->out, time_us);
 	buf_str(&a->out, ",\"node\":");
-	format_text(&a->out, a->node);
+	buf_json_str(&a->out, a->node);
 }
 
 /* False: the line does not fit, or there is no memory; it is taken away again. */
@@ -208,14 +208,14 @@ static void
 put_cluster(struct audit *a)
 {
 	buf_str(&a->out, ",\"cluster\":");
-	format_text(&a->out, a->cluster);
+	buf_json_str(&a->out, a->cluster);
 }
 
 static void
 put_claim(struct audit *a, const char *file, uint64_t offset)
 {
 	buf_str(&a->out, ",\"file\":");
-	format_text(&a->out, file);
+	buf_json_str(&a->out, file);
 	format_number(&a->out, ",\"offset\":", offset);
 }
 
@@ -231,7 +231,7 @@ put_torn(struct audit *a, const struct tail_gap *gap)
 	put_claim(a, gap->file, gap->offset);
 	format_number(&a->out, ",\"length\":", gap->length);
 	buf_str(&a->out, ",\"sha256\":");
-	format_text(&a->out, gap->sha256);
+	buf_json_str(&a->out, gap->sha256);
 	return line_end(a, from);
 }
 
@@ -244,11 +244,11 @@ put_outage(struct audit *a)
 	buf_str(&a->out, ",\"type\":\"gap\"");
 	put_cluster(a);
 	buf_str(&a->out, ",\"reason\":");
-	format_text(&a->out, a->outage.reason);
+	buf_json_str(&a->out, a->outage.reason);
 	if (a->last_file[0])
 		put_claim(a, a->last_file, a->last_size);
 	buf_str(&a->out, ",\"error\":");
-	format_text(&a->out, kekd_strerror(a->outage.err));
+	buf_json_str(&a->out, kekd_strerror(a->outage.err));
 	format_number(&a->out, ",\"lost\":", a->outage.lost);
 	return line_end(a, from);
 }
@@ -263,7 +263,7 @@ put_open(struct audit *a)
 	put_cluster(a);
 	buf_str(&a->out, a->opened ? ",\"reason\":\"next_file\"" : ",\"reason\":\"start\"");
 	buf_str(&a->out, ",\"version\":");
-	format_text(&a->out, PACKAGE_VERSION);
+	buf_json_str(&a->out, PACKAGE_VERSION);
 	format_number(&a->out, ",\"pid\":", (uint64_t)getpid());
 	return line_end(a, from);
 }

@@ -136,22 +136,65 @@ buf_printf(struct buf *b, const char *format, ...)
 	b->len += (size_t)n;
 }
 
+/* The length of the UTF-8 character at p (RFC 3629 section 4), or 0. A NUL ends what can follow. */
+static size_t
+utf8_length(const unsigned char *p)
+{
+	static const struct {
+		unsigned char first, last, second_low, second_high, length;
+	} forms[] = {
+		{ 0x00, 0x7f, 0, 0, 1 },
+		{ 0xc2, 0xdf, 0x80, 0xbf, 2 },
+		{ 0xe0, 0xe0, 0xa0, 0xbf, 3 },
+		{ 0xe1, 0xec, 0x80, 0xbf, 3 },
+		{ 0xed, 0xed, 0x80, 0x9f, 3 },
+		{ 0xee, 0xef, 0x80, 0xbf, 3 },
+		{ 0xf0, 0xf0, 0x90, 0xbf, 4 },
+		{ 0xf1, 0xf3, 0x80, 0xbf, 4 },
+		{ 0xf4, 0xf4, 0x80, 0x8f, 4 },
+	};
+
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+		if (p[0] < forms[i].first || p[0] > forms[i].last)
+			continue;
+		if (forms[i].length > 1 &&
+			(p[1] < forms[i].second_low || p[1] > forms[i].second_high))
+			return 0;
+		for (size_t k = 2; k < forms[i].length; k++)
+			if ((p[k] & 0xc0) != 0x80)
+				return 0;
+		return forms[i].length;
+	}
+	return 0;
+}
+
+static void
+put_escaped(struct buf *b, unsigned char c)
+{
+	if (c >= 0x80)
+		buf_str(b, "\xef\xbf\xbd");
+	else if (c < 0x20)
+		buf_printf(b, "\\u%04x", (unsigned)c);
+	else
+		buf_printf(b, "\\%c", c);
+}
+
 void
 buf_json_str(struct buf *b, const char *s)
 {
 	const char *from = s;
 
 	buf_u8(b, '"');
-	for (; *s; s++) {
+	while (*s) {
+		size_t n = utf8_length((const unsigned char *)s);
 		unsigned char c = (unsigned char)*s;
-		if (c >= 0x20 && c != '"' && c != '\\')
+		if (n > 1 || (n == 1 && c >= 0x20 && c != '"' && c != '\\')) {
+			s += n;
 			continue;
+		}
 		buf_put(b, from, (size_t)(s - from));
-		if (c < 0x20)
-			buf_printf(b, "\\u%04x", (unsigned)c);
-		else
-			buf_printf(b, "\\%c", c);
-		from = s + 1;
+		put_escaped(b, c);
+		from = ++s;
 	}
 	buf_put(b, from, (size_t)(s - from));
 	buf_u8(b, '"');

@@ -78,6 +78,17 @@ foreign_text_cannot_break_out_of_the_detail(void **state)
 	assert_string_equal(text(value, "code"), "key_not_found");
 }
 
+static void
+a_detail_that_is_not_utf8_is_repaired(void **state)
+{
+	_cleanup_(json_freep)
+		json_t *value = problem(KEKD_EROUTE, "GET /\xff/\xc3\xa9/\xe2\x82", NULL);
+
+	(void)state;
+	assert_string_equal(
+		text(value, "detail"), "GET /\xef\xbf\xbd/\xc3\xa9/\xef\xbf\xbd\xef\xbf\xbd");
+}
+
 int
 main(void)
 {
@@ -86,6 +97,7 @@ main(void)
 		cmocka_unit_test(an_error_of_the_system_is_told_as_internal),
 		cmocka_unit_test(what_is_not_known_is_left_out),
 		cmocka_unit_test(foreign_text_cannot_break_out_of_the_detail),
+		cmocka_unit_test(a_detail_that_is_not_utf8_is_repaired),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
