@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys: creation, rotation, states, preconditions, what the token holds and the metadata says."""
 
+import os
 import re
 import uuid
 
 import pytest
 
-from kekd import b64, wait_for
+from kekd import LOGGING_MODULE, MODULE, b64, wait_for
 
 
 def test_a_created_key_has_one_proven_enabled_primary_version(admin):
@@ -194,3 +195,21 @@ def test_the_nonce_budget_is_reserved_in_the_store_before_it_is_used(own):
     db = sqlite3.connect(own.path("state", "metadata.db"))
     dump = "\n".join(db.iterdump())
     assert re.search(r"nonces/[0-9a-f-]{36}", dump)
+
+
+def test_a_key_that_could_leave_the_token_is_refused_and_never_used(make_server):
+    server = make_server(module=LOGGING_MODULE, environment={
+        "KEKD_TEST_MODULE": MODULE, "KEKD_TEST_LOG": os.devnull})
+    server.init().start().populate()
+    server.stop()
+    server.environment["KEKD_TEST_EXTRACTABLE"] = "1"
+    server.start()
+    with server.http("admin-1") as admin, server.http("app") as app:
+        reply = admin.call("POST", "/v1/keys", {"name": "leaky"}, create=True)
+        assert (reply.status, reply.code) == (409, "key_attributes_refused")
+        assert "never_extractable" in reply.json["detail"].replace("-", "_")
+        assert not admin.key("leaky")["primary"]
+        refused = admin.change("demo", "rotate", status=409)
+        assert refused.code == "key_attributes_refused"
+        assert admin.key("demo")["primary"] == 1
+        assert app.unwrap(app.wrap(b"still the old one")) == b"still the old one"

@@ -328,7 +328,7 @@ test_unknown_kinds_and_sizes_are_refused(void **state)
 	} cases[] = {
 		{ 0, 0, -EBADMSG },
 		{ HSM_OP_WRAP, 0, 0 },
-		{ HSM_OP_PING + 1, 0, -EBADMSG },
+		{ HSM_OP_TAKE_IN + 1, 0, -EBADMSG },
 		{ HSM_OP_CREATE_KEK - 1, 0, -EBADMSG },
 		{ HSM_OP_CREATE_SEAL, 0, 0 },
 		{ HSM_OP_CREATE_SEAL + 1, 0, -EBADMSG },
