@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define AUDIT_BYTES_MIN 4096ull
@@ -285,6 +286,19 @@ check_paths(struct check *c, struct config *config)
 	return 0;
 }
 
+/* Its group may read it: a server's key is often shared so. */
+static void
+check_private(struct check *c, const struct config *config)
+{
+	const char *path = config->tls.key;
+	struct stat st;
+
+	if (path && stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 007))
+		check_finding(c, "tls.key",
+			"everybody can reach the private key %s (mode %04o): chmod 600 %s", path,
+			(unsigned)st.st_mode & 07777, path);
+}
+
 static void
 check_apart(struct check *c, const struct config *config)
 {
@@ -313,6 +327,7 @@ check_document(struct check *c, struct document *d, struct config *config)
 	check_user(c, "hsm.user", config->hsm.user);
 	if (check_paths(c, config) != 0)
 		return -ENOMEM;
+	check_private(c, config);
 	check_apart(c, config);
 	check_admins(c, config);
 	return check_tokens(c, config);

@@ -237,6 +237,7 @@ static const struct {
 	{ "[::1]:7373", "127.0.0.1:7373", 7, "twice", "keep one" },
 	{ "  key: server.key\n", "", 8, "tls.key is missing", "path" },
 	{ "server.key", "nothing.key", 10, "nothing.key cannot be read", "put the file there" },
+	{ "server.key", "pin-world", 10, "mode 0604", "chmod 600 /tmp/" },
 	{ "server.pem", "/", 9, "is not a file", "correct the path" },
 	{ "state_dir: state", "state_dir: pin", 3, "is not a directory", "correct the path" },
 	{ "  dir: audit", "  dir: state", 22, "audit.dir is state_dir", "another directory" },
