@@ -80,6 +80,9 @@ struct audit_config {
  * is not a log of this cluster and node. ret_error: text. */
 int audit_open(const struct audit_config *config, struct audit **ret_audit, char ret_error[256]);
 void audit_freep(struct audit **a); /* writes what is pending, a close record, ends the thread */
+/* The same, but leaves the memory to threads that may still submit: their records are never
+ * answered. For a process that is about to end; nothing else may follow. */
+void audit_close(struct audit *a);
 
 /* Any thread, never blocks. done is called in any case. */
 void audit_submit(struct audit *a, struct audit_record *r);

@@ -905,17 +905,21 @@ audit_open(const struct audit_config *config, struct audit **ret_audit, char ret
 }
 
 void
-audit_freep(struct audit **audit)
+audit_close(struct audit *a)
 {
-	struct audit *a = *audit;
-
-	if (!a)
-		return;
 	pthread_mutex_lock(&a->lock);
 	a->stopping = true;
 	pthread_cond_signal(&a->wake);
 	pthread_mutex_unlock(&a->lock);
 	pthread_join(a->thread, NULL);
-	release(a);
-	*audit = NULL;
+}
+
+void
+audit_freep(struct audit **a)
+{
+	if (!*a)
+		return;
+	audit_close(*a);
+	release(*a);
+	*a = NULL;
 }

@@ -236,7 +236,7 @@ close_node(struct node *n)
 		http_drain(n->http, DRAIN_MS);
 		if (http_in_flight(n->http) > 0) {
 			log_warning("%zu requests were still under way", http_in_flight(n->http));
-			audit_freep(&n->audit);
+			audit_close(n->audit); /* other threads still use it */
 			_exit(CHILD_EXIT_OK);
 		}
 	}
