@@ -128,18 +128,6 @@ ctl_get_etag(struct ctl *ctl, const char *path, char ret_etag[64], json_t **ret_
 	return CTL_OK;
 }
 
-/* The name after which the next page begins, or NULL at the end. */
-static const char *
-next_page(const json_t *page, const json_t *entries)
-{
-	const char *next = json_string_value(json_object_get(page, "next"));
-	const json_t *last = json_array_get(entries, json_array_size(entries) - 1);
-
-	if (next || !json_is_true(json_object_get(page, "more")))
-		return next;
-	return json_string_value(json_object_get(last, "name"));
-}
-
 int
 ctl_list(struct ctl *ctl, const char *path, const char *member, json_t **ret_json)
 {
@@ -148,7 +136,6 @@ ctl_list(struct ctl *ctl, const char *path, const char *member, json_t **ret_jso
 
 	do {
 		_cleanup_(json_freep) json_t *page = NULL;
-		const json_t *entries;
 		const char *next;
 		char url[256];
 		snprintf(url, sizeof(url), "%s?limit=%d%s%s", path, PAGE, *after ? "&after=" : "",
@@ -156,11 +143,10 @@ ctl_list(struct ctl *ctl, const char *path, const char *member, json_t **ret_jso
 		int status = ctl_get(ctl, url, &page);
 		if (status != CTL_OK)
 			return status;
-		entries = json_object_get(page, member);
-		next = next_page(page, entries);
+		next = json_string_value(json_object_get(page, "next"));
 		if (next && (!str_is_name(next) || strcmp(next, after) <= 0))
 			next = NULL; /* a list that does not go forward has no end */
-		json_array_extend(all, (json_t *)entries);
+		json_array_extend(all, json_object_get(page, member));
 		snprintf(after, sizeof(after), "%s", next ? next : "");
 	} while (*after);
 	*ret_json = json_pack("{s:O}", member, all);
