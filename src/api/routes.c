@@ -24,10 +24,10 @@
 			handler, false \
 	}
 /* The list and the creation of keys: no {key} is in the path. */
-#define KEYS(method, plane, operation, name, condition, body, handler) \
+#define KEYS(method, path, plane, operation, name, condition, body, handler) \
 	{ \
-		method, "/v1/keys", plane, operation, ACCESS_NONE, name, true, body, condition, \
-			handler, true \
+		method, path, plane, operation, ACCESS_NONE, name, true, body, condition, handler, \
+			true \
 	}
 
 const struct http_route http_routes[] = {
@@ -41,9 +41,10 @@ const struct http_route http_routes[] = {
 	DATA("/v1/keys/{key}/generate", ACCESS_GENERATE, ACCESS_NONE, "generate", api_generate),
 	DATA("/v1/keys/{key}/rewrap", ACCESS_REWRAP, ACCESS_NONE, "rewrap", api_rewrap),
 
-	KEYS("GET", HTTP_READ, ACCESS_KEY_READ, "key.list", HTTP_COND_NONE, false, api_key_list),
-	KEYS("POST", HTTP_CONTROL, ACCESS_KEY_CREATE, "key.create", HTTP_COND_CREATE, true,
-		api_key_create),
+	KEYS("GET", "/v1/keys", HTTP_READ, ACCESS_KEY_READ, "key.list", HTTP_COND_NONE, false,
+		api_key_list),
+	KEYS("POST", "/v1/keys", HTTP_CONTROL, ACCESS_KEY_CREATE, "key.create", HTTP_COND_CREATE,
+		true, api_key_create),
 	READ("/v1/keys/{key}", ACCESS_KEY_READ, "key.read", true, api_key_get),
 	CHANGE("PATCH", "/v1/keys/{key}", ACCESS_KEY_STATE, "key.update", HTTP_COND_MATCH, true,
 		api_key_patch),

@@ -228,6 +228,10 @@ sealed_settings(struct node *n)
 	};
 }
 
+static const char empty_store[] = "the metadata store is empty: `kekd init` makes a new cluster; "
+				  "an old one comes back with its "
+				  "metadata.db and accepted in state_dir";
+
 static void
 give_up(struct node *n, const char *reason)
 {
@@ -252,8 +256,7 @@ open_store(struct node *n)
 	if (err == 0)
 		return true;
 	if (err == -ENOENT)
-		give_up(n, "the metadata store is empty: `kekd init` makes a new cluster, `kekd "
-			   "restore` brings one back");
+		give_up(n, empty_store);
 	else
 		node_set_phase(n, NODE_STARTING, "%s/metadata.db: %s", n->part.state_dir,
 			kekd_strerror(err));
@@ -317,8 +320,7 @@ start(struct node *n)
 	if (err == 0)
 		serve(n);
 	else if (err == -ENOENT)
-		give_up(n, "the metadata store is empty: `kekd init` makes a new cluster, `kekd "
-			   "restore` brings one back");
+		give_up(n, empty_store);
 	else
 		node_set_phase(n, NODE_STARTING, "the metadata cannot be opened: %s",
 			*error ? error : kekd_strerror(err));
