@@ -106,6 +106,15 @@ def test_expect_continue_is_answered(server):
         assert b"200" in s.recv(65536)
 
 
+def test_who_may_not_is_told_so_before_his_body_comes(server):
+    """The answer is there while nothing of a large body was sent."""
+    with tls(server) as s:
+        s.sendall(b"POST /v1/keys/other/wrap HTTP/1.1\r\nHost: x\r\n"
+                  b"Content-Type: text/plain\r\nContent-Length: 900000\r\n\r\n")
+        s.settimeout(10)
+        assert b" 415 " in s.recv(65536).split(b"\r\n")[0]
+
+
 def test_a_chunked_body_is_read(app):
     reply = app.raw("POST", "/v1/keys/demo/wrap", iter([b'{"plaintext"', b':"eA=="}']),
                     {"Content-Type": "application/json"})
