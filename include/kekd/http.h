@@ -6,9 +6,12 @@
  * leaves. Between handler and reply the connection is suspended: no HTTP thread waits.
  *
  * Three kinds of handler, told by the route:
- *   data      runs on the HTTP thread, must not block: submits to the HSM and returns; the batch's
- * done answers. read      runs on the HTTP thread from memory alone, answers at once. control runs
- * on the control thread, may block; a change's intent record is durable before it is called.
+ *
+ * - data runs on the HTTP thread, must not block: submits to the HSM and returns; the batch's done
+ *   answers.
+ * - read runs on the HTTP thread from memory alone, answers at once.
+ * - control runs on the control thread, may block; a change's intent record is durable before it is
+ *   called.
  */
 #ifndef KEKD_HTTP_H
 #define KEKD_HTTP_H

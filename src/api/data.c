@@ -3,10 +3,12 @@
  * The data plane: wrap, unwrap, generate, rewrap; one item or a batch. Four steps, the middle ones
  * on other threads:
  *
- *   items_parse     HTTP thread: items, versions, AADs, room for the answers, in one allocation
- * that is wiped items_submit    takes IVs from the versions' nonce blocks (a spent block is
- * refilled on the control thread), asks the token batch_done      the workers' reader thread:
- * results and evidence for the audit log answer          the reply
+ * - items_parse, HTTP thread: items, versions, AADs, room for the answers, in one allocation that
+ * is wiped
+ * - items_submit takes IVs from the versions' nonce blocks (a spent block is refilled on the
+ * control thread), asks the token
+ * - batch_done, the workers' reader thread: results; what goes between tokens is submitted again
+ * - answer: evidence for the audit log, the reply
  *
  * What each operation does differently is a row of the table at the end.
  */
