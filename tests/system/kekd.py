@@ -4,6 +4,7 @@
 import base64
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -40,10 +41,19 @@ def unb64(text):
     return base64.b64decode(text, validate=True)
 
 
+# Below the range that the kernel takes the clients' own ports from: a server that is stopped and
+# started again in a test must find its port free. Each process of a parallel run has its own part.
+_ports = itertools.count(15000 + 2000 * int(
+    os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + os.getpid() % 1000)
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    for port in _ports:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("127.0.0.1", port))
+            return port
+    return None
 
 
 def wait_for(condition, what, seconds=PATIENCE, every=0.02):
