@@ -87,7 +87,7 @@ struct client {
 	struct access_grant *grants;
 	size_t grants_count;
 	int64_t requests_per_s, in_flight; /* 0: no limit; enforced later */
-	bool refused;			   /* the stored record's seal does not verify */
+	bool refused; /* as in struct key: the last good record, in force, not to be changed */
 };
 
 struct client *client_ref(struct client *c);

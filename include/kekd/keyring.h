@@ -59,8 +59,8 @@ struct key {
 	unsigned previous;	      /* primary before the last activation; 0: none */
 	struct key_version *versions; /* sorted by number */
 	size_t versions_count;
-	bool refused; /* the stored record's seal does not verify; this is the last good one: no use
-			 of it, KEKD_ERECORD */
+	bool refused; /* the stored record's seal does not verify: this, the last good one, stays in
+			 force, but cannot be changed */
 };
 
 #define KMS_KEY_ID_SIZE (UUID_TEXT_SIZE + 21)
@@ -95,7 +95,7 @@ const char *version_state_name(enum version_state s);
 bool version_state_allows(enum version_state from, enum version_state to);
 /* Which version wraps: the primary when wanted is NULL; or the named one if it is the primary, or
  * was until 10 minutes ago and is enabled. 0, KEKD_ENOVERSION, KEKD_ENOTPRIMARY, KEKD_EDISABLED,
- * KEKD_ESTATE (no primary yet), KEKD_ERECORD. */
+ * KEKD_ESTATE (no primary yet). */
 int key_choose_wrap(const struct key *k, const struct uuid *wanted, uint64_t now_us,
 	struct key_version **ret_version);
 

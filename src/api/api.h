@@ -61,6 +61,8 @@ bool api_record_refused(struct node *n, const char *prefix, const char *name);
 /* The key of the path, as a reference. NULL: there is none to work with, and the request has been
  * answered (key_not_found, record_refused). */
 struct key *api_find_key(struct request *r);
+/* The same, for a change: not one whose stored record is refused. */
+struct key *api_find_key_to_change(struct request *r);
 
 /* A time as RFC 3339 text, or null for 0. */
 json_t *api_time(uint64_t real_us);

@@ -73,7 +73,7 @@ api_client_list(struct request *r)
 		request_fail(r, -ENOMEM, "no memory for the answer: ask again, for fewer clients");
 }
 
-/* 0, or there is no record of this name to work with; client may be NULL. */
+/* 0, or there is no record of this name to change; client may be NULL. */
 static int
 check(struct node *n, const char *name, const struct client *c, char ret_error[JSON_ERROR_SIZE])
 {
@@ -95,7 +95,7 @@ api_client_get(struct request *r)
 {
 	_cleanup_(client_unrefp) struct client *c = clients_find(r->node->clients, r->params[0]);
 	char error[JSON_ERROR_SIZE];
-	int err = check(r->node, r->params[0], c, error);
+	int err = c ? 0 : check(r->node, r->params[0], c, error);
 
 	if (err < 0)
 		request_fail(r, err, "%s", error);

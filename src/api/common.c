@@ -71,20 +71,37 @@ api_record_refused(struct node *n, const char *prefix, const char *name)
 	return false;
 }
 
+static void
+fail_refused(struct request *r)
+{
+	request_fail(r, KEKD_ERECORD,
+		"the stored record of key \"%s\" was changed outside of kekd: restore it from a "
+		"backup",
+		r->key);
+}
+
 struct key *
 api_find_key(struct request *r)
 {
 	struct key *k = keyring_find(r->node->keyring, r->key);
 
-	if (k && !k->refused)
+	if (k)
 		return k;
-	if (k || api_record_refused(r->node, "keys/", r->key))
-		request_fail(r, KEKD_ERECORD,
-			"the stored record of key \"%s\" was changed outside of kekd: restore it "
-			"from a backup",
-			r->key);
+	if (api_record_refused(r->node, "keys/", r->key))
+		fail_refused(r);
 	else
 		request_fail(r, KEKD_ENOKEY, "key \"%s\" does not exist", r->key);
+	return NULL;
+}
+
+struct key *
+api_find_key_to_change(struct request *r)
+{
+	struct key *k = api_find_key(r);
+
+	if (!k || !k->refused)
+		return k;
+	fail_refused(r);
 	key_unrefp(&k);
 	return NULL;
 }

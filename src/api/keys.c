@@ -304,7 +304,7 @@ api_key_patch(struct request *r)
 {
 	json_t *labels = NULL;
 	const struct json_member members[] = { { "labels", JSON_KIND_OBJECT, true, &labels } };
-	_cleanup_(key_unrefp) struct key *before = api_find_key(r);
+	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
@@ -330,7 +330,7 @@ api_key_rotate(struct request *r)
 {
 	const char *token = NULL;
 	const struct json_member members[] = { { "token", JSON_KIND_STRING, false, &token } };
-	_cleanup_(key_unrefp) struct key *before = api_find_key(r);
+	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
@@ -412,7 +412,7 @@ static void
 change_version(struct request *r, version_change_fn *change)
 {
 	unsigned number = version_number(r->params[1]);
-	_cleanup_(key_unrefp) struct key *before = api_find_key(r);
+	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;

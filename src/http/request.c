@@ -336,11 +336,6 @@ admit_client(struct http_call *call)
 			r->identity.name);
 		return KEKD_ECLIENT;
 	}
-	if (r->client->refused) {
-		request_fail(r, KEKD_ERECORD, "client record %s is refused: see /v1/status",
-			r->client->name);
-		return KEKD_ERECORD;
-	}
 	if (!client_address_allowed(r->client, (const struct sockaddr *)&call->peer->sockaddr)) {
 		request_fail(r, KEKD_EADDRESS, "client %s may not come from %s", r->client->name,
 			r->address);

@@ -170,11 +170,8 @@ int
 key_choose_wrap(const struct key *k, const struct uuid *wanted, uint64_t now_us,
 	struct key_version **ret_version)
 {
-	struct key_version *v;
-
-	if (k->refused)
-		return KEKD_ERECORD;
-	v = wanted ? key_find_version_id(k, wanted) : key_find_version(k, k->primary);
+	struct key_version *v = wanted ? key_find_version_id(k, wanted)
+				       : key_find_version(k, k->primary);
 	if (!v)
 		return wanted ? KEKD_ENOVERSION : KEKD_ESTATE;
 	if (!may_wrap(k, v, now_us))

@@ -411,10 +411,10 @@ a_key_that_is_not_there_is_not_found(void **state)
 }
 
 static void
-nothing_is_done_with_a_key_whose_record_is_refused(void **state)
+a_key_whose_record_is_refused_is_shown_but_not_changed(void **state)
 {
-	static void (*const handlers[])(struct request *) = { api_key_get, api_key_patch,
-		api_key_rotate, api_version_enable, api_version_disable, api_version_primary };
+	static void (*const handlers[])(struct request *) = { api_key_patch, api_key_rotate,
+		api_version_enable, api_version_disable, api_version_primary };
 	struct fixture *f = *state;
 
 	add_key(f, "demo", 17);
@@ -426,6 +426,9 @@ nothing_is_done_with_a_key_whose_record_is_refused(void **state)
 		assert_int_equal(f->err, KEKD_ERECORD);
 		assert_int_equal(f->asked, 0);
 	}
+	ask(f, api_key_get, NULL);
+	assert_int_equal(f->err, 0);
+	assert_true(json_is_true(json_object_get(f->json, "refused")));
 	ask(f, api_key_list, NULL);
 	assert_true(json_is_true(
 		json_object_get(json_array_get(json_object_get(f->json, "keys"), 0), "refused")));
@@ -739,7 +742,7 @@ main(void)
 		TEST(a_limit_outside_of_1_to_1000_is_refused),
 		TEST(a_key_is_shown_with_its_versions_and_etag),
 		TEST(a_key_that_is_not_there_is_not_found),
-		TEST(nothing_is_done_with_a_key_whose_record_is_refused),
+		TEST(a_key_whose_record_is_refused_is_shown_but_not_changed),
 		TEST(a_refused_record_that_was_never_good_is_told_from_none),
 		TEST(a_key_is_created_only_under_a_name_that_a_grant_covers),
 		TEST(a_creation_with_bad_members_reaches_no_token),

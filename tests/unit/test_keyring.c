@@ -231,8 +231,6 @@ the_primary_wraps_and_the_previous_one_for_ten_minutes_more(void **state)
 	assert_int_equal(key_choose_wrap(k, NULL, now, &v), KEKD_EDISABLED);
 	k->primary = 0;
 	assert_int_equal(key_choose_wrap(k, NULL, now, &v), KEKD_ESTATE);
-	k->refused = true;
-	assert_int_equal(key_choose_wrap(k, NULL, now, &v), KEKD_ERECORD);
 	assert_null(v);
 	key_unrefp(&k);
 }
