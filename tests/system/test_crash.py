@@ -69,6 +69,12 @@ class Load:
         wait_for(lambda: self.answered > before + 20, "requests are answered again")
 
 
+def all_workers_ready(server):
+    with server.http("admin-1") as admin:
+        wait_for(lambda: [w["state"] for t in admin.status()["tokens"] for w in t["workers"]]
+                 == ["ready", "ready"], "both workers are ready")
+
+
 def all_unwrap(server, blobs):
     with server.http("app") as h:
         for plain, blob in blobs[-3000:]:
@@ -97,6 +103,7 @@ def test_a_child_killed_under_load_loses_nothing(own, who):
 
 
 def test_while_one_worker_dies_the_other_serves_on(own):
+    all_workers_ready(own)
     with Load(own) as load:
         load.goes_on()
         kill(own.workers()[0])

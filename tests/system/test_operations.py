@@ -229,6 +229,9 @@ def test_readiness_is_told_while_it_starts(make_server):
 
 def test_status_shows_node_token_store_and_audit(own):
     with own.http("admin-1") as admin:
+        wait_for(lambda: len(admin.status()["tokens"][0]["workers"]) == 2 and all(
+            w["state"] == "ready" for w in admin.status()["tokens"][0]["workers"]),
+            "both workers are ready")
         status = admin.status()
     assert status["phase"] == "serving" and status["cluster"] == "test"
     token, = status["tokens"]
