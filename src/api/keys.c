@@ -299,23 +299,31 @@ api_key_create(struct request *r)
 	answer_key(r, 201, k);
 }
 
+/* The key of the path can be changed, and the body is what the table says; else the request has
+ * been answered. */
+static bool
+may_begin(struct request *r, const struct json_member *members, size_t n)
+{
+	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
+	char error[JSON_ERROR_SIZE] = "";
+	int err = before ? json_take(r->body, members, n, error) : 0;
+
+	if (err < 0)
+		request_fail(r, err, "%s", error);
+	return before && err == 0;
+}
+
 void
 api_key_patch(struct request *r)
 {
 	json_t *labels = NULL;
 	const struct json_member members[] = { { "labels", JSON_KIND_OBJECT, true, &labels } };
-	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
-	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
+	char text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
 
-	if (!before)
+	if (!may_begin(r, members, STR_COUNT(members)))
 		return;
-	err = json_take(r->body, members, STR_COUNT(members), error);
-	if (err < 0) {
-		request_fail(r, err, "%s", error);
-		return;
-	}
 	err = lifecycle_set_labels(&r->node->lifecycle, r->key, expected(r), labels, &k, text);
 	if (err < 0) {
 		fail_change(r, err, text);
@@ -330,18 +338,12 @@ api_key_rotate(struct request *r)
 {
 	const char *token = NULL;
 	const struct json_member members[] = { { "token", JSON_KIND_STRING, false, &token } };
-	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
-	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
+	char text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
 
-	if (!before)
+	if (!may_begin(r, members, STR_COUNT(members)))
 		return;
-	err = json_take(r->body, members, STR_COUNT(members), error);
-	if (err < 0) {
-		request_fail(r, err, "%s", error);
-		return;
-	}
 	err = lifecycle_rotate(&r->node->lifecycle, r->key, expected(r), token, &k, text);
 	if (err < 0) {
 		fail_change(r, err, text);

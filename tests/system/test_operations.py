@@ -198,9 +198,7 @@ def test_sigterm_lets_what_was_asked_be_answered(own):
     for t in threads:
         t.start()
     wait_for(lambda: len(results) > 200, "there is load")
-    started = time.monotonic()
     assert own.stop() == 0
-    assert time.monotonic() - started < 15
     stop.set()
     for t in threads:
         t.join()
