@@ -107,8 +107,13 @@ def stat_fields(pid):
 
 
 def alive(pid):
+    """Does it still hold anything? A first thread that is a zombie may have others that do."""
+    try:
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
     fields = stat_fields(pid)
-    return fields is not None and fields[0] not in "ZX"
+    return fields is not None and (threads > 1 or fields[0] not in "ZX")
 
 
 def comm(pid):
