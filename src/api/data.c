@@ -559,6 +559,18 @@ answer(struct data_call *d)
 
 static void batch_done(struct hsm_batch *batch);
 
+/* The token was not asked: no item has an answer, but what was refused before stays evidence. */
+static void
+fail_all(struct data_call *d, int err, const char *text)
+{
+	for (size_t i = 0; i < d->count; i++)
+		if (d->items[i].err == 0)
+			item_fail(&d->items[i], err, "%s", text);
+	if (collect_evidence(d) < 0)
+		text = "no memory for the audit record: ask again";
+	request_fail(d->request, err, "%s", text);
+}
+
 static void
 submit(struct data_call *d, struct hsm_op *ops, size_t count)
 {
@@ -567,7 +579,7 @@ submit(struct data_call *d, struct hsm_op *ops, size_t count)
 	d->batch = (struct hsm_batch){ .ops = ops, .count = count, .done = batch_done, .user = d };
 	err = hsm_submit(d->request->node->hsm, &d->batch);
 	if (err != 0)
-		request_fail(d->request, err, "%s",
+		fail_all(d, err,
 			err == KEKD_EOVERLOAD ? "too much waits for the token: try again"
 					      : "no worker of the token is ready: see /v1/status");
 }

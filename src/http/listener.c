@@ -86,8 +86,10 @@ queue_reply(struct http_call *call)
 		return MHD_NO;
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, call->content_type);
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-	snprintf(number, sizeof(number), "%llu", (unsigned long long)r->audit.revision);
-	MHD_add_response_header(response, "Kekd-Revision", number);
+	if (r->client) { /* a stranger is not told how often things change */
+		snprintf(number, sizeof(number), "%llu", (unsigned long long)r->audit.revision);
+		MHD_add_response_header(response, "Kekd-Revision", number);
+	}
 	if (r->etag[0])
 		MHD_add_response_header(response, MHD_HTTP_HEADER_ETAG, r->etag);
 	if (r->retry_after_s) {

@@ -128,7 +128,7 @@ durable(struct audit_record *record, int err)
 static bool
 is_audited(const struct request *r, int err)
 {
-	if (r->call->outcome)
+	if (r->call->outcome || r->audit.force_durable)
 		return true;
 	if (r->route && !r->route->audited)
 		return false;

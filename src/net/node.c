@@ -483,7 +483,8 @@ node_init_cluster(struct node *n)
 	}
 	config = sealed_settings(n);
 	err = sealed_init(&config, changes, count, error);
-	record_init(n, AUDIT_OUTCOME, err == 0 ? NULL : kekd_err_info(err)->code);
+	if (record_init(n, AUDIT_OUTCOME, err == 0 ? NULL : kekd_err_info(err)->code) != 0)
+		log_warning("%s: the audit log has no record of how this ended", n->part.audit_dir);
 	if (err != 0) {
 		log_error("kekd init: %s", *error ? error : kekd_strerror(err));
 		return CHILD_EXIT_OPERATOR;
