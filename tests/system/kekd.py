@@ -159,6 +159,10 @@ class Reply:
         return f"<{self.status} {self.body[:400]!r}>"
 
 
+class Unavailable(AssertionError):
+    """503 where an answer was expected; tests that kill the server may take it for an end."""
+
+
 class Http:
     """One keep-alive connection (made when first used) of one client."""
 
@@ -220,6 +224,8 @@ class Http:
     def ok(self, method, path, body=None, status=None, **options):
         reply = self.call(method, path, body, **options)
         good = (200, 201, 204) if status is None else (status,)
+        if reply.status == 503 and 503 not in good:
+            raise Unavailable(f"{method} {path}: {reply}")
         assert reply.status in good, f"{method} {path}: {reply}"
         return reply
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from kekd import LONG, alive, b64, kill, unb64, wait_for
+from kekd import LONG, Unavailable, alive, b64, kill, unb64, wait_for
 from test_audit import chain_holds
 
 
@@ -36,7 +36,7 @@ class Load:
 
     def use(self):
         while not self.stop.is_set():
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException, Unavailable):
                 with self.server.http("app", timeout=15) as h:
                     while not self.stop.is_set():
                         self.once(h)
@@ -148,13 +148,13 @@ def test_everything_killed_at_random_moments_of_rotating_and_wrapping(own):
         acknowledged = [None]
 
         def rotate():
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException, Unavailable):
                 with own.http("admin-1") as admin:
                     while not stop.is_set():
                         acknowledged[0] = admin.rotate()["primary"]
 
         def wrap():
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException, Unavailable):
                 with own.http("app") as app:
                     while not stop.is_set():
                         plain = os.urandom(16)
