@@ -262,7 +262,7 @@ static int
 stage(struct lifecycle *l, struct key **k, const char *token, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	struct key_version *staged = find_staged(*k);
-	struct key *next, *stored;
+	struct key *next = NULL, *stored = NULL;
 	int err;
 
 	if (staged && (!token || strcmp(staged->token, token) == 0))
@@ -306,7 +306,7 @@ static int
 refuse_attributes(struct lifecycle *l, const struct key *k, unsigned number, unsigned have,
 	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	struct key *next, *stored;
+	struct key *next = NULL, *stored = NULL;
 	struct key_version *v;
 	char missing[120];
 	int err = copy_key(k, &next, ret_error);
@@ -384,7 +384,7 @@ static int
 activate(struct lifecycle *l, const struct key *k, unsigned number, const json_t *labels,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	struct key *next;
+	struct key *next = NULL;
 	struct key_version *v;
 	int err = copy_key(k, &next, ret_error);
 
@@ -529,7 +529,7 @@ lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expected, 
 	enum version_state wanted = enabled ? VERSION_ENABLED : VERSION_DISABLED;
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	struct key_version *v = NULL;
-	struct key *next, *stored;
+	struct key *next = NULL, *stored = NULL;
 	int err = load_expected(l, name, expected, &k, ret_error);
 
 	if (err == 0)
@@ -587,7 +587,7 @@ lifecycle_set_labels(struct lifecycle *l, const char *name, uint64_t expected, j
 {
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char why[JSON_ERROR_SIZE];
-	struct key *next;
+	struct key *next = NULL;
 	json_t *copy;
 	int err;
 

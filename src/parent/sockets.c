@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAIR_BUFFER (1024 * 1024)
@@ -64,11 +65,24 @@ listen_on(const char *text, int *ret_fd)
 	return 0;
 }
 
+/* The children of a kekd that was just killed may hold the port for a moment yet. */
+static int
+listen_patiently(const char *text, int *ret_fd)
+{
+	int err = listen_on(text, ret_fd);
+
+	for (int i = 0; err == -EADDRINUSE && i < 10; i++) {
+		nanosleep(&(struct timespec){ 0, 100000000 }, NULL);
+		err = listen_on(text, ret_fd);
+	}
+	return err;
+}
+
 int
 sockets_listen(const struct config *config, int *ret_fds, unsigned *ret_count)
 {
 	for (unsigned i = 0; i < config->listen_count && i < PARENT_LISTEN_MAX; i++) {
-		int err = listen_on(config->listen[i], &ret_fds[i]);
+		int err = listen_patiently(config->listen[i], &ret_fds[i]);
 		if (err) {
 			tell(config->listen[i], -err);
 			return err;

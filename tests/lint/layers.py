@@ -37,11 +37,10 @@ ONLY = {
     "ctl": {"base", "audit", "client"},
     "kms": {"base", "client", "kms"},
 }
-# The handlers and what calls them are given everything that they work with as struct node, so
+# The handlers are given everything that they work with as struct node, so
 # net.h is open to them although net/ wires them up. The canary works on a key's version, and its
 # two functions are declared with the rest of what proves versions.
 ALSO = {
-    "http": {"kekd/net.h"},
     "api": {"kekd/net.h"},
     "crypto": {"kekd/lifecycle.h"},
 }
