@@ -106,7 +106,7 @@ void problem_format(struct buf *b, int err, const char *detail, const char *requ
 
 /* What the listener asks of the rest. Any thread, never blocks. */
 struct http_hooks {
-	int (*serves)(struct node *n); /* 0, KEKD_ESTARTING, KEKD_EHELD or KEKD_ESTOPPING */
+	int (*serves)(const struct node *n); /* 0, KEKD_ESTARTING, KEKD_EHELD or KEKD_ESTOPPING */
 	uint64_t (*revision)(struct node *n);
 	int (*control)(
 		struct node *n, void (*run)(void *), void *user); /* run it on the control thread */

@@ -277,33 +277,46 @@ put_new_header(struct data_call *d, struct item *item)
 	return 0;
 }
 
-/* An upper bound of what one item's bytes need, from the lengths of its texts alone. */
+/* Upper bounds of what an item's bytes need, from the lengths of its texts alone. */
+static size_t
+text_room(const struct item *item)
+{
+	return item->text ? strlen(item->text) / 4 * 3 : 0;
+}
+
+static size_t
+out_room(const struct item *item)
+{
+	size_t text = text_room(item), bytes = (size_t)item->bytes;
+
+	return (text > bytes ? text : bytes) + BLOB_TAG_SIZE;
+}
+
+static size_t
+aad_room(const struct item *item)
+{
+	bool context = json_object_size(item->context) + json_object_size(item->new_context) > 0;
+
+	return BLOB_HEADER_SIZE + (context ? BLOB_AAD_MAX : 0);
+}
+
 static size_t
 item_size(const struct item *item)
 {
-	size_t text = item->text ? strlen(item->text) / 4 * 3 : 0;
-	size_t plain = text > (size_t)item->bytes ? text : (size_t)item->bytes;
-	size_t context = json_object_size(item->context) + json_object_size(item->new_context);
-
 	if (item->err != 0)
 		return 0;
-	return text + 2 * (plain + BLOB_TAG_SIZE) + 2 * BLOB_HEADER_SIZE +
-	       (context ? 2 * BLOB_AAD_MAX : 0);
+	return text_room(item) + 2 * out_room(item) + 2 * aad_room(item);
 }
 
 static void
 item_place(struct item *item, uint8_t *at)
 {
-	size_t text = item->text ? strlen(item->text) / 4 * 3 : 0;
-	size_t plain = text > (size_t)item->bytes ? text : (size_t)item->bytes;
-	size_t context = json_object_size(item->context) + json_object_size(item->new_context);
-
-	item->out_size = plain + BLOB_TAG_SIZE;
+	item->out_size = out_room(item);
 	item->in = at;
-	item->out = item->in + text;
+	item->out = item->in + text_room(item);
 	item->out2 = item->out + item->out_size;
 	item->aad = item->out2 + item->out_size;
-	item->aad2 = item->aad + BLOB_HEADER_SIZE + (context ? BLOB_AAD_MAX : 0);
+	item->aad2 = item->aad + aad_room(item);
 }
 
 static void

@@ -532,10 +532,4 @@ hook_control(struct node *n, void (*run)(void *), void *user)
 	return err;
 }
 
-static int
-hook_serves(struct node *n)
-{
-	return node_serves(n);
-}
-
-const struct http_hooks node_hooks = { hook_serves, hook_revision, hook_control };
+const struct http_hooks node_hooks = { node_serves, hook_revision, hook_control };
