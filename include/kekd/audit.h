@@ -120,4 +120,16 @@ struct audit_report {
 /* 0: whole; KEKD_EAUDIT: a fault; -errno: cannot be read. Bounded memory. */
 int audit_verify(const char *dir, struct audit_report *ret_report);
 
+/* ---- reading, without verifying (reader.c) ---- */
+
+struct audit_reader;
+#define AUDIT_READER_ALL SIZE_MAX
+/* From the last `last` records of the directory's log on, 0 to AUDIT_READER_ALL: from the first. 0
+ * or -errno. One thread. */
+int audit_reader_open(const char *dir, size_t last, struct audit_reader **ret_reader);
+void audit_reader_freep(struct audit_reader **r);
+/* 1: a line without its newline, good until the next call; 0: no more for now, ask again later; or
+ * -errno. */
+int audit_reader_next(struct audit_reader *r, const char **ret_line, size_t *ret_len);
+
 #endif

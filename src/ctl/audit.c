@@ -174,6 +174,11 @@ const struct ctl_command ctl_audit_commands[] = {
 		"record\n"
 		"is named by file, line and sequence number; exit status 6.",
 		"", 1, 1, run_verify },
+	{ "audit tail", "DIR [--last N] [--follow]", "Shows the newest records of an audit log",
+		"DIR holds the audit-*.jsonl files, on this machine. With -o json the lines are "
+		"shown as\n"
+		"they stand there. Nothing is verified: \"kekctl audit verify\" does that.",
+		" last follow ", 1, 1, audit_tail_run },
 	{ "audit head", "", "Shows where the server's audit log ends", NULL, "", 0, 0, run_head },
 	{ NULL },
 };

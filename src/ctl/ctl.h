@@ -98,6 +98,7 @@ const struct ctl_command *command_find(
 
 void say_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void say_hint(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void say_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 const char *hint_for(const char *code); /* of a problem; NULL: none */
 /* Says what the answer's problem is and gives the exit status that goes with its HTTP status. */
 int say_problem(const struct kekd_reply *r);
@@ -149,8 +150,31 @@ struct output {
 /* Checks and opens, so that nothing is asked of the server for an answer that has no place. Secret:
  * mode 0600, and no terminal unless forced. A file that exists is refused unless forced. */
 int output_open(const struct ctl *ctl, const char *path, bool secret, struct output *ret_output);
+/* A file of the command's own, which may be there already. */
+int output_replace(const char *path, struct output *ret_output);
 int output_write(struct output *o, const void *data, size_t len); /* all of it, then in place */
 void output_free(struct output *o); /* drops what was not written to its end */
+
+/* ---- progress.c: how far long work is, on a terminal ---- */
+
+struct progress {
+	uint64_t total, first, start_ns, next_ns;
+	bool shown;
+};
+
+/* total, done: in one unit of the caller's; done: by an earlier run. */
+void progress_start(struct progress *p, const struct ctl *ctl, uint64_t total, uint64_t done);
+void progress_show(struct progress *p, uint64_t done, const char *note);
+void progress_end(struct progress *p); /* wipes the line away */
+
+/* ---- lines.c ---- */
+
+/* rewrap --lines; item: the contexts that go with every ciphertext. */
+int rewrap_lines(struct ctl *ctl, const json_t *item);
+
+/* ---- tail.c ---- */
+
+int audit_tail_run(struct ctl *ctl);
 
 /* ---- show.c: tables and values ---- */
 
@@ -168,6 +192,8 @@ size_t table_rows(const struct table *t);
 void table_print(struct table *t);
 
 void show_json(const json_t *value);
+void show_line(const char *text, bool bad); /* control characters are replaced; bad ones stand out
+					       in colour on a terminal */
 /* Members of an object as text, "-" where absent. A text is good until some 60 others were made,
  * and cut off where it is longer than SHOW_TEXT_SIZE. */
 #define SHOW_TEXT_SIZE 4096

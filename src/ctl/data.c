@@ -216,6 +216,8 @@ run_rewrap(struct ctl *ctl)
 		status = add_pairs(&ctl->args, "context", "context", body);
 	if (status == CTL_OK)
 		status = add_pairs(&ctl->args, "new-context", "new_context", body);
+	if (status == CTL_OK && args_has(&ctl->args, "lines"))
+		return rewrap_lines(ctl, body);
 	if (status == CTL_OK)
 		status = add_ciphertext(ctl, body);
 	return status == CTL_OK ? ask_for_ciphertext(ctl, "rewrap", body) : status;
@@ -339,11 +341,19 @@ const struct ctl_command ctl_data_commands[] = {
 		"Makes a new data key in the token and wraps it",
 		"Without --plaintext-out, the plaintext never leaves the server.",
 		" out bytes plaintext-out context force ", 1, 1, run_generate },
-	{ "rewrap", "KEY [--in FILE] [--out FILE] [--context K=V]... [--new-context K=V]...",
+	{ "rewrap",
+		"KEY [--lines [--keep-going]] [--in FILE] [--out FILE] [--context K=V]... "
+		"[--new-context K=V]...",
 		"Wraps a wrapped data key again, under the primary version",
 		"The plaintext does not leave the server. Without --new-context the context "
 		"stays;\n"
-		"--new-context '' makes it empty.",
-		" in out context new-context force ", 1, 1, run_rewrap },
+		"--new-context '' makes it empty.\n"
+		"\n"
+		"With --lines, FILE has a ciphertext on each line, and --out gets as many. The "
+		"first line\n"
+		"that fails ends it, unless --keep-going: then such a line stays as it was, and "
+		"the exit\n"
+		"status is 1. What was broken off goes on when the same command is given again.",
+		" in out context new-context force lines keep-going ", 1, 1, run_rewrap },
 	{ NULL },
 };

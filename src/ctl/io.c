@@ -162,6 +162,19 @@ output_open(const struct ctl *ctl, const char *path, bool secret, struct output 
 	return status;
 }
 
+int
+output_replace(const char *path, struct output *ret_output)
+{
+	struct output o = { .path = path, .fd = -1, .force = true };
+	int status = open_temporary(path, false, &o);
+
+	if (status == CTL_OK)
+		*ret_output = o;
+	else
+		output_free(&o);
+	return status;
+}
+
 static int
 write_all(int fd, const uint8_t *data, size_t len)
 {

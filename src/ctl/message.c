@@ -37,6 +37,16 @@ say_hint(const char *format, ...)
 	va_end(args);
 }
 
+void
+say_note(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	say("", format, args);
+	va_end(args);
+}
+
 static const struct {
 	const char *code, *hint;
 } hints[] = {

@@ -5,11 +5,65 @@
 #include <libsmartcols.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 struct table {
 	struct libscols_table *scols;
 	size_t columns, rows;
 };
+
+/* ---- colours: of the words that an operator looks for, on a terminal alone ---- */
+
+static bool
+is_colourful(void)
+{
+	const char *terminal = getenv("TERM"), *without = getenv("NO_COLOR");
+
+	return isatty(STDOUT_FILENO) && !(without && *without) && terminal &&
+	       strcmp(terminal, "dumb") != 0;
+}
+
+static const struct {
+	const char *begins, *colour; /* colours as libsmartcols names them */
+} tints[] = {
+	{ "enabled", "green" },
+	{ "ready", "green" },
+	{ "serving", "green" },
+	{ "whole", "green" },
+	{ "staged", "yellow" },
+	{ "disabled", "yellow" },
+	{ "starting", "yellow" },
+	{ "waiting", "yellow" },
+	{ "held", "red" },
+	{ "HELD", "red" },
+	{ "REFUSED", "red" },
+	{ "FAILING", "red" },
+	{ "NOT WHOLE", "red" },
+	{ "not ready", "red" },
+	{ "no worker", "red" },
+};
+
+static const char *
+tint_of(const char *text)
+{
+	for (size_t i = 0; i < STR_COUNT(tints); i++)
+		if (strncmp(text, tints[i].begins, strlen(tints[i].begins)) == 0)
+			return tints[i].colour;
+	return NULL;
+}
+
+void
+show_line(const char *text, bool bad)
+{
+	bool tint = bad && is_colourful();
+
+	fputs(tint ? "\033[31m" : "", stdout);
+	for (const char *p = text; *p; p++)
+		putchar((unsigned char)*p < ' ' || *p == 0x7f ? '?' : *p);
+	puts(tint ? "\033[0m" : "");
+}
+
+/* ---- tables ---- */
 
 static struct table *
 table_alloc(void)
@@ -21,6 +75,7 @@ table_alloc(void)
 	if (!t || !t->scols)
 		abort(); /* no memory for a table: there is nothing left to show */
 	scols_table_set_column_separator(t->scols, "  ");
+	scols_table_enable_colors(t->scols, is_colourful());
 	return t;
 }
 
@@ -69,8 +124,12 @@ table_row(struct table *t, const char *const *cells)
 {
 	struct libscols_line *line = scols_table_new_line(t->scols, NULL);
 
-	for (size_t i = 0; line && i < t->columns; i++)
-		scols_line_set_data(line, i, cells[i] ? cells[i] : "");
+	for (size_t i = 0; line && i < t->columns; i++) {
+		const char *text = cells[i] ? cells[i] : "", *tint = tint_of(text);
+		scols_line_set_data(line, i, text);
+		if (tint)
+			scols_cell_set_color(scols_line_get_cell(line, i), tint);
+	}
 	t->rows++;
 }
 
