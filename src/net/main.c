@@ -9,6 +9,7 @@
 #include "kekd/clock.h"
 #include "kekd/control.h"
 #include "kekd/log.h"
+#include "kekd/sandbox.h"
 #include "kekd/secret.h"
 
 #include <errno.h>
@@ -16,8 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -25,18 +24,6 @@
 #define IN_FLIGHT_MAX 4096
 #define DRAIN_MS 15000
 #define LISTEN_MAX 16
-
-static void
-harden(void)
-{
-	struct rlimit none = { 0, 0 };
-
-	setrlimit(RLIMIT_CORE, &none);
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-#if !defined(KEKD_SANITIZERS) && !defined(KEKD_COVERAGE)
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-#endif
-}
 
 /* Blocked before any thread starts, so that they are read here alone. */
 static int
@@ -148,7 +135,10 @@ on_message(struct node *n)
 		fd = -1;
 		break;
 	case CONTROL_LISTEN:
-		if (open_audit(n) != 0 || open_http(n, m.count) != 0)
+		/* Before the first byte of a stranger is read, and after what is loaded is loaded.
+		 */
+		if (open_audit(n) != 0 || sandbox_enter(SANDBOX_NET) != 0 ||
+			open_http(n, m.count) != 0)
 			err = KEKD_EINVALID;
 		else
 			err = control_open(n, &n->control);
@@ -261,7 +251,7 @@ main(void)
 	int signals, status;
 
 	log_open("kekd-net", LOG_LEVEL_INFO);
-	harden();
+	sandbox_harden();
 	secret_heap_open();
 	json_open();
 	signals = open_signals();

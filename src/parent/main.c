@@ -5,14 +5,13 @@
 #include "kekd/config.h"
 #include "kekd/json.h"
 #include "kekd/log.h"
+#include "kekd/sandbox.h"
 #include "kekd/secret.h"
 #include "kekd/str.h"
 
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 
 #define DEFAULT_CONFIG KEKD_SYSCONFDIR "/kekd/kekd.yaml"
 
@@ -79,18 +78,6 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 	return false;
 }
 
-/* The parent holds the key that workers share: no core dump, and nobody else may look into it. */
-static void
-harden(void)
-{
-	const struct rlimit none = { 0, 0 };
-
-	setrlimit(RLIMIT_CORE, &none);
-#ifndef KEKD_SANITIZERS
-	prctl(PR_SET_DUMPABLE, 0);
-#endif
-}
-
 static int
 run(const struct command_line *cl)
 {
@@ -121,7 +108,8 @@ main(int argc, char **argv)
 	if (!parse(argc, argv, &cl, &status))
 		return status;
 	log_open("kekd", LOG_LEVEL_INFO);
-	harden();
+	/* It holds the key that workers share. */
+	sandbox_harden();
 	json_open();
 	secret_heap_open();
 	return run(&cl);

@@ -7,6 +7,7 @@
 
 #include "kekd/clock.h"
 #include "kekd/log.h"
+#include "kekd/sandbox.h"
 #include "kekd/str.h"
 
 #include <errno.h>
@@ -314,6 +315,8 @@ open_parent(struct parent *p)
 	if (!p->init && sockets_listen(p->config, p->listen_fds, &p->listen_count) != 0)
 		return CHILD_EXIT_FAILED;
 	if (open_directories(p) != 0)
+		return CHILD_EXIT_OPERATOR;
+	if (sandbox_enter(SANDBOX_PARENT) != 0)
 		return CHILD_EXIT_OPERATOR;
 	if (make_environment(p) != 0 || make_key(p) != 0 || open_signals(p) != 0) {
 		log_error("the parent cannot start: no memory or no randomness: try again");

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from kekd import Kekd  # noqa: E402
+from kekd import HSM_USER, USER, Kekd  # noqa: E402
 from pki import Pki  # noqa: E402
 
 
@@ -54,6 +54,12 @@ def make_shared_server(pki):
 def server(make_shared_server):
     """One for all tests of a file: running, with key "demo" and client "app"."""
     return make_shared_server().init().start().populate()
+
+
+@pytest.fixture(scope="module")
+def separate(make_shared_server, root):
+    """As in production: root starts it, the children have users of their own."""
+    return make_shared_server(user=USER, hsm_user=HSM_USER).init().start().populate()
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ MODULE = next((p for p in ("/usr/lib/softhsm/libsofthsm2.so",
                            "/usr/local/lib/softhsm/libsofthsm2.so") if os.path.exists(p)),
               "/usr/lib/softhsm/libsofthsm2.so")
 LOGGING_MODULE = os.path.join(BUILD, "tests", "modules", "p11log.so")
+# As in production: users of their own for kekd-net and for the workers.
+USER, HSM_USER = 64201, 64202
 PIN = "4711-test-pin"
 SO_PIN = "0815-test-so-pin"
 LONG = bool(os.environ.get("KEKD_TEST_LONG"))

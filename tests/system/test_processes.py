@@ -7,16 +7,7 @@ import signal
 
 import pytest
 
-from kekd import alive, comm, kill, wait_for
-
-USER, HSM_USER = 64201, 64202
-
-
-@pytest.fixture(scope="module")
-def separate(make_shared_server, root):
-    """As in production: root starts it, the children have users of their own."""
-    server = make_shared_server(user=USER, hsm_user=HSM_USER)
-    return server.init().start().populate()
+from kekd import HSM_USER, USER, alive, comm, kill, wait_for
 
 
 def credentials(pid):

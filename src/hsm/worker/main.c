@@ -10,6 +10,7 @@
 #include "kekd/err.h"
 #include "kekd/json.h"
 #include "kekd/log.h"
+#include "kekd/sandbox.h"
 #include "kekd/str.h"
 
 #include <errno.h>
@@ -19,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -48,19 +48,11 @@ worker_send_hello(struct worker *w)
 	buf_free(&b);
 }
 
-/* Nothing here may end up in a file, and nothing that it starts may get more rights. */
+/* A terminal's signals reach the whole group; kekd decides when its workers end. */
 static void
-harden(void)
+ignore_signals(void)
 {
-	const struct rlimit none = { 0, 0 };
-
-	setrlimit(RLIMIT_CORE, &none);
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-#if !defined(KEKD_SANITIZERS) && !defined(KEKD_COVERAGE)
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-#endif
-	/* A terminal's signals reach the whole group; kekd decides when its workers end. */
 	signal(SIGINT, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
@@ -128,6 +120,18 @@ open_sessions(struct worker *w, struct thread *threads, unsigned n)
 	return 0;
 }
 
+/* After the module has loaded what it needs, before it is asked anything by kekd-net. */
+static int
+confine(struct worker *w)
+{
+	bool offline = w->p11.quirk->flags & QUIRK_OFFLINE;
+
+	if (sandbox_enter(offline ? SANDBOX_WORKER_OFFLINE : SANDBOX_WORKER) == 0)
+		return 0;
+	return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_OPERATOR,
+		"token \"%s\" (%s): the worker cannot be confined", w->part.token, w->part.uri);
+}
+
 static int
 run_threads(struct worker *w, struct thread *threads, unsigned n)
 {
@@ -157,7 +161,8 @@ run(struct worker *w)
 	threads = calloc(n, sizeof(*threads));
 	if (!threads)
 		return CHILD_EXIT_FAILED;
-	if (pin_read(w, CHILD_FD_PIN) || open_token(w) || open_sessions(w, threads, n)) {
+	if (pin_read(w, CHILD_FD_PIN) || open_token(w) || open_sessions(w, threads, n) ||
+		confine(w)) {
 		worker_send_hello(w);
 		return w->exit_status;
 	}
@@ -183,7 +188,8 @@ main(int argc, char **argv)
 		log_error("kekd starts this program: it takes no arguments");
 		return CHILD_EXIT_USAGE;
 	}
-	harden();
+	sandbox_harden();
+	ignore_signals();
 	secret_heap_open();
 	json_open();
 	if (worker_part_read(CHILD_FD_PART, &w.part))

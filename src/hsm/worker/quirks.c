@@ -9,7 +9,9 @@
 
 static const struct quirk quirks[] = {
 	/* Looks at a token object's file on every use, which a session copy has not. */
-	{ "SoftHSM*", "*", QUIRK_SESSION_COPIES | QUIRK_COPY_MODIFIABLE | QUIRK_TAG_GENERAL_ERROR,
+	{ "SoftHSM*", "*",
+		QUIRK_SESSION_COPIES | QUIRK_COPY_MODIFIABLE | QUIRK_TAG_GENERAL_ERROR |
+			QUIRK_OFFLINE,
 		12, true },
 	{ "*", "*", 0, 12, true },
 };

@@ -84,7 +84,8 @@ enum quirk_flag {
 	QUIRK_SESSION_COPIES = 1,    /* gains by session copies of its keys */
 	QUIRK_TOKEN_IV = 2,	     /* the token makes the IV */
 	QUIRK_TAG_GENERAL_ERROR = 4, /* C_Decrypt says CKR_GENERAL_ERROR of a wrong tag */
-	QUIRK_COPY_MODIFIABLE = 8    /* C_CopyObject refuses keys with CKA_MODIFIABLE false */
+	QUIRK_COPY_MODIFIABLE = 8,   /* C_CopyObject refuses keys with CKA_MODIFIABLE false */
+	QUIRK_OFFLINE = 16	     /* files alone, no network */
 };
 
 struct quirk {

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each process has given up, read from /proc; and what the programs were built with."""
+
+import contextlib
+import glob
+import os
+import platform
+import re
+import subprocess
+
+import pytest
+
+from kekd import BUILD, HSM_USER, USER, comm, kill, wait_for
+
+with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
+    CONFIG = f.read()
+TOOLS = bool(re.search(r"^#define KEKD_(SANITIZERS|COVERAGE) 1$", CONFIG, re.M))
+FILTERS = "#define HAVE_SECCOMP 1" in CONFIG and not TOOLS
+PROGRAMS = ("kekd", "kekd-net", "kekd-hsm", "kekctl")
+
+plain = pytest.mark.skipif(TOOLS, reason="sanitizers and gcov need what is given up here")
+filtered = pytest.mark.skipif(not FILTERS, reason="built without a filter of system calls")
+
+
+def status(pid):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def kilobytes(field):
+    return int(field.split()[0])
+
+
+def all_threads(pid):
+    return [f"{pid}/task/{t}" for t in os.listdir(f"/proc/{pid}/task")]
+
+
+def test_no_process_can_gain_privileges(separate):
+    for pid in separate.family():
+        assert status(pid)["NoNewPrivs"] == "1", comm(pid)
+
+
+@filtered
+def test_every_thread_of_every_process_is_filtered(separate):
+    for pid in separate.family():
+        threads = all_threads(pid)
+        assert comm(pid) != "kekd-net" or len(threads) > 3
+        for thread in threads:
+            assert status(thread)["Seccomp"] == "2", (comm(pid), thread)
+
+
+@filtered
+def test_the_children_are_filtered_more_than_the_parent(separate):
+    filters = {comm(p): int(status(p)["Seccomp_filters"]) for p in separate.family()}
+    assert filters["kekd"] >= 1
+    assert filters["kekd-net"] > filters["kekd"] and filters["kekd-hsm"] > filters["kekd"]
+
+
+def test_the_children_have_users_of_their_own_and_no_capability(separate):
+    for pid, uid in [(separate.net(), USER), *((w, HSM_USER) for w in separate.workers())]:
+        for thread in all_threads(pid):
+            fields = status(thread)
+            assert fields["Uid"].split() == [str(uid)] * 4, (comm(pid), fields["Uid"])
+            assert fields["Gid"].split() == [str(uid)] * 4, (comm(pid), fields["Gid"])
+            for capability in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                assert int(fields[capability], 16) == 0, (comm(pid), capability)
+
+
+def test_no_process_dumps_core(separate):
+    for pid in separate.family():
+        with open(f"/proc/{pid}/limits", encoding="utf-8") as f:
+            core = next(line for line in f if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"], (comm(pid), core)
+
+
+@plain
+def test_nobody_of_the_same_user_looks_into_a_process(separate):
+    """What is not dumpable has /proc files that are root's."""
+    for pid in separate.family():
+        assert os.stat(f"/proc/{pid}/mem").st_uid == 0, comm(pid)
+        assert os.stat(f"/proc/{pid}/environ").st_uid == 0, comm(pid)
+    for pid, uid in [(separate.net(), USER), *((w, HSM_USER) for w in separate.workers())]:
+        for command in (["head", "-c1", f"/proc/{pid}/environ"], ["ls", f"/proc/{pid}/fd"]):
+            done = subprocess.run(command, user=uid, group=uid, extra_groups=[], check=False,
+                                  capture_output=True, text=True)
+            assert "Permission denied" in done.stderr, (comm(pid), command)
+
+
+def test_secrets_are_locked_in_memory(separate):
+    for pid in separate.family():
+        assert kilobytes(status(pid)["VmLck"]) >= 64, comm(pid)
+
+
+@plain
+def test_locked_memory_stays_out_of_core_dumps(separate):
+    """MADV_DONTDUMP shows as the flag dd beside lo, in every process."""
+    for pid in separate.family():
+        with open(f"/proc/{pid}/smaps", encoding="utf-8") as f:
+            flags = [set(line.split()[1:]) for line in f if line.startswith("VmFlags:")]
+        locked = [s for s in flags if "lo" in s]
+        assert locked and all("dd" in s for s in locked), comm(pid)
+
+
+def targets(pid):
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
+
+
+def kinds(pid, server):
+    """The descriptors, each by what it is; files of the server by their place."""
+    out = []
+    for target in targets(pid).values():
+        target = target.removesuffix(" (deleted)")
+        target = re.sub(r"^" + re.escape(server.dir) + "/", "", target)
+        out.append(re.sub(r":\[\d+\]$", "", target))
+    return out
+
+
+NET_FILES = re.compile(r"/dev/null|kekd\.log|socket|pipe|anon_inode:.*|audit|audit/.*|"
+                       r"state|state/.*|server\.(pem|key)|ca\.pem")
+WORKER_FILES = re.compile(r"/dev/null|kekd\.log|socket|state-hsm|anon_inode:.*|tokens/.*|"
+                          r"/dev/urandom|pipe")
+
+
+def test_each_child_holds_only_the_descriptors_that_it_should(separate):
+    net = kinds(separate.net(), separate)
+    assert [k for k in net if not NET_FILES.fullmatch(k)] == []
+    for pid in separate.workers():
+        worker = kinds(pid, separate)
+        assert [k for k in worker if not WORKER_FILES.fullmatch(k)] == []
+        # To kekd, to kekd-net: and none besides.
+        assert worker.count("socket") == 2
+        assert worker.count("state-hsm") == 1
+
+
+def test_a_child_that_is_started_again_inherits_nothing_more(own):
+    def worker():
+        pid, = own.workers()[:1]
+        return pid, sorted(kinds(pid, own))
+    pid, before = worker()
+    others = set(own.workers())
+    kill(pid)
+    wait_for(lambda: len(set(own.workers()) - others) == 1, "another worker has its place")
+    own.wait_ready()
+    new, = set(own.workers()) - others
+    wait_for(lambda: sorted(kinds(new, own)) == before, "it holds the same descriptors")
+
+
+def readelf(*arguments):
+    return subprocess.run(["readelf", *arguments], check=True, text=True,
+                          capture_output=True).stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@plain
+def test_programs_are_hardened_by_the_compiler(program):
+    path = os.path.join(BUILD, program)
+    assert "DYN (Position-Independent Executable" in readelf("-h", path)
+    dynamic = readelf("-d", path)
+    assert "BIND_NOW" in dynamic or "NOW" in dynamic
+    segments = readelf("-lW", path)
+    assert "GNU_RELRO" in segments
+    stack = next(line for line in segments.splitlines() if "GNU_STACK" in line)
+    assert " RWE " not in stack
+    symbols = readelf("--dyn-syms", "-W", path)
+    assert "__stack_chk_fail" in symbols
+    assert re.search(r"__\w+_chk", symbols.replace("__stack_chk_fail", ""))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another machine's feature")
+@plain
+def test_programs_are_built_for_control_flow_enforcement():
+    """All objects of ours are marked for both kinds. A program bears IBT's mark only where the C
+    library's start code does; its code has the landing pads all the same."""
+    objects = [o for o in glob.glob(os.path.join(BUILD, "src", "**", "*.o"), recursive=True)
+               if "openapi" not in os.path.basename(o)]
+    assert len(objects) > 50
+    for start in range(0, len(objects), 50):
+        notes = readelf("-nW", *objects[start:start + 50])
+        assert notes.count("x86 feature: IBT, SHSTK") == len(objects[start:start + 50])
+    for program in PROGRAMS:
+        path = os.path.join(BUILD, program)
+        assert "SHSTK" in readelf("-nW", path), program
+        code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], check=True, text=True,
+                              capture_output=True).stdout
+        assert re.search(r"<main>:\n[^\n]*\bendbr64\b", code), program
