@@ -24,6 +24,7 @@ MODULE = next((p for p in ("/usr/lib/softhsm/libsofthsm2.so",
                            "/usr/lib64/pkcs11/libsofthsm2.so",
                            "/usr/local/lib/softhsm/libsofthsm2.so") if os.path.exists(p)),
               "/usr/lib/softhsm/libsofthsm2.so")
+FAULTY_MODULE = os.path.join(BUILD, "tests", "faults", "p11faults.so")
 LOGGING_MODULE = os.path.join(BUILD, "tests", "modules", "p11log.so")
 # As in production: users of their own for kekd-net and for the workers.
 USER, HSM_USER = 64201, 64202
@@ -271,6 +272,42 @@ class Http:
 
     def status(self):
         return self.ok("GET", "/v1/status").json
+
+
+# ---- faults of the token ----
+
+class Faults:
+    """The rules and the log of p11faults.so (contrib/pkcs11-faults) in a directory."""
+
+    def __init__(self, directory):
+        os.chmod(directory, 0o777)
+        self.rules = os.path.join(directory, "rules")
+        self.log = os.path.join(directory, "p11.log")
+        self.environment = {"P11FAULTS_MODULE": MODULE, "P11FAULTS_RULES": self.rules,
+                            "P11FAULTS_LOG": self.log}
+        self.set()
+        self.forget()
+
+    def set(self, *rules):
+        """From the next call on, these and no others."""
+        with open(self.rules + ".new", "w", encoding="ascii") as f:
+            f.write("".join(rule + "\n" for rule in rules))
+        os.rename(self.rules + ".new", self.rules)
+
+    def forget(self):
+        with open(self.log, "wb"):
+            pass
+
+    def lines(self):
+        with open(self.log, encoding="ascii") as f:
+            return [line.split() for line in f]
+
+    def calls(self, function):
+        """The processes that called it, each time that they did."""
+        return [int(words[1]) for words in self.lines() if words[0] == function]
+
+    def answers(self, function):
+        return [words[3] for words in self.lines() if words[:2] == ["=", function]]
 
 
 # ---- the server ----
