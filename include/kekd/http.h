@@ -26,6 +26,7 @@
 
 struct node; /* net.h: everything that a handler works with */
 struct request;
+struct traffic; /* traffic.h */
 
 #define HTTP_BODY_MAX (1024 * 1024)
 #define HTTP_PARAMS_MAX 2
@@ -41,7 +42,7 @@ struct http_route {
 	enum access_operation
 		operation; /* checked against {key}, else as key-less; ACCESS_NONE: any client */
 	enum access_operation alternative; /* suffices too (verify for unwrap), or ACCESS_NONE */
-	const char *name;		   /* for the audit log: "wrap", "key.rotate" … */
+	const char *name;		   /* for audit log and metrics: "wrap", "key.rotate" … */
 	bool audited;			   /* false: health, metrics, status, whoami, openapi */
 	bool has_body;			   /* a JSON object is read and parsed before the handler */
 	enum http_condition condition;
@@ -83,6 +84,9 @@ struct request {
 	size_t audit_contexts_count;
 	json_t *audit_detail;
 
+	/* Told what the answer came to, 0 or an error, right before it leaves; for counting. Any
+	 * thread; may be NULL. */
+	void (*answered)(struct request *r, int err);
 	void *state; /* the handler's own */
 	void (*state_free)(void *state);
 	struct http_call *call; /* listener.c's own */
@@ -119,6 +123,7 @@ struct http_config {
 	const struct http_route *routes; /* ends with a row of NULL; static */
 	struct clients *clients;	 /* borrowed */
 	struct audit *audit;		 /* borrowed */
+	struct traffic *traffic;	 /* borrowed */
 	const int *listen_fds;		 /* owned by the caller, which keeps them open */
 	size_t listen_count;
 	unsigned threads;			   /* of each listener's pool */
@@ -132,5 +137,11 @@ int http_open(const struct http_config *config, struct http **ret_http, char ret
 void http_drain(struct http *h, unsigned timeout_ms);
 void http_freep(struct http **h);
 size_t http_in_flight(struct http *h);
+
+struct http_connections {
+	uint64_t open, accepted; /* now; since the start */
+	uint64_t abandoned;	 /* requests whose connection ended before their answer */
+};
+void http_connections(struct http *h, struct http_connections *ret_connections); /* any thread */
 
 #endif

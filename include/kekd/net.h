@@ -14,6 +14,7 @@
 #include "kekd/keyring.h"
 #include "kekd/lifecycle.h"
 #include "kekd/seal.h"
+#include "kekd/traffic.h"
 
 #include <stdatomic.h>
 
@@ -61,6 +62,7 @@ struct node {
 	struct audit *audit;
 	struct control *control;
 	struct http *http;
+	struct traffic *traffic;
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;
 	_Atomic enum node_phase phase;

@@ -568,6 +568,23 @@ answer(struct data_call *d)
 	request_answer_buf(r, 200, "application/json");
 }
 
+/* Each item by how it ended; what would have been well ends as the whole did. */
+static void
+count_items(struct request *r, int err)
+{
+	const struct data_call *d = r->state;
+	size_t from = 0;
+
+	for (size_t i = 1; i <= d->count; i++) {
+		int ended = d->items[from].err != 0 ? d->items[from].err : err;
+
+		if (i < d->count && d->items[i].err == d->items[from].err)
+			continue;
+		traffic_count_items(r->node->traffic, r->route, ended, i - from);
+		from = i;
+	}
+}
+
 /* ---- the token ---- */
 
 static void batch_done(struct hsm_batch *batch);
@@ -840,6 +857,7 @@ data_run(struct request *r, const struct data_operation *operation)
 		return;
 	if (items_parse(d) != 0)
 		return;
+	r->answered = count_items;
 	if (ivs_take(d) == 0) {
 		items_submit(d);
 		return;

@@ -3,9 +3,9 @@
  * same to clients. */
 #include "api.h"
 
-#define OPEN(path, handler) \
+#define OPEN(path, name, handler) \
 	{ \
-		"GET", path, HTTP_OPEN, ACCESS_NONE, ACCESS_NONE, NULL, false, false, \
+		"GET", path, HTTP_OPEN, ACCESS_NONE, ACCESS_NONE, name, false, false, \
 			HTTP_COND_NONE, handler, false \
 	}
 #define DATA(path, operation, alternative, name, handler) \
@@ -31,10 +31,10 @@
 	}
 
 const struct http_route http_routes[] = {
-	OPEN("/health/live", api_health_live),
-	OPEN("/health/ready", api_health_ready),
-	OPEN("/health/active", api_health_active),
-	OPEN("/v1/openapi.yaml", api_openapi),
+	OPEN("/health/live", "health.live", api_health_live),
+	OPEN("/health/ready", "health.ready", api_health_ready),
+	OPEN("/health/active", "health.active", api_health_active),
+	OPEN("/v1/openapi.yaml", "openapi", api_openapi),
 
 	DATA("/v1/keys/{key}/wrap", ACCESS_WRAP, ACCESS_NONE, "wrap", api_wrap),
 	DATA("/v1/keys/{key}/unwrap", ACCESS_UNWRAP, ACCESS_VERIFY, "unwrap", api_unwrap),
@@ -66,5 +66,6 @@ const struct http_route http_routes[] = {
 
 	READ("/v1/whoami", ACCESS_NONE, "whoami", false, api_whoami),
 	READ("/v1/status", ACCESS_STATUS_READ, "status", false, api_status),
+	READ("/metrics", ACCESS_METRICS_READ, "metrics", false, api_metrics),
 	{ NULL },
 };

@@ -4,6 +4,7 @@
 #define KEKD_HTTP_CALL_H
 
 #include "kekd/http.h"
+#include "kekd/metrics.h"
 
 #include <gnutls/abstract.h>
 #include <gnutls/gnutls.h>
@@ -26,6 +27,7 @@ struct http {
 	struct MHD_Daemon *daemons[HTTP_LISTEN_MAX];
 	size_t daemons_count;
 	atomic_size_t in_flight;
+	atomic_uint_least64_t accepted, closed, abandoned;
 	atomic_bool draining;
 };
 
@@ -52,6 +54,7 @@ struct http_call {
 	bool queued;
 	bool outcome; /* control plane: the intent is on disk, the answer is its outcome */
 	bool started; /* handed to its handler */
+	int err;      /* of the answer */
 	atomic_bool answered;
 	const char *content_type;
 };

@@ -59,7 +59,9 @@ on_connection(void *user, struct MHD_Connection *connection, void **context,
 	enum MHD_ConnectionNotificationCode code)
 {
 	const union MHD_ConnectionInfo *info;
+	struct http *h = user;
 
+	metrics_add(code == MHD_CONNECTION_NOTIFY_CLOSED ? &h->closed : &h->accepted, 1);
 	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
 		free(*context);
 		*context = NULL;
@@ -235,4 +237,17 @@ size_t
 http_in_flight(struct http *h)
 {
 	return atomic_load(&h->in_flight);
+}
+
+void
+http_connections(struct http *h, struct http_connections *ret_connections)
+{
+	/* In this order: what closes in between was accepted before. */
+	uint64_t closed = metrics_read(&h->closed), accepted = metrics_read(&h->accepted);
+
+	*ret_connections = (struct http_connections){
+		.open = accepted - closed,
+		.accepted = accepted,
+		.abandoned = metrics_read(&h->abandoned),
+	};
 }

@@ -9,6 +9,7 @@
 #include "kekd/log.h"
 #include "kekd/secret.h"
 #include "kekd/store.h"
+#include "kekd/traffic.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -47,6 +48,8 @@ http_call_free(struct http_call *call)
 	struct request *r = &call->request;
 
 	atomic_fetch_sub(&call->http->in_flight, 1);
+	if (!atomic_load(&call->answered))
+		metrics_add(&call->http->abandoned, 1);
 	if (r->state)
 		r->state_free(r->state);
 	for (size_t i = 0; i < HTTP_PARAMS_MAX; i++)
@@ -84,6 +87,17 @@ suspend(struct http_call *call)
 	MHD_suspend_connection(call->connection);
 }
 
+static void
+count_answer(struct http_call *call)
+{
+	struct request *r = &call->request;
+
+	traffic_count_request(call->http->config.traffic, r->route,
+		r->client ? r->client->name : NULL, call->err, clock_boot_ns() - r->start_ns);
+	if (r->answered)
+		r->answered(r, call->err);
+}
+
 /* The reply may leave. After this the request belongs to the HTTP thread again. */
 static void
 release(struct http_call *call)
@@ -91,6 +105,7 @@ release(struct http_call *call)
 	bool suspended = call->suspended;
 	struct MHD_Connection *connection = call->connection;
 
+	count_answer(call);
 	atomic_store(&call->answered, true);
 	if (suspended)
 		MHD_resume_connection(connection);
@@ -101,6 +116,7 @@ put_problem(struct request *r, int err, const char *detail)
 {
 	const struct kekd_err_info *info = kekd_err_info(err);
 
+	r->call->err = err;
 	buf_reset(&r->reply);
 	problem_format(&r->reply, err, detail, r->request_id);
 	r->status = info->http_status;
@@ -390,6 +406,13 @@ admit_service(struct http_call *call)
 	return err;
 }
 
+/* What tells of the state of the node answers also while there is too much to do. */
+static bool
+is_watching(const struct http_route *route)
+{
+	return route && route->plane == HTTP_READ && !route->audited;
+}
+
 static int
 admit_audited(struct http_call *call, const char *method, const char *path)
 {
@@ -407,7 +430,8 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 	r->audit.path = strndup(path, 256);
 	if (call->http->config.hooks->serves(r->node) == KEKD_ESTARTING)
 		err = KEKD_ESTARTING;
-	else if (atomic_load(&call->http->in_flight) > call->http->config.in_flight_max)
+	else if (!is_watching(r->route) &&
+		 atomic_load(&call->http->in_flight) > call->http->config.in_flight_max)
 		err = KEKD_EOVERLOAD;
 	if (err != 0) {
 		request_fail(r, err, "%s", "try again, or another endpoint");

@@ -62,6 +62,8 @@ open_node(struct node *n)
 		err = keyring_open(&n->keyring);
 	if (err == 0)
 		err = clients_open(&n->clients);
+	if (err == 0)
+		err = traffic_open(http_routes, &n->traffic);
 	if (err != 0)
 		log_error("cannot start: %s", kekd_strerror(err));
 	return err;
@@ -96,6 +98,7 @@ open_http(struct node *n, size_t listen_count)
 		.routes = http_routes,
 		.clients = n->clients,
 		.audit = n->audit,
+		.traffic = n->traffic,
 		.listen_fds = fds,
 		.listen_count = listen_count,
 		.threads = cores > 1 ? (unsigned)cores : 2,
@@ -239,6 +242,7 @@ close_node(struct node *n)
 	store_freep(&n->store);
 	keyring_freep(&n->keyring);
 	clients_freep(&n->clients);
+	traffic_freep(&n->traffic);
 	free(n->unknown);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);

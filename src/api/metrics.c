@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * GET /metrics: one table of families, each with a function that tells its samples. Everything is
+ * read from memory, so a scrape is answered while token, store or disk are not. Labels are bounded,
+ * and none holds an identity or anything of a request: doc/metrics.md has each family with its
+ * meaning, and a test compares the two.
+ */
+#include "api.h"
+
+#include "kekd/clock.h"
+#include "kekd/metrics.h"
+#include "kekd/traffic.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* What several families tell of, read once so that they agree. */
+struct scrape {
+	struct node *node;
+	struct metrics_text text;
+	bool has_store;
+	struct audit_status audit;
+	struct sealed_status store;
+	struct http_connections connections;
+};
+
+typedef void collect_fn(struct scrape *s);
+
+static void
+number(struct scrape *s, uint64_t value)
+{
+	metrics_number(&s->text, value, NULL);
+}
+
+/* ---- the process ---- */
+
+static void
+build_info(struct scrape *s)
+{
+	metrics_number(&s->text, 1, "version", PACKAGE_VERSION, NULL);
+}
+
+static void
+phase(struct scrape *s)
+{
+	static const char *const names[] = {
+		[NODE_STARTING] = "starting",
+		[NODE_SERVING] = "serving",
+		[NODE_HELD] = "held",
+		[NODE_STOPPING] = "stopping",
+	};
+	enum node_phase now = atomic_load(&s->node->phase);
+
+	for (size_t i = 0; i < STR_COUNT(names); i++)
+		metrics_number(&s->text, i == now, "phase", names[i], NULL);
+}
+
+/* ---- requests ---- */
+
+/* A counter that is there from the start shows its first step: those that everybody watches are. */
+static void
+requests(struct scrape *s)
+{
+	const struct traffic *t = s->node->traffic;
+
+	for (size_t o = 0; o < traffic_operations(t); o++)
+		for (size_t c = 0; c < TRAFFIC_CODES; c++) {
+			uint64_t n = traffic_requests(t, o, c);
+			if (n > 0 || (c == 0 && o > 0))
+				metrics_number(&s->text, n, "operation", traffic_operation(t, o),
+					"code", traffic_code(c), NULL);
+		}
+}
+
+static void
+request_times(struct scrape *s)
+{
+	const struct traffic *t = s->node->traffic;
+
+	for (size_t o = 0; o < traffic_operations(t); o++)
+		for (enum traffic_result r = 0; r < TRAFFIC_RESULTS; r++) {
+			const struct metrics_histogram *h = traffic_times(t, o, r);
+			if (metrics_observed(h) > 0)
+				metrics_times(&s->text, h, "operation", traffic_operation(t, o),
+					"result", traffic_result(r), NULL);
+		}
+}
+
+static void
+items(struct scrape *s)
+{
+	const struct traffic *t = s->node->traffic;
+
+	for (size_t o = 0; o < traffic_operations(t); o++)
+		for (size_t c = 0; c < TRAFFIC_CODES && traffic_has_items(t, o); c++) {
+			uint64_t n = traffic_items(t, o, c);
+			if (n > 0 || c == 0)
+				metrics_number(&s->text, n, "operation", traffic_operation(t, o),
+					"code", traffic_code(c), NULL);
+		}
+}
+
+static void
+client_requests(struct scrape *s)
+{
+	const struct traffic *t = s->node->traffic;
+
+	for (size_t c = 0; c < traffic_clients(t); c++)
+		for (enum traffic_result r = 0; r < TRAFFIC_RESULTS; r++)
+			metrics_number(&s->text, traffic_client_requests(t, c, r), "client",
+				traffic_client(t, c), "result", traffic_result(r), NULL);
+}
+
+static void
+in_flight(struct scrape *s)
+{
+	number(s, s->node->http ? http_in_flight(s->node->http) : 0);
+}
+
+static void
+abandoned(struct scrape *s)
+{
+	number(s, s->connections.abandoned);
+}
+
+static void
+connections(struct scrape *s)
+{
+	number(s, s->connections.open);
+}
+
+static void
+accepted(struct scrape *s)
+{
+	number(s, s->connections.accepted);
+}
+
+/* ---- the token ---- */
+
+typedef double worker_fn(const struct hsm_worker_status *w);
+
+static void
+each_worker(struct scrape *s, worker_fn *value)
+{
+	const struct node *n = s->node;
+	struct hsm_worker_status w;
+	char index[12];
+
+	for (unsigned t = 0; t < n->part.tokens_count; t++)
+		for (unsigned i = 0; i < n->part.workers; i++) {
+			if (hsm_worker_status(n->hsm, t, i, &w) < 0)
+				continue;
+			snprintf(index, sizeof(index), "%u", i);
+			metrics_real(&s->text, value(&w), "token", n->part.tokens[t], "worker",
+				index, NULL);
+		}
+}
+
+#define WORKER(name, value) \
+	static double worker_##name(const struct hsm_worker_status *w) \
+	{ \
+		return (double)(value); \
+	} \
+	static void name(struct scrape *s) \
+	{ \
+		each_worker(s, worker_##name); \
+	}
+
+WORKER(hsm_attached, w->attached)
+WORKER(hsm_ready, w->ready)
+WORKER(hsm_sessions, w->hello.sessions)
+WORKER(hsm_frames_in_flight, w->in_flight)
+WORKER(hsm_restarts, w->restarts)
+WORKER(hsm_missed, w->missed_deadlines)
+WORKER(hsm_operations, w->operations)
+WORKER(hsm_frames, w->frames)
+WORKER(hsm_cost, w->micros_per_op / 1e6)
+
+static void
+hsm_token(struct scrape *s)
+{
+	const struct node *n = s->node;
+
+	for (unsigned t = 0; t < n->part.tokens_count; t++)
+		metrics_number(
+			&s->text, hsm_token_ready(n->hsm, t), "token", n->part.tokens[t], NULL);
+}
+
+static void
+hsm_queue(struct scrape *s)
+{
+	number(s, hsm_queued(s->node->hsm));
+}
+
+/* ---- the audit log ---- */
+
+static void
+audit_is_ok(struct scrape *s)
+{
+	number(s, s->audit.ok);
+}
+
+static void
+audit_sequence(struct scrape *s)
+{
+	number(s, s->audit.sequence);
+}
+
+static void
+audit_backlog(struct scrape *s)
+{
+	number(s, s->audit.backlog);
+}
+
+static void
+audit_failures(struct scrape *s)
+{
+	number(s, s->audit.failures);
+}
+
+static void
+audit_summarised(struct scrape *s)
+{
+	number(s, s->audit.summarised);
+}
+
+/* ---- metadata ---- */
+
+static void
+store_held(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, s->store.hold != SEALED_HOLD_NONE);
+}
+
+static void
+store_revision(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, s->store.number);
+}
+
+static void
+store_records(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, s->store.records);
+}
+
+static void
+store_refused(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, s->store.refused);
+}
+
+static void
+keys(struct scrape *s)
+{
+	number(s, keyring_count(s->node->keyring));
+}
+
+static void
+clients(struct scrape *s)
+{
+	number(s, clients_count(s->node->clients));
+}
+
+static void
+proofs(struct scrape *s)
+{
+	size_t total = atomic_load(&s->node->proofs.total);
+	size_t proven = atomic_load(&s->node->proofs.proven);
+	size_t failed = atomic_load(&s->node->proofs.failed);
+
+	metrics_number(&s->text, proven, "proof", "proven", NULL);
+	metrics_number(&s->text, failed, "proof", "failed", NULL);
+	metrics_number(&s->text, total > proven + failed ? total - proven - failed : 0, "proof",
+		"pending", NULL);
+}
+
+static void
+unknown_objects(struct scrape *s)
+{
+	pthread_mutex_lock(&s->node->lock);
+	number(s, s->node->unknown_count);
+	pthread_mutex_unlock(&s->node->lock);
+}
+
+/* ---- the table ---- */
+
+#define COUNTER(name, collect, help) \
+	{ \
+		"kekd_" name, METRICS_COUNTER, help, collect \
+	}
+#define GAUGE(name, collect, help) \
+	{ \
+		"kekd_" name, METRICS_GAUGE, help, collect \
+	}
+#define HISTOGRAM(name, collect, help) \
+	{ \
+		"kekd_" name, METRICS_HISTOGRAM, help, collect \
+	}
+
+/* A new one: a row here, and one in doc/metrics.md. */
+static const struct {
+	const char *name;
+	enum metrics_type type;
+	const char *help;
+	collect_fn *collect;
+} families[] = {
+	GAUGE("build_info", build_info, "The release of kekd that runs; always 1."),
+	GAUGE("phase", phase, "1 for the phase that the node is in."),
+
+	COUNTER("requests_total", requests, "Requests answered, by operation and code."),
+	HISTOGRAM("request_duration_seconds", request_times,
+		"From the request's head to its answer, durable audit record included."),
+	COUNTER("items_total", items, "Items of data requests, by operation and code."),
+	COUNTER("client_requests_total", client_requests, "Requests answered, by client."),
+	GAUGE("requests_in_flight", in_flight, "Requests that have no answer yet."),
+	COUNTER("requests_abandoned_total", abandoned,
+		"Requests whose connection ended before they had an answer."),
+	GAUGE("connections", connections, "Connections that are open."),
+	COUNTER("connections_total", accepted, "Connections accepted."),
+
+	GAUGE("hsm_token_ready", hsm_token, "1 while a worker of the token is ready."),
+	GAUGE("hsm_queue_operations", hsm_queue, "Operations that wait for a session."),
+	GAUGE("hsm_worker_attached", hsm_attached, "1 while the worker's process is connected."),
+	GAUGE("hsm_worker_ready", hsm_ready, "1 while the worker is logged in and takes work."),
+	GAUGE("hsm_worker_sessions", hsm_sessions, "Sessions that the worker has open."),
+	GAUGE("hsm_worker_frames_in_flight", hsm_frames_in_flight,
+		"Frames that the worker has not answered."),
+	COUNTER("hsm_worker_restarts_total", hsm_restarts,
+		"Times that the worker was started anew."),
+	COUNTER("hsm_worker_missed_deadlines_total", hsm_missed,
+		"Operations that the worker did not answer in time."),
+	COUNTER("hsm_worker_operations_total", hsm_operations,
+		"Operations that the worker answered."),
+	COUNTER("hsm_worker_frames_total", hsm_frames, "Frames that the worker answered."),
+	GAUGE("hsm_worker_operation_cost_seconds", hsm_cost,
+		"The token's time for one operation, a moving average."),
+
+	GAUGE("audit_ok", audit_is_ok, "1 while the audit log can be written."),
+	COUNTER("audit_records_total", audit_sequence,
+		"Sequence number of the last durable record; never starts again."),
+	GAUGE("audit_backlog_records", audit_backlog, "Records that are not on disk yet."),
+	COUNTER("audit_failures_total", audit_failures, "Attempts to write the log that failed."),
+	COUNTER("audit_summarised_total", audit_summarised,
+		"Refusals that were counted in a summary instead of a record of their own."),
+
+	GAUGE("store_held", store_held, "1 while the metadata is held."),
+	GAUGE("store_revision", store_revision, "Number of the last commit in force."),
+	GAUGE("store_records", store_records, "Records in the metadata store."),
+	GAUGE("store_records_refused", store_refused,
+		"Records whose seal does not verify; the last good ones stay in force."),
+	GAUGE("keys", keys, "Keys."),
+	GAUGE("clients", clients, "Client records."),
+	GAUGE("version_proofs", proofs,
+		"Key versions that this node could use in its tokens since its start, or not."),
+	GAUGE("hsm_unknown_objects", unknown_objects, "Objects in the tokens that no key has."),
+};
+
+static void
+take(struct scrape *s)
+{
+	struct sealed *store = atomic_load(&s->node->sealed);
+
+	if (s->node->audit)
+		audit_status(s->node->audit, &s->audit);
+	s->has_store = store != NULL;
+	if (s->has_store)
+		sealed_status(store, &s->store);
+	if (s->node->http)
+		http_connections(s->node->http, &s->connections);
+}
+
+void
+api_metrics(struct request *r)
+{
+	struct scrape s = { .node = r->node, .text = { .out = &r->reply } };
+
+	take(&s);
+	for (size_t i = 0; i < STR_COUNT(families); i++) {
+		metrics_family(&s.text, families[i].name, families[i].type, families[i].help);
+		families[i].collect(&s);
+	}
+	request_answer_buf(r, 200, "text/plain; version=0.0.4; charset=utf-8");
+}
