@@ -2,7 +2,8 @@
 /*
  * Who may do what. A verified certificate gives an identity (identity.c), a client record has
  * identities and grants (clients.c), a grant is a glob over key names and a set of operations. Deny
- * by default. Records are immutable with counted references, as keys are.
+ * by default. What is allowed is so up to limits (limits.c). Records are immutable with counted
+ * references, as keys are.
  */
 #ifndef KEKD_ACCESS_H
 #define KEKD_ACCESS_H
@@ -77,6 +78,8 @@ struct access_grant {
 	uint32_t operations; /* bit per enum access_operation */
 };
 
+struct limit; /* how much of its limits a client uses */
+
 struct client {
 	char name[STR_NAME_MAX + 1];
 	uint64_t commit;
@@ -86,7 +89,8 @@ struct client {
 	size_t addresses_count;
 	struct access_grant *grants;
 	size_t grants_count;
-	int64_t requests_per_s, in_flight; /* 0: no limit; enforced later */
+	int64_t requests_per_s, in_flight; /* 0: no limit */
+	struct limit *limit;		   /* its use; the same in all records of the name */
 	bool refused; /* as in struct key: the last good record, in force, not to be changed */
 };
 
@@ -130,5 +134,31 @@ void clients_mark_refused(struct clients *c, const char *name, bool refused);
 size_t clients_list(struct clients *c, const char *after, size_t limit,
 	struct client **ret_clients); /* references */
 size_t clients_count(struct clients *c);
+
+/* ---- limits.c: rate and number of a client's requests, on this node. Any thread, no lock. ----
+ *
+ * requests_per_s counts cryptographic operations: a batch of N is N, any other request one. A
+ * second's worth may come at once. A batch is let in while anything is left, whatever its size, and
+ * what it overdraws is waited for. in_flight counts requests from their headers until their answer
+ * has left.
+ */
+enum limit_verdict { LIMIT_OK, LIMIT_RATE, LIMIT_IN_FLIGHT };
+
+/* One request with one operation. LIMIT_OK: limit_leave must follow. Otherwise ret_retry_s, whole
+ * seconds from 1 on, says when to come again. */
+enum limit_verdict limit_enter(const struct client *c, uint64_t now_ns, unsigned *ret_retry_s);
+void limit_charge(const struct client *c, uint64_t now_ns, uint64_t operations); /* further ones */
+void limit_leave(const struct client *c);
+
+struct limit_status {
+	uint64_t in_flight, admitted, refused_rate, refused_in_flight; /* since this node's start */
+};
+void limit_status(const struct client *c, struct limit_status *ret_status);
+
+/* clients.c's: a record takes the place of an older one, and its use with it. */
+struct limit *limit_new(void); /* or NULL */
+struct limit *limit_ref(struct limit *l);
+void limit_unrefp(struct limit **l);
+void limit_take_over(struct client *c, const struct client *old, uint64_t now_ns);
 
 #endif

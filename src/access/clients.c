@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Client records, the table of them, and the decision whether one may do a thing. Not here: from
- * where the records come (the sealed store), and the limits' enforcement.
+ * where the records come (the sealed store), and the limits' enforcement (limits.c).
  */
 #include "kekd/access.h"
 
+#include "kekd/clock.h"
 #include "kekd/err.h"
 
 #include <arpa/inet.h>
@@ -56,6 +57,7 @@ client_unrefp(struct client **client)
 	*client = NULL;
 	if (!c || atomic_fetch_sub(&((struct record *)c)->references, 1) != 1)
 		return;
+	limit_unrefp(&c->limit);
 	free_strings(c->identities, c->identities_count);
 	free_strings(c->addresses, c->addresses_count);
 	for (size_t i = 0; i < c->grants_count; i++)
@@ -457,7 +459,8 @@ client_from_json(const char *name, const json_t *body, uint64_t commit, struct c
 	atomic_init(&r->references, 1);
 	snprintf(c->name, sizeof(c->name), "%s", name);
 	c->commit = commit;
-	err = take_body(r, name, body, ret_error);
+	c->limit = limit_new();
+	err = c->limit ? take_body(r, name, body, ret_error) : -ENOMEM;
 	if (err) {
 		client_unrefp(&c);
 		return err;
@@ -744,6 +747,7 @@ replace(struct clients *c, struct client *client)
 	size_t at = place_name(c, client->name);
 
 	if (at < c->names_count && strcmp(c->names[at]->name, client->name) == 0) {
+		limit_take_over(client, c->names[at], clock_boot_ns());
 		remove_identities(c, c->names[at]);
 		client_unrefp(&c->names[at]);
 	} else {

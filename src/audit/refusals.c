@@ -118,29 +118,50 @@ count_version(struct refusals_bucket *bucket, const struct audit_version *v)
 	bucket->versions[bucket->versions_count++].refused = v->refused;
 }
 
-bool
-refusals_admit(struct refusals *r, const struct audit_record *record)
+static bool
+is_bounded(const struct audit_record *record)
 {
-	struct refusals_bucket *bucket;
+	return record->type == AUDIT_REFUSED && !record->force_durable;
+}
 
-	if (record->type != AUDIT_REFUSED || record->force_durable)
-		return true;
-	if (r->due == 0) {
-		r->due = clock_boot_ns() + MINUTE;
-		r->from_us = record->time_us;
-	}
-	bucket = find_bucket(r, record->client);
-	if (bucket->written < REFUSALS_PER_MINUTE) {
-		bucket->written++;
-		return true;
-	}
+static void
+count(struct refusals_bucket *bucket, const struct audit_record *record)
+{
 	bucket->count++;
 	bucket->last_us = record->time_us;
 	count_code(bucket, record->code);
 	for (size_t i = 0; i < record->versions_count; i++)
 		if (record->versions[i].refused)
 			count_version(bucket, &record->versions[i]);
-	return false;
+}
+
+bool
+refusals_count(struct refusals *r, const struct audit_record *record)
+{
+	struct refusals_bucket *bucket;
+
+	if (!is_bounded(record) || r->due == 0)
+		return false;
+	bucket = find_bucket(r, record->client);
+	if (bucket->written < REFUSALS_PER_MINUTE)
+		return false;
+	count(bucket, record);
+	return true;
+}
+
+bool
+refusals_admit(struct refusals *r, const struct audit_record *record)
+{
+	if (!is_bounded(record))
+		return true;
+	if (r->due == 0) {
+		r->due = clock_boot_ns() + MINUTE;
+		r->from_us = record->time_us;
+	}
+	if (refusals_count(r, record))
+		return false;
+	find_bucket(r, record->client)->written++;
+	return true;
 }
 
 uint64_t

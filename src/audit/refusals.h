@@ -2,8 +2,7 @@
 /*
  * The bound on refusals: ten records a minute per client, the rest counted, and the counts told in
  * one record per client at the minute's end. Who has no client record shares one bucket with all
- * others of that kind, so that what strangers send can never fill the disk. The writer's thread
- * alone.
+ * others of that kind, so that what strangers send can never fill the disk. Callers hold a lock.
  */
 #ifndef KEKD_AUDIT_REFUSALS_H
 #define KEKD_AUDIT_REFUSALS_H
@@ -44,6 +43,8 @@ int refusals_open(struct refusals **ret_refusals);
 void refusals_freep(struct refusals **r);
 /* True: write the record. False: it is counted now. */
 bool refusals_admit(struct refusals *r, const struct audit_record *record);
+/* True: it is counted now, as one of a minute that has its records. False: nothing was done. */
+bool refusals_count(struct refusals *r, const struct audit_record *record);
 /* Boot clock, ns, at which the minute ends; 0: nothing was refused in it. */
 uint64_t refusals_due(const struct refusals *r);
 /* The buckets that have counted, one after the other; NULL: from the first, or no more. */

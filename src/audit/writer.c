@@ -65,10 +65,13 @@ struct audit {
 	pthread_mutex_t status_lock;
 	struct audit_status status;
 
+	pthread_mutex_t refusals_lock;
+	struct refusals *refusals;
+	bool closed; /* the last summaries are written */
+
 	/* The writer's thread alone. */
 	EVP_MD_CTX *md;
 	struct buf out;
-	struct refusals *refusals;
 	bool found; /* the end of what an earlier run wrote */
 	int dir_fd, fd;
 	char file[CHAIN_FILE_SIZE];
@@ -636,6 +639,17 @@ write_batch(struct audit *a, struct audit_record *r)
 	return NULL;
 }
 
+static bool
+admit_one(struct audit *a, const struct audit_record *r)
+{
+	bool admitted;
+
+	pthread_mutex_lock(&a->refusals_lock);
+	admitted = refusals_admit(a->refusals, r);
+	pthread_mutex_unlock(&a->refusals_lock);
+	return admitted;
+}
+
 /* Takes out what is only counted. */
 static struct audit_record *
 admit(struct audit *a, struct audit_record *r)
@@ -645,7 +659,7 @@ admit(struct audit *a, struct audit_record *r)
 
 	while (r) {
 		struct audit_record *next = r->next;
-		if (refusals_admit(a->refusals, r)) {
+		if (admit_one(a, r)) {
 			*last = r;
 			last = &r->next;
 		} else {
@@ -681,10 +695,14 @@ write_summaries(struct audit *a, bool stopping)
 	if (due == 0 || (!stopping && clock_boot_ns() < due) || !atomic_load(&a->ok))
 		return;
 	batch_begin(a);
+	/* Held meanwhile: what comes now is not counted, but submitted and counted after. */
+	pthread_mutex_lock(&a->refusals_lock);
 	if (!put_summaries(a))
 		set_failing(a, "the summaries cannot be made", -ENOMEM);
 	else if (a->out.len == 0 || commit(a, 0) == 0)
 		refusals_reset(a->refusals);
+	a->closed = stopping;
+	pthread_mutex_unlock(&a->refusals_lock);
 }
 
 static void
@@ -776,6 +794,20 @@ audit_submit(struct audit *a, struct audit_record *r)
 	pthread_mutex_unlock(&a->lock);
 }
 
+bool
+audit_count(struct audit *a, const struct audit_record *r)
+{
+	bool counted;
+
+	if (!atomic_load(&a->ok) || pthread_mutex_trylock(&a->refusals_lock) != 0)
+		return false;
+	counted = !a->closed && refusals_count(a->refusals, r);
+	pthread_mutex_unlock(&a->refusals_lock);
+	if (counted)
+		add_to_status(a, 0, 1);
+	return counted;
+}
+
 struct waiter {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -841,6 +873,7 @@ release(struct audit *a)
 	buf_free(&a->out);
 	pthread_mutex_destroy(&a->lock);
 	pthread_mutex_destroy(&a->status_lock);
+	pthread_mutex_destroy(&a->refusals_lock);
 	pthread_cond_destroy(&a->wake);
 	free(a->dir);
 	free(a->cluster);
@@ -854,6 +887,7 @@ init_locks(struct audit *a)
 	pthread_condattr_t attributes;
 
 	pthread_mutex_init(&a->lock, NULL);
+	pthread_mutex_init(&a->refusals_lock, NULL);
 	pthread_mutex_init(&a->status_lock, NULL);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);

@@ -50,7 +50,9 @@ struct http_call {
 	struct MHD_Connection *connection;
 	struct buf body;
 	bool suspended;
-	bool early; /* refused before the body was read */
+	bool counted; /* among the client's requests in flight */
+	bool early;   /* refused before the body was read */
+	bool swallow; /* early, but the body is short: it is read and forgotten */
 	bool queued;
 	bool outcome; /* control plane: the intent is on disk, the answer is its outcome */
 	bool started; /* handed to its handler */

@@ -130,10 +130,11 @@ on_request(void *user, struct MHD_Connection *connection, const char *url, const
 			return MHD_NO;
 		*context = call;
 		http_call_admit(call, method, url);
+		if (!call->early || call->suspended)
+			return MHD_YES; /* on to the body, or here again once resumed */
+	} else if (*upload_size > 0) {
 		if (!call->early)
-			return MHD_YES; /* on to the body */
-	} else if (*upload_size > 0 && !call->early) {
-		buf_put(&call->body, upload, *upload_size);
+			buf_put(&call->body, upload, *upload_size);
 		*upload_size = 0;
 		return MHD_YES;
 	} else if (!call->early && !call->started) {
@@ -143,6 +144,10 @@ on_request(void *user, struct MHD_Connection *connection, const char *url, const
 	 * or one before it. */
 	if (call->suspended && !atomic_load(&call->answered))
 		return MHD_YES;
+	if (call->swallow) {
+		call->swallow = false;
+		return MHD_YES; /* on to the body, and then here again */
+	}
 	return call->queued ? MHD_YES : queue_reply(call);
 }
 

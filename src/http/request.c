@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SWALLOW_MAX 16384
+
 struct http_call *
 http_call_new(struct http *h, struct peer *peer, struct MHD_Connection *c)
 {
@@ -61,6 +63,8 @@ http_call_free(struct http_call *call)
 	free(r->audit_contexts);
 	json_decref(r->audit_detail);
 	json_decref(r->body);
+	if (call->counted)
+		limit_leave(r->client);
 	client_unrefp(&r->client);
 	buf_free(&r->reply);
 	buf_free(&call->body);
@@ -194,6 +198,10 @@ finish(struct request *r, int err)
 		r->audit.type = AUDIT_OUTCOME;
 	else
 		r->audit.type = r->status >= 400 ? AUDIT_REFUSED : AUDIT_REQUEST;
+	if (audit_count(call->http->config.audit, &r->audit)) {
+		release(call);
+		return;
+	}
 	r->audit.done = durable;
 	suspend(call);
 	audit_submit(call->http->config.audit, &r->audit);
@@ -360,6 +368,28 @@ admit_client(struct http_call *call)
 	return 0;
 }
 
+static int
+admit_limits(struct http_call *call)
+{
+	struct request *r = &call->request;
+	enum limit_verdict verdict = limit_enter(r->client, r->start_ns, &r->retry_after_s);
+
+	call->counted = verdict == LIMIT_OK;
+	if (verdict == LIMIT_OK)
+		return 0;
+	if (verdict == LIMIT_RATE)
+		request_fail(r, KEKD_ERATE,
+			"client %s may ask for %lld operations a second on a node: come again in "
+			"%u s, or have an administrator raise limits.requests_per_s",
+			r->client->name, (long long)r->client->requests_per_s, r->retry_after_s);
+	else
+		request_fail(r, KEKD_ERATE,
+			"client %s may have %lld requests under way on a node: wait for answers, "
+			"or have an administrator raise limits.in_flight",
+			r->client->name, (long long)r->client->in_flight);
+	return KEKD_ERATE;
+}
+
 static bool
 is_granted(const struct request *r, enum access_operation operation)
 {
@@ -437,7 +467,8 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 		request_fail(r, err, "%s", "try again, or another endpoint");
 		return err;
 	}
-	if ((err = admit_identity(call)) != 0 || (err = admit_client(call)) != 0)
+	if ((err = admit_identity(call)) != 0 || (err = admit_client(call)) != 0 ||
+		(err = admit_limits(call)) != 0)
 		return err;
 	if (!r->route) {
 		request_fail(r, route_err, "%s %s: see /v1/openapi.yaml", r->audit.method,
@@ -448,6 +479,19 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 		(err = admit_conditions(call)) != 0)
 		return err;
 	return admit_body(call);
+}
+
+/* libmicrohttpd ends a connection that is answered while its request is not read to the end, and a
+ * new handshake costs more than a short body. Who asks whether he may send it is answered at once.
+ */
+static bool
+is_short(struct http_call *call)
+{
+	const char *length = header(call, MHD_HTTP_HEADER_CONTENT_LENGTH);
+
+	if (header(call, MHD_HTTP_HEADER_TRANSFER_ENCODING) || header(call, MHD_HTTP_HEADER_EXPECT))
+		return false;
+	return !length || strtoull(length, NULL, 10) <= SWALLOW_MAX;
 }
 
 int
@@ -462,10 +506,21 @@ http_call_admit(struct http_call *call, const char *method, const char *path)
 	}
 	err = admit_audited(call, method, path);
 	call->early = err != 0;
+	call->swallow = call->early && is_short(call);
 	return err;
 }
 
 /* ---- with the body ---- */
+
+/* One was counted when the request came in. */
+static void
+charge_batch(struct request *r)
+{
+	size_t items = json_array_size(json_object_get(r->body, "items"));
+
+	if (r->route->plane == HTTP_DATA && items > 1)
+		limit_charge(r->client, r->start_ns, items - 1);
+}
 
 static int
 parse_body(struct http_call *call)
@@ -485,6 +540,7 @@ parse_body(struct http_call *call)
 		request_fail(r, KEKD_EJSON, "%s", error);
 		return KEKD_EJSON;
 	}
+	charge_batch(r);
 	if (!json_is_object(r->body)) {
 		request_fail(r, KEKD_EINVALID, "the body must be an object");
 		return KEKD_EINVALID;

@@ -14,6 +14,10 @@ from kekd import HSM_USER, USER, Kekd  # noqa: E402
 from pki import Pki  # noqa: E402
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "stress: measures times; not run under sanitizers")
+
+
 @pytest.fixture(scope="session")
 def pki():
     directory = tempfile.mkdtemp(prefix="kekd-pki-")
