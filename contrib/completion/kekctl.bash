@@ -12,7 +12,8 @@ _kekctl()
 
 	local options='--config --endpoint --ca --cert --key --timeout --output --quiet --help --version'
 	local with_value=' --config --endpoint --ca --cert --key --timeout --output -o --label --token --in --out
-		--plaintext-out --context --new-context --version-id --bytes --identity --grant --address '
+		--plaintext-out --context --new-context --version-id --bytes --identity --grant --address --mix
+		--connections --threads --batch --rate --duration --warmup '
 	local -a given=()
 	local -a passed=()
 	local i
@@ -43,13 +44,13 @@ _kekctl()
 	[[ ${given[0]} == help ]] && given=("${given[@]:1}") && options=
 
 	case "${given[*]}" in
-	'') [[ $cur == -* ]] || _kekctl_words 'key wrap unwrap generate rewrap client whoami audit hsm status version help' ;;
+	'') [[ $cur == -* ]] || _kekctl_words 'key wrap unwrap generate rewrap client whoami audit hsm status bench version help' ;;
 	key) _kekctl_words 'create list show rotate enable disable primary label' ;;
 	client) _kekctl_words 'add list show rm' ;;
 	audit) _kekctl_words 'verify head' ;;
 	hsm) _kekctl_words 'status objects' ;;
 	'audit verify') [[ $cur == -* ]] || _filedir -d ;;
-	'key show' | 'key rotate' | 'key enable' | 'key disable' | 'key primary' | 'key label' | wrap | unwrap | generate | rewrap)
+	'key show' | 'key rotate' | 'key enable' | 'key disable' | 'key primary' | 'key label' | wrap | unwrap | generate | rewrap | bench)
 		[[ $cur == -* ]] || _kekctl_words "$("${words[0]}" "${passed[@]}" -q --timeout 2 key list 2>/dev/null)"
 		;;
 	'client show' | 'client rm')
@@ -65,6 +66,7 @@ _kekctl()
 	unwrap*) options+=' --in --out --context --force' ;;
 	generate*) options+=' --out --bytes --plaintext-out --context --force' ;;
 	rewrap*) options+=' --in --out --context --new-context --force' ;;
+	bench*) options+=' --mix --connections --threads --batch --rate --duration --warmup --bytes' ;;
 	'client add'*) options+=' --identity --grant --address' ;;
 	esac
 	_kekctl_words "$options"

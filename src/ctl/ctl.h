@@ -85,6 +85,7 @@ extern const struct ctl_command ctl_client_commands[];
 extern const struct ctl_command ctl_audit_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
 extern const struct ctl_command ctl_status_commands[];
+extern const struct ctl_command ctl_bench_commands[];
 
 /* help.c */
 void help_general(FILE *out);

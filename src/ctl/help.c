@@ -14,6 +14,7 @@ static const struct {
 	{ "Audit log", ctl_audit_commands },
 	{ "Tokens", ctl_hsm_commands },
 	{ "Server", ctl_status_commands },
+	{ "Measuring", ctl_bench_commands },
 };
 
 static const char exit_text[] =
