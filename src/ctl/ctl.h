@@ -51,6 +51,8 @@ struct ctl_args {
 
 extern const struct ctl_option ctl_options[]; /* ends with a name of NULL */
 
+const struct ctl_option *option_find(
+	const char *arg); /* by "--name", "--name=…" or "-n"; or NULL */
 int args_parse(int argc, char **argv, struct ctl_args *ret_args);
 bool args_has(const struct ctl_args *a, const char *option);
 const char *args_value(const struct ctl_args *a, const char *option); /* the last one, or NULL */
@@ -94,6 +96,11 @@ void help_command(const struct ctl_command *c, FILE *out);
 bool help_group(const char *const *words, size_t count, FILE *out);
 const struct ctl_command *command_find(
 	const char *const *words, size_t count, size_t *ret_words); /* or NULL */
+
+void command_next_words(const char *const *words, size_t count); /* what can follow, a line each */
+
+/* complete.c: argv are the words behind "kekctl", the last one not yet whole. */
+int complete_run(int argc, char **argv);
 
 /* ---- message.c: what goes to standard error; control characters are replaced ---- */
 

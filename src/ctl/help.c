@@ -54,6 +54,42 @@ command_find(const char *const *words, size_t count, size_t *ret_words)
 	return NULL;
 }
 
+/* The word of c behind these words, which are its first; NULL: it is another command. */
+static const char *
+word_behind(const struct ctl_command *c, const char *const *words, size_t count, size_t *ret_len)
+{
+	const char *p = c->words;
+
+	for (size_t i = 0; i < count; i++) {
+		size_t len = strlen(words[i]);
+		if (strncmp(p, words[i], len) != 0 || p[len] != ' ')
+			return NULL;
+		p += len + 1;
+	}
+	*ret_len = strcspn(p, " ");
+	return p;
+}
+
+void
+command_next_words(const char *const *words, size_t count)
+{
+	const char *before = "";
+	size_t len, before_len = 0;
+
+	for (size_t g = 0; g < STR_COUNT(groups); g++)
+		for (const struct ctl_command *c = groups[g].commands; c->words; c++) {
+			const char *word = word_behind(c, words, count, &len);
+			if (!word || (len == before_len && strncmp(word, before, len) == 0))
+				continue;
+			printf("%.*s\t%s\n", (int)len, word,
+				word[len] ? groups[g].title : c->summary);
+			before = word;
+			before_len = len;
+		}
+	if (count == 0)
+		puts("help\tHelp, also of one command");
+}
+
 static void
 print_line(const struct ctl_command *c, FILE *out)
 {

@@ -116,6 +116,8 @@ main(int argc, char **argv)
 
 	setlocale(LC_CTYPE, "");
 	json_open();
+	if (argc > 1 && strcmp(argv[1], "complete") == 0)
+		return complete_run(argc - 2, argv + 2);
 	status = args_parse(argc, argv, &ctl.args);
 	if (status != CTL_OK)
 		return status;

@@ -96,27 +96,28 @@ take(struct ctl_args *a, const struct ctl_option *o, const char *attached, char 
 	return add(a, o, attached);
 }
 
+const struct ctl_option *
+option_find(const char *arg)
+{
+	if (arg[1] == '-')
+		return find_long(arg + 2, strcspn(arg + 2, "="));
+	return find_letter(arg[1]);
+}
+
 static int
 take_option(struct ctl_args *a, const char *arg, char ***next)
 {
-	const struct ctl_option *o;
-	const char *equals = NULL;
+	const struct ctl_option *o = option_find(arg);
+	const char *equals = strchr(arg, '=');
 
-	if (arg[1] == '-') {
-		equals = strchr(arg, '=');
-		o = find_long(arg + 2, equals ? (size_t)(equals - arg - 2) : strlen(arg + 2));
-		if (equals)
-			equals++;
-	} else {
-		o = find_letter(arg[1]);
-		equals = arg[2] ? arg + 2 : NULL;
-	}
 	if (!o) {
 		say_error("there is no option %s", arg);
 		say_hint("kekctl help");
 		return CTL_USAGE;
 	}
-	return take(a, o, equals, next);
+	if (arg[1] == '-')
+		return take(a, o, equals ? equals + 1 : NULL, next);
+	return take(a, o, arg[2] ? arg + 2 : NULL, next);
 }
 
 int

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from kekd import BUILD, PATIENCE, b64, unb64, wait_for
+from kekd import BUILD, PATIENCE, TOP, b64, unb64, wait_for
 
 FAILED, USAGE, UNAVAILABLE = 1, 2, 7
 LINES = 2500
@@ -201,3 +201,43 @@ def test_long_work_shows_how_far_it_is_on_a_terminal_alone(server, ctl, job):
     shown = on_a_terminal(server, *rewrap(key, source, target))
     assert b" lines" in shown and b"#" in shown and b" % " in shown
     assert ctl(*rewrap(key, source, f"{target}-2")).stderr == b""
+
+
+# ---- completion ----
+
+def complete_in_bash(server, *words, name="app"):
+    """What bash offers for the last word."""
+    script = os.path.join(TOP, "contrib", "completion", "kekctl.bash")
+    done = subprocess.run(
+        ["bash", "--norc", "-c",
+         'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kekctl; '
+         'printf "%s\\n" "${COMPREPLY[@]}"', "bash", script, os.path.join(BUILD, "kekctl"),
+         "--config", server.kekctl_config(name), *words],
+        capture_output=True, check=True, timeout=PATIENCE)
+    assert done.stderr == b"", done.stderr
+    return done.stdout.decode().split()
+
+
+def test_every_command_and_every_option_can_be_completed(server, ctl):
+    commands = [line[2:].split("  ")[0].strip()
+                for line in ctl("help").stdout.decode().split("\nOptions:")[0].splitlines()
+                if line.startswith("  ")]
+    assert len(commands) > 20
+    for command in commands:
+        words = command.split()
+        for i, word in enumerate(words):
+            assert word in complete_in_bash(server, *words[:i], word[:1]), command
+        shown = ctl("help", *words).stdout.decode()
+        options = [w for line in shown.splitlines() if line.startswith("  ")
+                   for w in line.split()[:2] if w.startswith("--")]
+        offered = complete_in_bash(server, *words, "--")
+        assert set(options) <= set(offered) and "--config" in offered, command
+
+
+def test_names_and_files_are_completed(server, tmp_path):
+    (tmp_path / "a-file").write_bytes(b"")
+    assert complete_in_bash(server, "wrap", "de", name="admin-1") == ["demo"]
+    assert "app" in complete_in_bash(server, "client", "show", "", name="admin-1")
+    assert complete_in_bash(server, "wrap", "demo", "--in", f"{tmp_path}/a") == [
+        f"{tmp_path}/a-file"]
+    assert complete_in_bash(server, "-o", "j") == ["json"]
