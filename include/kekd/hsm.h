@@ -5,7 +5,8 @@
  *
  * One reader thread serves all workers. An operation goes to an idle session at once; while all
  * sessions of its token are busy it queues, and the next idle session takes up to 64 of the queue
- * in one frame (about 1 ms of token time by measured cost). Each operation has the deadline from
+ * in one frame (about 1 ms of token time by measured cost). Batches of more than a few operations
+ * queue apart, and both queues are served in turn. Each operation has the deadline from
  * its submission on; past it err is KEKD_ETIMEOUT and a late answer is dropped. When a worker dies,
  * what computes only is given once to another; the rest gets KEKD_EHSM.
  */
@@ -37,8 +38,8 @@ struct hsm_config {
 	const char *const *names; /* borrowed for the lifetime */
 	unsigned workers;	  /* per token */
 	unsigned deadline_ms;
-	size_t queue_max; /* operations waiting per token, over all: more is refused with
-			     KEKD_EOVERLOAD */
+	size_t queue_max; /* operations waiting per token, for what they need of memory; mostly the
+			     estimated time refuses before */
 	/* Called on the reader thread when a worker's state changed; may be NULL. */
 	void (*changed)(void *user);
 	void *user;
@@ -51,7 +52,9 @@ void hsm_freep(struct hsm **hsm); /* ends the thread; what is pending gets KEKD_
  * closed. Any thread. */
 void hsm_attach(struct hsm *hsm, unsigned token, unsigned worker, int fd);
 
-/* 0, or nothing was taken and done is not called: KEKD_EOVERLOAD; KEKD_EHSM when no worker of a
+/* 0, or nothing was taken and done is not called: KEKD_EOVERLOAD, while what waits for the token
+ * would take longer than clients should wait (by measured cost: 20 ms, or 8 operations of each
+ * session; more for a batch); KEKD_EHSM when no worker of a
  * token is ready (at once, so that clients do not hang); KEKD_EINTERNAL for what no frame can hold,
  * and for HSM_OP_DROP (see below). Any thread, never blocks. */
 int hsm_submit(struct hsm *hsm, struct hsm_batch *batch);

@@ -29,6 +29,14 @@
 #define COST_FIRST 50.0		/* microseconds per operation, until measured */
 #define COST_WEIGHT (1.0 / 16)
 #define NO_WORKER UINT32_MAX
+/* What may wait, in estimated time: longer queues make no token faster. A session may have some
+ * operations before it in any case, and a batch may wait as long as it takes itself. */
+#define WAIT_MICROS 20000.0
+#define WAIT_OPERATIONS 8
+#define BULK_WAIT_MICROS 500000.0
+#define BULK_COUNT 16	       /* a batch of more has its place in the other queue */
+#define COST_CREDIBLE 100000.0 /* microseconds; above it, a worker stood still rather than worked \
+				*/
 
 struct frame;
 struct job;
@@ -81,7 +89,8 @@ struct worker {
 };
 
 struct token {
-	struct queue queue;
+	struct queue queue, bulk; /* served in turn */
+	bool bulk_turn;
 	unsigned next_worker;
 	struct worker *workers;
 };
@@ -350,6 +359,20 @@ token_pick(const struct hsm *hsm, struct token *t, size_t *ret_idle)
 	return best;
 }
 
+static size_t
+token_waiting(const struct token *t)
+{
+	return t->queue.count + t->bulk.count;
+}
+
+/* In turn while both wait: batches do not hold up single operations, nor those batches. */
+static struct queue *
+token_next_queue(struct token *t)
+{
+	t->bulk_turn = t->queue.count == 0 || (t->bulk.count > 0 && !t->bulk_turn);
+	return t->bulk_turn ? &t->bulk : &t->queue;
+}
+
 static void
 token_dispatch(struct hsm *hsm, struct token *t)
 {
@@ -363,17 +386,19 @@ token_dispatch(struct hsm *hsm, struct token *t)
 			worker_give(hsm, w, &w->own, FRAME_OPS_MAX))
 			;
 	}
-	while (t->queue.count > 0) {
+	while (token_waiting(t) > 0) {
 		struct worker *w = token_pick(hsm, t, &idle);
+		struct queue *q;
 		size_t share, least, most;
 		if (!w)
 			return;
-		share = (t->queue.count + idle - 1) / idle;
+		q = token_next_queue(t);
+		share = (q->count + idle - 1) / idle;
 		least = operations_for(w, FRAME_MICROS_MIN);
 		most = operations_for(w, FRAME_MICROS_MAX);
 		if (share < least)
 			share = least;
-		if (!worker_give(hsm, w, &t->queue, share < most ? share : most) && !w->broken)
+		if (!worker_give(hsm, w, q, share < most ? share : most) && !w->broken)
 			return;
 		t->next_worker = (unsigned)(w - t->workers + 1) % hsm->config.workers;
 	}
@@ -387,6 +412,8 @@ token_fail_if_unusable(struct hsm *hsm, struct token *t)
 		return;
 	while (t->queue.head)
 		work_finish(hsm, t->queue.head, KEKD_EHSM);
+	while (t->bulk.head)
+		work_finish(hsm, t->bulk.head, KEKD_EHSM);
 }
 
 static void
@@ -826,9 +853,62 @@ batch_count(const struct hsm_batch *batch, unsigned token)
 	return n;
 }
 
-/* Under the lock: can all of the batch be taken? */
+/* Operations that the token does in a microsecond, by what was measured. */
+static double
+token_pace(const struct hsm *hsm, const struct token *t)
+{
+	double pace = 0;
+
+	for (unsigned i = 0; i < hsm->config.workers; i++) {
+		const struct worker *w = &t->workers[i];
+		double cost = w->status.micros_per_op;
+		if (worker_usable(w))
+			pace += w->status.hello.sessions /
+				(cost < COST_CREDIBLE ? cost : COST_CREDIBLE);
+	}
+	return pace;
+}
+
+static size_t
+token_sessions(const struct hsm *hsm, const struct token *t)
+{
+	size_t n = 0;
+
+	for (unsigned i = 0; i < hsm->config.workers; i++)
+		n += worker_usable(&t->workers[i]) ? t->workers[i].status.hello.sessions : 0;
+	return n;
+}
+
+static double
+larger(double a, double b)
+{
+	return a > b ? a : b;
+}
+
+/* Would n more operations wait too long? */
+static bool
+token_is_behind(const struct hsm *hsm, const struct token *t, size_t n)
+{
+	const struct queue *q = n > BULK_COUNT ? &t->bulk : &t->queue;
+	const struct queue *other = n > BULK_COUNT ? &t->queue : &t->bulk;
+	double pace = token_pace(hsm, t), wait = (double)q->count / pace, most;
+	double deadline = hsm->config.deadline_ms * 1000.0;
+
+	if (q->count == 0)
+		return false;
+	if (other->count > 0)
+		wait *= 2;
+	if (n > BULK_COUNT)
+		most = larger(BULK_WAIT_MICROS, (double)n / pace);
+	else
+		most = larger(
+			WAIT_MICROS, (double)(WAIT_OPERATIONS * token_sessions(hsm, t)) / pace);
+	return wait > (most < deadline / 2 ? most : deadline / 2);
+}
+
+/* Under the lock: can all of the batch be taken? bounded: its client can be told to come again. */
 static int
-batch_admit(const struct hsm *hsm, const struct hsm_batch *batch)
+batch_admit(const struct hsm *hsm, const struct hsm_batch *batch, bool bounded)
 {
 	for (unsigned i = 0; i < hsm->config.tokens; i++) {
 		const struct token *t = &hsm->tokens[i];
@@ -836,7 +916,9 @@ batch_admit(const struct hsm *hsm, const struct hsm_batch *batch)
 		if (n > 0 && (hsm->stop || !token_usable(hsm, t)))
 			return KEKD_EHSM;
 		/* A batch that is larger than the bound still fits an empty queue. */
-		if (n > 0 && t->queue.count > 0 && t->queue.count + n > hsm->config.queue_max)
+		if (n > 0 && token_waiting(t) > 0 && token_waiting(t) + n > hsm->config.queue_max)
+			return KEKD_EOVERLOAD;
+		if (n > 0 && bounded && token_is_behind(hsm, t, n))
 			return KEKD_EOVERLOAD;
 	}
 	return 0;
@@ -870,7 +952,10 @@ job_start(struct hsm *hsm, struct job *job)
 		struct token *t = &hsm->tokens[k->op->token];
 		k->op->err = 0;
 		k->op->out_len = k->op->out2_len = 0;
-		queue_append(k->worker == NO_WORKER ? &t->queue : &t->workers[k->worker].own, k);
+		if (k->worker != NO_WORKER)
+			queue_append(&t->workers[k->worker].own, k);
+		else
+			queue_append(job->count > BULK_COUNT ? &t->bulk : &t->queue, k);
 	}
 	for (unsigned i = 0; i < hsm->config.tokens; i++)
 		token_dispatch(hsm, &hsm->tokens[i]);
@@ -887,8 +972,8 @@ batch_check(const struct hsm *hsm, struct hsm_batch *batch)
 	return batch->count > 0 ? 0 : KEKD_EINTERNAL;
 }
 
-int
-hsm_submit(struct hsm *hsm, struct hsm_batch *batch)
+static int
+submit(struct hsm *hsm, struct hsm_batch *batch, bool bounded)
 {
 	struct job *job;
 	int err = batch_check(hsm, batch);
@@ -899,13 +984,20 @@ hsm_submit(struct hsm *hsm, struct hsm_batch *batch)
 	if (!job)
 		return -ENOMEM;
 	pthread_mutex_lock(&hsm->lock);
-	err = batch_admit(hsm, batch);
+	err = batch_admit(hsm, batch, bounded);
 	if (!err)
 		job_start(hsm, job);
 	pthread_mutex_unlock(&hsm->lock);
 	if (err)
 		free(job);
 	return err;
+}
+
+/* The second half of a rewrap between tokens was let in with the first. */
+int
+hsm_submit(struct hsm *hsm, struct hsm_batch *batch)
+{
+	return submit(hsm, batch, batch->count > 0 && batch->ops[0].kind != HSM_OP_TAKE_IN);
 }
 
 struct waiter {
@@ -948,7 +1040,7 @@ hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count)
 	struct hsm_batch batch = {
 		.ops = ops, .count = count, .done = waiter_done, .user = &waiter
 	};
-	int err = hsm_submit(hsm, &batch);
+	int err = submit(hsm, &batch, false);
 
 	if (!err)
 		waiter_wait(&waiter);
@@ -1072,7 +1164,7 @@ hsm_queued(struct hsm *hsm)
 
 	pthread_mutex_lock(&hsm->lock);
 	for (unsigned i = 0; i < hsm->config.tokens; i++)
-		n += hsm->tokens[i].queue.count;
+		n += token_waiting(&hsm->tokens[i]);
 	pthread_mutex_unlock(&hsm->lock);
 	return n;
 }
