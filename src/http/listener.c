@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The listener: one libmicrohttpd daemon with a pool of polling threads per listening socket,
- * connections with their peer, bodies on their way in, replies on their way out. Polling by poll():
- * 0.9.75 stalls TLS connections under epoll.
+ * connections with their peer, bodies on their way in, replies on their way out.
  */
 #include "call.h"
+#include "daemon.h"
 
 #include "kekd/clock.h"
 #include "kekd/log.h"
@@ -16,8 +16,6 @@
 #include <string.h>
 #include <time.h>
 
-#define CONNECTION_MEMORY 32768
-#define CONNECTION_IDLE_S 120
 #define CONNECTIONS_MAX 4096
 
 static void
@@ -176,16 +174,15 @@ on_log(void *user, const char *format, va_list ap)
 static struct MHD_Daemon *
 start(struct http *h, int fd)
 {
-	return MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_TLS |
-					MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | MHD_USE_ITC,
-		0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-		MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, h->config.threads,
-		MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED,
-		on_completed, h, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_IDLE_S,
+	return MHD_start_daemon(HTTP_DAEMON_FLAGS, 0, NULL, NULL, on_request, h,
+		MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
+		MHD_OPTION_THREAD_POOL_SIZE, h->config.threads, MHD_OPTION_NOTIFY_CONNECTION,
+		on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_CONNECTION_IDLE_S,
 		MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
-		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY,
 		MHD_OPTION_HTTPS_CERT_CALLBACK, http_tls_choose, MHD_OPTION_HTTPS_PRIORITIES,
-		"NORMAL:-VERS-ALL:+VERS-TLS1.3", MHD_OPTION_END);
+		HTTP_PRIORITIES, MHD_OPTION_END);
 }
 
 int

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from kekd import BUILD, PATIENCE, wait_for
+from kekd import BUILD, PATIENCE, TOP, wait_for
 from pki import spiffe
 
 USAGE, REFUSED, NOT_FOUND, UNAVAILABLE = 2, 3, 4, 7
@@ -150,3 +150,38 @@ def test_an_interrupted_run_reports_what_it_measured(server):
     wait_for(lambda: len(audited(server)) > before + 400, "the load runs")
     report = finish(process)
     assert report["all"]["good"] > 0 and report["measured_s"] < 60
+
+
+# ---- tests/bench/run, which uses it ----
+
+def numbers(value):
+    if isinstance(value, dict):
+        for v in value.values():
+            yield from numbers(v)
+    elif isinstance(value, list):
+        for v in value:
+            yield from numbers(v)
+    elif not isinstance(value, (bool, str)):
+        yield value
+
+
+@pytest.mark.stress
+def test_the_bench_measures_kekd_beside_its_limits(tmp_path):
+    path = tmp_path / "figures.json"
+    done = subprocess.run(
+        [os.path.join(TOP, "tests", "bench", "run"), "--quick", "--json", str(path)],
+        check=False, capture_output=True, text=True, timeout=10 * PATIENCE,
+        env=dict(os.environ, KEKD_BUILD=BUILD))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    assert set(report["ratios"]) == {"wrap_single", "unwrap_single", "wrap_batch_100",
+                                     "unwrap_batch_100"}
+    assert set(report["connections"]) == {"1", "32", "256", "512"}
+    for figures in report["connections"].values():
+        assert {"per_s", "p50_ms", "p99_ms"} <= set(figures)
+    assert report["wraps_per_s"] == report["median"]["wrap_single_items_per_s"]
+    assert {s["batch"] for s in report["slow_token"]} == {1, 100}
+    assert {"idle_mib", "after_mib"} <= set(report["memory"])
+    assert all(n > 0 for n in numbers(report)), report
+    for word in ("wrap single", "unwrap batch 100", "connections", "slow token", "memory"):
+        assert word in done.stdout
