@@ -72,6 +72,11 @@ struct node {
 	uint64_t next_poll_ns;
 	bool proofs_done;
 	char proof_after[STR_NAME_MAX + 1];
+	struct { /* one pass over all versions; another one follows while a token does not answer */
+		size_t total, proven, failed;
+		bool undecided, again;
+		uint64_t again_ns;
+	} pass;
 	pthread_mutex_t lock; /* of what follows */
 	struct unknown_object *unknown;
 	size_t unknown_count;

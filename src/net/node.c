@@ -18,6 +18,7 @@
 
 #define POLL_NS CLOCK_S
 #define PROOFS_PER_TICK 64
+#define PROVE_AGAIN_NS (5 * CLOCK_S)
 #define LIST_SIZE 32768
 
 void
@@ -328,17 +329,37 @@ start(struct node *n)
 
 /* ---- proofs, in the background ---- */
 
+/* The token did not say: it is asked again later. */
+static bool
+is_undecided(int err)
+{
+	return err == KEKD_EHSM || err == KEKD_ETIMEOUT || err == KEKD_EOVERLOAD;
+}
+
+/* A pass that asks again changes what is said only when it is through: until then it stands. */
+static void
+publish_proofs(struct node *n)
+{
+	if (n->pass.again && !n->proofs_done)
+		return;
+	atomic_store(&n->proofs.total, n->pass.total);
+	atomic_store(&n->proofs.proven, n->pass.proven);
+	atomic_store(&n->proofs.failed, n->pass.failed);
+}
+
 static void
 prove(struct node *n, const struct key *key, const struct key_version *v)
 {
 	int token = node_token(n, v->token), err;
 
 	err = token < 0 ? KEKD_EHSM : canary_prove(n->hsm, (unsigned)token, v);
+	n->pass.total++;
 	if (err == 0) {
-		atomic_fetch_add(&n->proofs.proven, 1);
+		n->pass.proven++;
 		return;
 	}
-	atomic_fetch_add(&n->proofs.failed, 1);
+	n->pass.failed++;
+	n->pass.undecided |= token >= 0 && is_undecided(err);
 	log_error("key %s version %u is not proven in token %s: %s", key->name, v->number, v->token,
 		kekd_strerror(err));
 }
@@ -359,16 +380,16 @@ prove_some(struct node *n)
 
 	for (size_t i = 0; i < count; i++) {
 		for (size_t v = 0; v < keys[i]->versions_count; v++)
-			if (needs_proof(&keys[i]->versions[v])) {
-				atomic_fetch_add(&n->proofs.total, 1);
+			if (needs_proof(&keys[i]->versions[v]))
 				prove(n, keys[i], &keys[i]->versions[v]);
-			}
 		memcpy(n->proof_after, keys[i]->name, sizeof(n->proof_after));
 		key_unrefp(&keys[i]);
 	}
-	if (count == PROOFS_PER_TICK)
+	n->proofs_done = count < PROOFS_PER_TICK;
+	publish_proofs(n);
+	if (!n->proofs_done)
 		return true;
-	n->proofs_done = true;
+	n->pass.again_ns = n->pass.undecided ? clock_boot_ns() + PROVE_AGAIN_NS : 0;
 	log_info("%zu versions proven, %zu failed", atomic_load(&n->proofs.proven),
 		atomic_load(&n->proofs.failed));
 	return false;
@@ -380,8 +401,20 @@ node_count_proven(struct node *n, const char *key)
 	/* What the first pass has yet to come to is counted by it. */
 	if (!n->proofs_done && strcmp(key, n->proof_after) > 0)
 		return;
-	atomic_fetch_add(&n->proofs.total, 1);
-	atomic_fetch_add(&n->proofs.proven, 1);
+	n->pass.total++;
+	n->pass.proven++;
+	publish_proofs(n);
+}
+
+static void
+prove_again(struct node *n)
+{
+	if (!n->proofs_done || n->pass.again_ns == 0 || clock_boot_ns() < n->pass.again_ns)
+		return;
+	memset(&n->pass, 0, sizeof(n->pass));
+	n->pass.again = true;
+	n->proof_after[0] = '\0';
+	n->proofs_done = false;
 }
 
 static void
@@ -406,6 +439,7 @@ node_tick(struct node *n)
 		return false;
 	case NODE_SERVING:
 		poll_store(n);
+		prove_again(n);
 		return !n->proofs_done && prove_some(n);
 	case NODE_HELD:
 		poll_store(n);
