@@ -56,6 +56,7 @@ struct config {
 		unsigned workers;  /* per token; default one per core, at most 4 */
 		unsigned sessions; /* per worker; default 1 */
 		unsigned deadline_ms; /* "5s", "500ms"; default 5 s */
+		unsigned hang_ms;     /* above deadline_ms; default 30 s, or twice the deadline */
 	} hsm;
 	struct {
 		char *dir;
@@ -90,7 +91,7 @@ struct net_part {
 	char **tokens; /* names, in the configuration's order: the first holds new keys and the seal
 			  key */
 	unsigned tokens_count;
-	unsigned workers, sessions, deadline_ms;
+	unsigned workers, sessions, deadline_ms, hang_ms;
 	char *audit_dir;
 	bool audit_hash_context;
 	uint64_t audit_max_bytes;
@@ -104,6 +105,8 @@ struct worker_part {
 	unsigned index;
 	char *uri, *module;
 	unsigned sessions;
+	bool pin_known; /* the parent's to say: a worker has logged in with what the PIN source
+			   holds */
 };
 
 /* Reads the part from descriptor fd to its end and closes it. 0 or a negative error, logged. */

@@ -58,6 +58,8 @@ enum child_exit {
 
 /* Sends one message, with fd unless -1. 0 or -errno. */
 int control_send(int sock, const struct control_message *m, int fd);
+/* The same without a descriptor, and never waits: -EAGAIN when the socket is full. */
+int control_try_send(int sock, const struct control_message *m);
 /* Waits for one message. *ret_fd is -1 without one. 0, -EPIPE at the end, or -errno. */
 int control_receive(int sock, struct control_message *ret_message, int *ret_fd);
 

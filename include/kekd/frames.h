@@ -114,6 +114,7 @@ struct frame_head {
 	uint32_t id;
 	uint32_t micros; /* result frames: time that the session spent in the token */
 	uint16_t count;
+	uint8_t copies; /* result frames: uses of a session copy instead of the token's object */
 };
 void frame_put_request_head(struct buf *b, const struct frame_head *h);
 void frame_put_request(struct buf *b, const struct hsm_op *op);

@@ -6,9 +6,11 @@
  * One reader thread serves all workers. An operation goes to an idle session at once; while all
  * sessions of its token are busy it queues, and the next idle session takes up to 64 of the queue
  * in one frame (about 1 ms of token time by measured cost). Batches of more than a few operations
- * queue apart, and both queues are served in turn. Each operation has the deadline from
- * its submission on; past it err is KEKD_ETIMEOUT and a late answer is dropped. When a worker dies,
- * what computes only is given once to another; the rest gets KEKD_EHSM.
+ * queue apart, and both queues are served in turn. Each operation has the deadline from its
+ * submission on; past it err is KEKD_ETIMEOUT and a late answer is dropped. A worker that keeps a
+ * frame for longer than the deadline gets no new work until it answered; for longer than `hang`, it
+ * is reported to be killed. When a worker dies, what computes only is given once to another; the
+ * rest gets KEKD_EHSM.
  */
 #ifndef KEKD_HSM_H
 #define KEKD_HSM_H
@@ -37,11 +39,15 @@ struct hsm_config {
 	unsigned tokens;	  /* number of logical tokens */
 	const char *const *names; /* borrowed for the lifetime */
 	unsigned workers;	  /* per token */
-	unsigned deadline_ms;
+	unsigned deadline_ms, hang_ms;
 	size_t queue_max; /* operations waiting per token, for what they need of memory; mostly the
 			     estimated time refuses before */
 	/* Called on the reader thread when a worker's state changed; may be NULL. */
 	void (*changed)(void *user);
+	/* Called on the reader thread: this worker hangs; kill it and attach a new one. Of a token
+	 * the next is not reported before this one is back, has failed, or `hang` has passed. Must
+	 * not block; not 0: called again soon. May be NULL. */
+	int (*hangs)(void *user, unsigned token, unsigned worker);
 	void *user;
 };
 
@@ -69,13 +75,27 @@ int hsm_drop_everywhere(struct hsm *hsm, unsigned token, const struct object_id 
 struct hsm_worker_status {
 	struct hsm_hello hello;
 	bool attached, ready;
-	uint64_t frames, operations, restarts, missed_deadlines;
+	bool late; /* has not answered within the deadline: no new work */
+	uint64_t frames, operations, restarts;
+	uint64_t missed_deadlines; /* frames */
+	uint64_t hang_kills;	   /* times that it was reported as hanging */
+	uint64_t copy_hits;	   /* uses of a session copy instead of the token's object */
 	uint32_t in_flight;
 	double micros_per_op; /* moving average */
 };
 /* A copy of what is known; 0 or -ENOENT. Never waits for the token. Any thread. */
 int hsm_worker_status(
 	struct hsm *hsm, unsigned token, unsigned worker, struct hsm_worker_status *ret_status);
+
+struct hsm_token_status {
+	size_t queued;	      /* operations that no session has yet */
+	double wait_micros;   /* about how long the next one waits; 0 while no worker is ready */
+	uint64_t timeouts;    /* operations that were not answered within the deadline */
+	uint64_t replays;     /* operations given to a second worker */
+	unsigned ready, late; /* workers */
+};
+/* 0 or -ENOENT. Any thread. */
+int hsm_token_status(struct hsm *hsm, unsigned token, struct hsm_token_status *ret_status);
 bool hsm_token_ready(struct hsm *hsm, unsigned token);	   /* at least one worker is ready */
 uint8_t hsm_token_iv_len(struct hsm *hsm, unsigned token); /* 12 until a worker said otherwise */
 size_t hsm_queued(struct hsm *hsm);

@@ -36,9 +36,14 @@ check_phase(struct node *n, json_t *reasons)
 static void
 check_tokens(struct node *n, json_t *reasons)
 {
-	for (unsigned i = 0; i < n->part.tokens_count; i++)
-		if (!n->hsm || !hsm_token_ready(n->hsm, i))
-			add(reasons, "token %s has no worker that is ready", n->part.tokens[i]);
+	for (unsigned i = 0; i < n->part.tokens_count; i++) {
+		struct hsm_token_status t = { 0 };
+
+		if (n->hsm && hsm_token_status(n->hsm, i, &t) == 0 && t.ready > 0)
+			continue;
+		add(reasons, "token %s has no worker that is ready%s", n->part.tokens[i],
+			t.late > 0 ? ": it does not answer in time" : "");
+	}
 }
 
 static void

@@ -39,6 +39,8 @@ static const char *const worker_states[] = {
 static const char *
 worker_state(const struct hsm_worker_status *w)
 {
+	if (w->late)
+		return "late";
 	if (w->hello.state == HSM_STATE_READY && !w->ready)
 		return w->attached ? "busy" : "gone";
 	return (size_t)w->hello.state < STR_COUNT(worker_states) ? worker_states[w->hello.state]
@@ -57,11 +59,12 @@ text_json(const char *text)
 static json_t *
 worker_json(unsigned index, const struct hsm_worker_status *w)
 {
-	return json_pack("{s:i, s:I, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:f}", "worker", (int)index,
-		"pid", (json_int_t)w->hello.pid, "state", worker_state(w), "message",
+	return json_pack("{s:i, s:I, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "worker",
+		(int)index, "pid", (json_int_t)w->hello.pid, "state", worker_state(w), "message",
 		text_json(w->hello.message), "sessions", (json_int_t)w->hello.sessions,
 		"operations", (json_int_t)w->operations, "restarts", (json_int_t)w->restarts,
-		"missed_deadlines", (json_int_t)w->missed_deadlines, "in_flight",
+		"missed_deadlines", (json_int_t)w->missed_deadlines, "hang_kills",
+		(json_int_t)w->hang_kills, "copy_hits", (json_int_t)w->copy_hits, "in_flight",
 		(json_int_t)w->in_flight, "micros_per_op", w->micros_per_op);
 }
 
@@ -88,9 +91,15 @@ token_json(struct node *n, unsigned token)
 {
 	struct hsm_hello hello = { 0 };
 	json_t *workers = workers_json(n, token, &hello);
+	struct hsm_token_status t = { 0 };
 
-	return json_pack("{s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:i, s:b, s:o}", "name",
-		n->part.tokens[token], "ready", n->hsm && hsm_token_ready(n->hsm, token), "label",
+	if (n->hsm)
+		(void)hsm_token_status(n->hsm, token, &t);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:I, s:i, s:b, "
+			 "s:o}",
+		"name", n->part.tokens[token], "queued", (json_int_t)t.queued, "wait_us",
+		(json_int_t)t.wait_micros, "timeouts", (json_int_t)t.timeouts, "replays",
+		(json_int_t)t.replays, "ready", n->hsm && hsm_token_ready(n->hsm, token), "label",
 		text_json(hello.token_label), "serial", text_json(hello.token_serial),
 		"manufacturer", text_json(hello.manufacturer), "model", text_json(hello.model),
 		"module", text_json(hello.module), "objects", (json_int_t)hello.objects, "iv_len",

@@ -21,8 +21,10 @@
 #define AUDIT_BYTES_MAX (1ull << 40)
 #define AUDIT_BYTES_DEFAULT (1ull << 30)
 #define DEADLINE_MS_MIN 10u
-#define DEADLINE_MS_MAX 30000u /* a worker past it counts as hung */
+#define DEADLINE_MS_MAX 30000u
 #define DEADLINE_MS_DEFAULT 5000u
+#define HANG_MS_MAX 600000u
+#define HANG_MS_DEFAULT 30000u
 
 void
 check_finding(struct check *c, const char *path, const char *format, ...)
@@ -82,6 +84,27 @@ deadline(struct check *c, const char *text)
 		"hsm.deadline \"%s\" is no duration from %u ms to %u s: write \"5s\" or \"500ms\"",
 		text, DEADLINE_MS_MIN, DEADLINE_MS_MAX / 1000);
 	return DEADLINE_MS_DEFAULT;
+}
+
+/* Network tokens fail over slowly, but a worker that keeps a request for longer than that is lost.
+ */
+static unsigned
+hang(struct check *c, const char *text, unsigned deadline_ms)
+{
+	static const struct unit units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 } };
+	const unsigned usual = deadline_ms < HANG_MS_DEFAULT ? HANG_MS_DEFAULT : 2 * deadline_ms;
+	uint64_t ms;
+
+	if (!text)
+		return usual;
+	if (parse_units(text, units, STR_COUNT(units), &ms) == 0 && ms > deadline_ms &&
+		ms <= HANG_MS_MAX)
+		return (unsigned)ms;
+	check_finding(c, "hsm.hang",
+		"hsm.hang \"%s\" is no duration above hsm.deadline (%u ms) and up to %u m: write "
+		"\"30s\" or \"2m\"",
+		text, deadline_ms, HANG_MS_MAX / 60000);
+	return usual;
 }
 
 static uint64_t
@@ -179,6 +202,7 @@ take_document(struct check *c, struct document *d, struct config *config)
 	config->hsm.sessions = count_between(
 		c, "hsm.sessions", d->hsm.sessions, CONFIG_SESSIONS_MAX, 1);
 	config->hsm.deadline_ms = deadline(c, d->hsm.deadline);
+	config->hsm.hang_ms = hang(c, d->hsm.hang, config->hsm.deadline_ms);
 	config->audit.dir = take(&d->audit.dir);
 	config->audit.hash_context = d->audit.context == DOCUMENT_CONTEXT_HASH;
 	config->audit.max_bytes = max_bytes(c, d->audit.max_bytes);

@@ -43,15 +43,17 @@ token_names(const struct config *c)
 json_t *
 config_net_part(const struct config *c, bool init)
 {
-	return json_pack("{s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:s, s:b, "
-			 "s:I, s:o}",
-		"init", (int)init, "cluster", c->cluster, "node", c->node, "state_dir",
-		c->state_dir, "tls_certificate", c->tls.certificate, "tls_key", c->tls.key,
-		"tls_client_ca", c->tls.client_ca, "common_name", (int)c->identity.common_name,
-		"tokens", token_names(c), "workers", (json_int_t)c->hsm.workers, "sessions",
-		(json_int_t)c->hsm.sessions, "deadline_ms", (json_int_t)c->hsm.deadline_ms,
-		"audit_dir", c->audit.dir, "audit_hash_context", (int)c->audit.hash_context,
-		"audit_max_bytes", (json_int_t)c->audit.max_bytes, "admins", admins_to_json(c));
+	return json_pack(
+		"{s:b, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:s, s:b, "
+		"s:I, s:o}",
+		"init", (int)init, "hang_ms", (json_int_t)c->hsm.hang_ms, "cluster", c->cluster,
+		"node", c->node, "state_dir", c->state_dir, "tls_certificate", c->tls.certificate,
+		"tls_key", c->tls.key, "tls_client_ca", c->tls.client_ca, "common_name",
+		(int)c->identity.common_name, "tokens", token_names(c), "workers",
+		(json_int_t)c->hsm.workers, "sessions", (json_int_t)c->hsm.sessions, "deadline_ms",
+		(json_int_t)c->hsm.deadline_ms, "audit_dir", c->audit.dir, "audit_hash_context",
+		(int)c->audit.hash_context, "audit_max_bytes", (json_int_t)c->audit.max_bytes,
+		"admins", admins_to_json(c));
 }
 
 json_t *

@@ -37,6 +37,17 @@ control_send(int sock, const struct control_message *m, int fd)
 	return n < 0 ? -errno : 0;
 }
 
+int
+control_try_send(int sock, const struct control_message *m)
+{
+	ssize_t n;
+
+	do
+		n = send(sock, m, sizeof(*m), MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : 0;
+}
+
 /* The room for one descriptor is padded and may hold two: whatever came is either kept or closed.
  * The number of descriptors; the last one in *ret_fd. */
 static size_t

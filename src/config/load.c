@@ -66,6 +66,7 @@ static const cyaml_schema_field_t hsm_fields[] = {
 	TEXT("user", struct document_hsm, user),
 	TEXT("state_dir", struct document_hsm, state_dir),
 	TEXT("deadline", struct document_hsm, deadline),
+	TEXT("hang", struct document_hsm, hang),
 	CYAML_FIELD_UINT("workers", OPTIONAL, struct document_hsm, workers),
 	CYAML_FIELD_UINT("sessions", OPTIONAL, struct document_hsm, sessions),
 	CYAML_FIELD_END,

@@ -46,7 +46,7 @@ struct document_identity {
 	enum document_bool common_name;
 };
 struct document_hsm {
-	char *user, *state_dir, *deadline;
+	char *user, *state_dir, *deadline, *hang;
 	unsigned workers, sessions;
 };
 struct document_audit {

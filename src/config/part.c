@@ -101,7 +101,7 @@ static int
 net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE])
 {
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
-	int64_t workers, sessions, deadline_ms, max_bytes;
+	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes;
 	json_t *tokens, *admins;
 	bool bad = false;
 	const struct json_member members[] = {
@@ -117,6 +117,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "workers", JSON_KIND_INTEGER, true, &workers },
 		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
 		{ "deadline_ms", JSON_KIND_INTEGER, true, &deadline_ms },
+		{ "hang_ms", JSON_KIND_INTEGER, true, &hang_ms },
 		{ "audit_dir", JSON_KIND_STRING, true, &audit_dir },
 		{ "audit_hash_context", JSON_KIND_BOOL, true, &p->audit_hash_context },
 		{ "audit_max_bytes", JSON_KIND_INTEGER, true, &max_bytes },
@@ -136,6 +137,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	p->workers = narrow(workers, CONFIG_WORKERS_MAX, &bad);
 	p->sessions = narrow(sessions, CONFIG_SESSIONS_MAX, &bad);
 	p->deadline_ms = narrow(deadline_ms, UINT_MAX, &bad);
+	p->hang_ms = narrow(hang_ms, UINT_MAX, &bad);
 	p->audit_max_bytes = (uint64_t)max_bytes;
 	p->admins = json_incref(admins);
 	if (json_array_size(tokens) > CONFIG_TOKENS_MAX)
@@ -160,6 +162,7 @@ worker_part_take(const json_t *json, struct worker_part *p, char error[JSON_ERRO
 		{ "uri", JSON_KIND_STRING, true, &uri },
 		{ "module", JSON_KIND_STRING, true, &module },
 		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
+		{ "pin_known", JSON_KIND_BOOL, false, &p->pin_known },
 	};
 	int err = json_take(json, members, STR_COUNT(members), error);
 

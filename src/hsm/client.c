@@ -6,6 +6,11 @@
  * One lock covers all of it. Frames are sent under the lock by whoever finds an idle session, a
  * submitting thread or the reader, and never block. Sockets are received from, replaced and closed
  * by the reader alone. Endings are collected under the lock and told outside of it.
+ *
+ * Slow is not hung: a worker that keeps a frame beyond the deadline gets no new work until it has
+ * answered; one that keeps it beyond `hang`, or gives no sign of life for so long while it opens
+ * its token, is reported once, to be killed and started anew. Of each token only one at a time: the
+ * next when that one is back or has failed.
  */
 #include "kekd/hsm.h"
 
@@ -29,14 +34,17 @@
 #define COST_FIRST 50.0		/* microseconds per operation, until measured */
 #define COST_WEIGHT (1.0 / 16)
 #define NO_WORKER UINT32_MAX
+#define LATE_SLACK_NS CLOCK_MS /* a frame is sent a moment after its operations came */
+#define REPORT_AGAIN_NS (100 * CLOCK_MS)
 /* What may wait, in estimated time: longer queues make no token faster. A session may have some
  * operations before it in any case, and a batch may wait as long as it takes itself. */
 #define WAIT_MICROS 20000.0
 #define WAIT_OPERATIONS 8
 #define BULK_WAIT_MICROS 500000.0
-#define BULK_COUNT 16	       /* a batch of more has its place in the other queue */
-#define COST_CREDIBLE 100000.0 /* microseconds; above it, a worker stood still rather than worked \
-				*/
+#define BULK_COUNT 16 /* a batch of more has its place in the other queue */
+#define COST_CREDIBLE \
+	100000.0 /* microseconds; above it, a worker stood still rather than worked \
+		  */
 
 struct frame;
 struct job;
@@ -74,6 +82,7 @@ struct frame {
 	uint32_t id;
 	uint16_t count;
 	bool late, measured;
+	uint64_t sent_ns;
 	struct work *work[FRAME_OPS_MAX];
 };
 
@@ -81,8 +90,11 @@ struct worker {
 	int fd;	    /* -1: none */
 	int new_fd; /* -1: none; installed by the reader */
 	bool ready, attached_before;
-	bool broken;   /* the reader is to close it */
-	uint32_t late; /* frames that missed a deadline and are not answered yet */
+	bool broken;	  /* the reader is to close it */
+	uint32_t late;	  /* frames that missed a deadline and are not answered yet */
+	uint64_t sign_ns; /* its last sign of life while it was not ready */
+	bool reported;	  /* as one that hangs, and no new socket came since */
+	bool given_up;	  /* its socket was closed while it may be there */
 	struct frame *frames;
 	struct queue own; /* for this worker alone */
 	struct hsm_worker_status status;
@@ -92,6 +104,9 @@ struct token {
 	struct queue queue, bulk; /* served in turn */
 	bool bulk_turn;
 	unsigned next_worker;
+	struct worker *replaced; /* it hung, and is to come back before another one goes; or NULL */
+	uint64_t replaced_ns;
+	uint64_t timeouts, replays;
 	struct worker *workers;
 };
 
@@ -101,6 +116,7 @@ struct hsm {
 	pthread_t reader;
 	int wake;
 	bool stop, changed;
+	uint64_t report_ns; /* nobody could be told of a worker that hangs: the next time */
 	uint32_t next_id;
 	struct token *tokens;
 	struct job *jobs_head, *jobs_tail;
@@ -317,6 +333,7 @@ worker_give(struct hsm *hsm, struct worker *w, struct queue *q, size_t most)
 		return false;
 	f->worker = w;
 	f->id = hsm->next_id++;
+	f->sent_ns = clock_boot_ns();
 	f->count = (uint16_t)fitting(q, most);
 	f->measured = true;
 	err = frame_send(hsm, w, q, f);
@@ -424,6 +441,7 @@ frame_lose(struct hsm *hsm, struct token *t, struct frame *f)
 		if (!k->done && is_replayable(k->op) && k->op->kind != HSM_OP_DROP &&
 			!k->replayed) {
 			k->replayed = true;
+			t->replays++;
 			queue_prepend(&t->queue, k);
 		} else {
 			work_finish(hsm, k, k->done ? 0 : lost_err(k->op));
@@ -445,6 +463,9 @@ worker_lose(struct hsm *hsm, struct token *t, struct worker *w)
 	w->fd = -1;
 	w->ready = w->broken = false;
 	w->late = 0;
+	w->sign_ns = clock_boot_ns();
+	if (t->replaced == w && !w->reported)
+		t->replaced = NULL; /* it came back, and failed */
 	w->status.in_flight = 0;
 	hsm->changed = true;
 	if (w->status.hello.state == HSM_STATE_READY) {
@@ -525,6 +546,7 @@ worker_take_result(struct hsm *hsm, struct token *t, struct worker *w, struct re
 		frame_lose(hsm, t, f);
 		return -EBADMSG;
 	}
+	w->status.copy_hits += head.copies;
 	worker_measure(w, f, head.micros);
 	free(f);
 	return 0;
@@ -535,6 +557,9 @@ static void
 worker_take_hello(struct hsm *hsm, struct token *t, struct worker *w, const struct hsm_hello *hello)
 {
 	w->status.hello = *hello;
+	w->sign_ns = clock_boot_ns();
+	if (t->replaced == w && !w->reported)
+		t->replaced = NULL; /* it is back */
 	w->ready = hello->state == HSM_STATE_READY && hello->sessions > 0;
 	hsm->changed = true;
 	token_fail_if_unusable(hsm, t);
@@ -569,8 +594,10 @@ worker_receive(struct hsm *hsm, struct token *t, struct worker *w)
 	pthread_mutex_lock(&hsm->lock);
 	if (n > 0 && n <= FRAME_SIZE_MAX)
 		err = worker_take(hsm, t, w, (size_t)n);
-	if (err)
+	if (err) {
 		worker_lose(hsm, t, w);
+		w->given_up = err != -EPIPE;
+	}
 	token_dispatch(hsm, t);
 	pthread_mutex_unlock(&hsm->lock);
 }
@@ -578,19 +605,14 @@ worker_receive(struct hsm *hsm, struct token *t, struct worker *w)
 static void
 work_expire(struct hsm *hsm, struct work *k)
 {
-	struct frame *f = k->frame;
+	struct token *t = &hsm->tokens[k->op->token];
 
 	if (k->done)
 		return;
-	if (f && !f->late) {
-		f->late = true;
-		f->worker->late++;
-		f->worker->status.missed_deadlines++;
-		hsm->changed = true;
-	}
+	t->timeouts++;
 	/* A worker that cannot even be told to drop its copies must not serve on. */
-	if (k->worker != NO_WORKER && !f)
-		worker_break(hsm, &hsm->tokens[k->op->token].workers[k->worker]);
+	if (k->worker != NO_WORKER && !k->frame)
+		worker_break(hsm, &t->workers[k->worker]);
 	work_finish(hsm, k, KEKD_ETIMEOUT);
 }
 
@@ -604,18 +626,92 @@ expire(struct hsm *hsm, uint64_t now)
 			work_expire(hsm, &job->work[i]);
 }
 
+/* A frame's own age counts: what waited long in the queue says nothing of the worker. */
+static void
+worker_note_late(struct hsm *hsm, struct token *t, struct worker *w, uint64_t now)
+{
+	for (struct frame *f = w->frames; f; f = f->next) {
+		if (f->late ||
+			now + LATE_SLACK_NS < f->sent_ns + hsm->config.deadline_ms * CLOCK_MS)
+			continue;
+		f->late = true;
+		w->late++;
+		w->status.missed_deadlines++;
+		hsm->changed = true;
+	}
+	if (w->late > 0)
+		token_fail_if_unusable(hsm, t);
+}
+
+/* Since when has it owed an answer, or a sign of life? UINT64_MAX: it owes none. */
+static uint64_t
+worker_owes_since(const struct worker *w)
+{
+	uint64_t since = UINT64_MAX;
+
+	if (!w->ready)
+		return w->fd >= 0 || w->given_up ? w->sign_ns : UINT64_MAX;
+	for (const struct frame *f = w->frames; f; f = f->next)
+		if (f->sent_ns < since)
+			since = f->sent_ns;
+	return since;
+}
+
+/* 0, or nobody could be told. */
+static int
+worker_report(struct hsm *hsm, struct token *t, struct worker *w, uint64_t now)
+{
+	unsigned token = (unsigned)(t - hsm->tokens), worker = (unsigned)(w - t->workers);
+	int err = hsm->config.hangs(hsm->config.user, token, worker);
+
+	if (err)
+		return err;
+	w->reported = true;
+	w->status.hang_kills += w->fd >= 0;
+	t->replaced = w;
+	t->replaced_ns = now;
+	return 0;
+}
+
+/* The one that has owed longest goes first, and alone. */
+static void
+token_report_hung(struct hsm *hsm, struct token *t, uint64_t now)
+{
+	const uint64_t hang = hsm->config.hang_ms * CLOCK_MS;
+	struct worker *worst = NULL;
+	uint64_t since = UINT64_MAX;
+
+	if (!hsm->config.hangs || now < hsm->report_ns)
+		return;
+	if (t->replaced && now >= t->replaced_ns + hang)
+		t->replaced = NULL; /* it does not come back */
+	for (unsigned i = 0; i < hsm->config.workers && !t->replaced; i++) {
+		struct worker *w = &t->workers[i];
+		if (w->reported || worker_owes_since(w) >= since)
+			continue;
+		since = worker_owes_since(w);
+		worst = w;
+	}
+	if (worst && now >= since + hang && worker_report(hsm, t, worst, now))
+		hsm->report_ns = now + REPORT_AGAIN_NS;
+}
+
 /* Sockets that broke go, and those that came are taken into use. */
 static void
 worker_renew(struct hsm *hsm, struct token *t, struct worker *w)
 {
-	if (w->broken || w->new_fd >= 0)
+	if (w->broken || w->new_fd >= 0) {
 		worker_lose(hsm, t, w);
+		w->given_up = true;
+	}
 	if (w->new_fd < 0)
 		return;
 	w->fd = w->new_fd;
 	w->new_fd = -1;
 	w->status.restarts += w->attached_before;
 	w->attached_before = true;
+	w->sign_ns = clock_boot_ns();
+	w->reported = w->given_up = false;
 	hsm->changed = true;
 }
 
@@ -636,28 +732,58 @@ worker_count(const struct hsm *hsm)
 static void
 reader_keep_house(struct hsm *hsm)
 {
+	const uint64_t now = clock_boot_ns();
 	struct token *t;
 
-	expire(hsm, clock_boot_ns());
+	expire(hsm, now);
 	for (size_t i = 0; i < worker_count(hsm); i++) {
 		struct worker *w = worker_at(hsm, i, &t);
+		worker_note_late(hsm, t, w, now);
 		worker_renew(hsm, t, w);
 		hsm->poll[i].fd = w->fd;
 		hsm->poll[i].events = POLLIN;
 	}
-	for (unsigned i = 0; i < hsm->config.tokens; i++)
+	for (unsigned i = 0; i < hsm->config.tokens; i++) {
+		token_report_hung(hsm, &hsm->tokens[i], now);
 		token_dispatch(hsm, &hsm->tokens[i]);
+	}
+}
+
+static uint64_t
+earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* When a worker gets late or counts as hung: what is past is done with, or waits for its turn. */
+static uint64_t
+worker_next_ns(const struct hsm *hsm, const struct worker *w, uint64_t now)
+{
+	const uint64_t deadline = hsm->config.deadline_ms * CLOCK_MS,
+		       hang = hsm->config.hang_ms * CLOCK_MS;
+	uint64_t owes = worker_owes_since(w), next = UINT64_MAX;
+
+	for (const struct frame *f = w->frames; f; f = f->next)
+		if (!f->late)
+			next = earlier(next, f->sent_ns + deadline);
+	if (hsm->config.hangs && owes != UINT64_MAX && owes + hang > now)
+		next = earlier(next, owes + hang);
+	return next;
 }
 
 /* Never longer than a whole deadline: so nobody who submits has to wake the reader for it. */
 static int
 reader_timeout_ms(const struct hsm *hsm)
 {
-	uint64_t ms = hsm->config.deadline_ms, now = clock_boot_ns(), until;
+	uint64_t ms = hsm->config.deadline_ms, now = clock_boot_ns(), until = now + ms * CLOCK_MS;
+	struct token *t;
 
-	if (!hsm->jobs_head)
-		return (int)ms;
-	until = hsm->jobs_head->batch->deadline_ns;
+	if (hsm->jobs_head)
+		until = earlier(until, hsm->jobs_head->batch->deadline_ns);
+	for (size_t i = 0; i < worker_count(hsm); i++)
+		until = earlier(until, worker_next_ns(hsm, worker_at(hsm, i, &t), now));
+	if (hsm->report_ns > now)
+		until = earlier(until, hsm->report_ns);
 	if (until <= now)
 		return 0;
 	until = (until - now + CLOCK_MS - 1) / CLOCK_MS;
@@ -1117,6 +1243,7 @@ hsm_worker_status(
 	struct hsm *hsm, unsigned token, unsigned worker, struct hsm_worker_status *ret_status)
 {
 	const struct worker *w;
+	uint64_t owes;
 
 	if (token >= hsm->config.tokens || worker >= hsm->config.workers)
 		return -ENOENT;
@@ -1125,6 +1252,46 @@ hsm_worker_status(
 	*ret_status = w->status;
 	ret_status->attached = w->fd >= 0;
 	ret_status->ready = worker_usable(w);
+	ret_status->late = w->ready && w->late > 0;
+	owes = worker_owes_since(w);
+	pthread_mutex_unlock(&hsm->lock);
+	if (ret_status->late && owes != UINT64_MAX)
+		snprintf(ret_status->hello.message, sizeof(ret_status->hello.message),
+			"it has not answered for %.1f s: look at the token; after hsm.hang (%.1f "
+			"s) "
+			"the worker is started anew",
+			(double)(clock_boot_ns() - owes) / CLOCK_S, hsm->config.hang_ms / 1000.0);
+	return 0;
+}
+
+/* Under the lock. */
+static double
+token_wait_micros(const struct hsm *hsm, const struct token *t)
+{
+	double pace = token_pace(hsm, t);
+
+	return pace > 0 ? (double)token_waiting(t) / pace : 0;
+}
+
+int
+hsm_token_status(struct hsm *hsm, unsigned token, struct hsm_token_status *ret_status)
+{
+	const struct token *t;
+
+	if (token >= hsm->config.tokens)
+		return -ENOENT;
+	t = &hsm->tokens[token];
+	pthread_mutex_lock(&hsm->lock);
+	*ret_status = (struct hsm_token_status){
+		.queued = token_waiting(t),
+		.wait_micros = token_wait_micros(hsm, t),
+		.timeouts = t->timeouts,
+		.replays = t->replays,
+	};
+	for (unsigned i = 0; i < hsm->config.workers; i++) {
+		ret_status->ready += worker_usable(&t->workers[i]);
+		ret_status->late += t->workers[i].ready && t->workers[i].late > 0;
+	}
 	pthread_mutex_unlock(&hsm->lock);
 	return 0;
 }

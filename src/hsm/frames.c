@@ -125,7 +125,7 @@ void
 frame_put_result_head(struct buf *b, const struct frame_head *h)
 {
 	buf_u8(b, FRAME_RESULT);
-	buf_u8(b, 0);
+	buf_u8(b, h->copies);
 	buf_u16(b, h->count);
 	buf_u32(b, h->id);
 	buf_u32(b, h->micros);
@@ -135,15 +135,16 @@ int
 frame_get_head(struct reader *r, bool result, struct frame_head *ret_head)
 {
 	struct frame_head h = { 0 };
-	unsigned type = reader_u8(r), reserved = reader_u8(r);
+	unsigned type = reader_u8(r), copies = reader_u8(r);
 
 	h.count = reader_u16(r);
 	h.id = reader_u32(r);
 	if (result)
 		h.micros = reader_u32(r);
-	if (r->bad || type != (result ? FRAME_RESULT : FRAME_REQUEST) || reserved != 0 ||
+	if (r->bad || type != (result ? FRAME_RESULT : FRAME_REQUEST) || (!result && copies != 0) ||
 		h.count == 0 || h.count > FRAME_OPS_MAX)
 		return -EBADMSG;
+	h.copies = (uint8_t)copies;
 	*ret_head = h;
 	return 0;
 }

@@ -41,6 +41,16 @@ open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* On the reader of the workers' sockets, which must not wait for the parent. */
+static int
+report_hung(void *user, unsigned token, unsigned worker)
+{
+	const struct control_message m = { .kind = CONTROL_KILL, .token = token, .worker = worker };
+	(void)user;
+
+	return control_try_send(CHILD_FD_CONTROL, &m);
+}
+
 static int
 open_node(struct node *n)
 {
@@ -49,7 +59,9 @@ open_node(struct node *n)
 		.names = (const char *const *)n->part.tokens,
 		.workers = n->part.workers,
 		.deadline_ms = n->part.deadline_ms,
+		.hang_ms = n->part.hang_ms,
 		.queue_max = QUEUE_MAX,
+		.hangs = report_hung,
 	};
 	int err;
 

@@ -57,6 +57,7 @@ start(struct parent *p, uint64_t now_ns)
 		err = launch(p, part, theirs, &pid);
 	if (!err) {
 		child_started(&p->net, pid, ours, now_ns);
+		p->unsent = 0;
 		ours = -1; /* handed over */
 	}
 	if (part >= 0)
@@ -88,6 +89,39 @@ network_tick(struct parent *p, uint64_t now_ns)
 	}
 }
 
+void
+network_tell(struct parent *p, enum control_kind kind)
+{
+	const struct control_message m = { .kind = kind };
+
+	p->unsent &= ~(1u << kind);
+	if (p->net.control >= 0 && control_send(p->net.control, &m, -1) == -EAGAIN)
+		p->unsent |= 1u << kind;
+}
+
+void
+network_tell_unsent(struct parent *p)
+{
+	static const enum control_kind kinds[] = { CONTROL_RELOAD, CONTROL_STOP };
+
+	for (size_t i = 0; i < STR_COUNT(kinds); i++)
+		if (p->unsent & 1u << kinds[i])
+			network_tell(p, kinds[i]);
+}
+
+/* A worker that is younger than hsm.hang cannot have hung for so long: it was started again since.
+ */
+static void
+kill_hung(struct parent *p, unsigned token, unsigned worker)
+{
+	struct child *c = &p->tokens[token].workers[worker].child;
+
+	if (c->pid == 0 || clock_boot_ns() - c->started_ns < p->config->hsm.hang_ms * CLOCK_MS)
+		return;
+	log_warning("worker %u of token %s hangs: killed", worker, p->config->tokens[token].name);
+	child_kill(c, SIGKILL);
+}
+
 /* kekd-net faces the network: what it says is checked as if it were a stranger's. */
 static void
 obey(struct parent *p, const struct control_message *m)
@@ -97,9 +131,7 @@ obey(struct parent *p, const struct control_message *m)
 			log_info("serving");
 	} else if (m->kind == CONTROL_KILL && m->token < p->config->tokens_count &&
 		   m->worker < p->config->hsm.workers) {
-		log_warning("worker %u of token %s hangs: killed", m->worker,
-			p->config->tokens[m->token].name);
-		child_kill(&p->tokens[m->token].workers[m->worker].child, SIGKILL);
+		kill_hung(p, m->token, m->worker);
 	} else {
 		log_warning("kekd-net sent a message that it may not send: ignored");
 	}

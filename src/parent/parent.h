@@ -58,6 +58,7 @@ struct pin_stamp {
  * Logged. */
 int pin_open(const char *path, int *ret_fd, struct pin_stamp *ret_stamp);
 bool pin_changed(const char *path, const struct pin_stamp *since);
+bool pin_same(const struct pin_stamp *a, const struct pin_stamp *b);
 
 /* ---- spawn.c ---- */
 
@@ -103,6 +104,7 @@ struct token {
 	bool pin_held; /* no start until the PIN source differs from `refused` */
 	struct pin_stamp refused;
 	uint64_t pin_check_ns;
+	struct pin_stamp accepted; /* the PIN of the last login that succeeded */
 };
 
 enum parent_phase {
@@ -126,6 +128,7 @@ struct parent {
 	struct token tokens[CONFIG_TOKENS_MAX];
 	enum parent_phase phase;
 	uint64_t phase_end_ns;
+	unsigned unsent;  /* messages that kekd-net had no room for: bits 1 << enum control_kind */
 	uint64_t wake_ns; /* the loop sleeps until then at most */
 	int status;	  /* of this process, once it ends */
 };
@@ -137,6 +140,9 @@ void parent_end(struct parent *p, int status); /* begins the end: drains, then s
 
 void network_tick(struct parent *p, uint64_t now_ns);
 void network_message(struct parent *p);
+/* CONTROL_STOP or CONTROL_RELOAD: now, or as soon as kekd-net has read what came before. */
+void network_tell(struct parent *p, enum control_kind kind);
+void network_tell_unsent(struct parent *p);
 void network_ended(struct parent *p, int wait_status, uint64_t now_ns);
 
 void workers_tick(struct parent *p, uint64_t now_ns);

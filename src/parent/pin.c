@@ -22,6 +22,13 @@ same_time(struct timespec a, struct timespec b)
 }
 
 bool
+pin_same(const struct pin_stamp *a, const struct pin_stamp *b)
+{
+	return a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
+	       same_time(a->mtime, b->mtime) && same_time(a->ctime, b->ctime);
+}
+
+bool
 pin_changed(const char *path, const struct pin_stamp *since)
 {
 	struct pin_stamp now = { 0 };
@@ -29,8 +36,7 @@ pin_changed(const char *path, const struct pin_stamp *since)
 
 	if (stat(path, &st) == 0)
 		now = stamp(&st);
-	return now.dev != since->dev || now.ino != since->ino || now.size != since->size ||
-	       !same_time(now.mtime, since->mtime) || !same_time(now.ctime, since->ctime);
+	return !pin_same(&now, since);
 }
 
 int

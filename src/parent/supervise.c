@@ -37,15 +37,12 @@ parent_wake_at(struct parent *p, uint64_t at_ns)
 void
 parent_end(struct parent *p, int status)
 {
-	const struct control_message stop = { .kind = CONTROL_STOP };
-
 	if (p->phase != PARENT_RUNNING)
 		return;
 	p->status = status;
 	p->phase = PARENT_DRAINING;
 	p->phase_end_ns = clock_boot_ns() + DRAIN_TIME_NS;
-	if (p->net.control >= 0)
-		control_send(p->net.control, &stop, -1);
+	network_tell(p, CONTROL_STOP);
 	/* A kekd-net that is only to give up needs no drain, and waits for a worker that will not
 	 * come. */
 	if (p->init)
@@ -106,15 +103,14 @@ on_terminate(struct parent *p)
 static void
 on_signal(struct parent *p)
 {
-	const struct control_message reload = { .kind = CONTROL_RELOAD };
 	struct signalfd_siginfo info;
 
 	if (read(p->signals, &info, sizeof(info)) != sizeof(info))
 		return;
 	if (info.ssi_signo == SIGCHLD)
 		bury_children(p);
-	else if (info.ssi_signo == SIGHUP && p->net.control >= 0)
-		control_send(p->net.control, &reload, -1);
+	else if (info.ssi_signo == SIGHUP)
+		network_tell(p, CONTROL_RELOAD);
 	else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
 		on_terminate(p);
 }
@@ -133,7 +129,8 @@ gather(const struct parent *p, struct pollfd fds[POLL_MAX], struct origin origin
 	fds[0] = (struct pollfd){ .fd = p->signals, .events = POLLIN };
 	if (p->net.control >= 0) {
 		origins[n] = (struct origin){ .net = true };
-		fds[n++] = (struct pollfd){ .fd = p->net.control, .events = POLLIN };
+		fds[n++] = (struct pollfd){ .fd = p->net.control,
+			.events = p->unsent ? POLLIN | POLLOUT : POLLIN };
 	}
 	for (unsigned t = 0; t < p->config->tokens_count; t++)
 		for (unsigned i = 0; i < p->config->hsm.workers; i++) {
@@ -169,6 +166,10 @@ wait_and_handle(struct parent *p)
 		return;
 	for (size_t i = 1; i < n; i++) {
 		if (!fds[i].revents)
+			continue;
+		if (origins[i].net && fds[i].revents & POLLOUT)
+			network_tell_unsent(p);
+		if (fds[i].revents == POLLOUT)
 			continue;
 		if (origins[i].net)
 			network_message(p);

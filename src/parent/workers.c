@@ -17,7 +17,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LOGIN_TIME_NS (30 * CLOCK_S)
 #define PIN_CHECK_NS (2 * CLOCK_S)
 
 extern char **environ;
@@ -54,8 +53,14 @@ static int
 make_part(const struct parent *p, unsigned token, unsigned worker, int *ret_fd)
 {
 	_cleanup_(json_freep) json_t *part = config_worker_part(p->config, token, worker);
-	char *text = part ? json_canonical(part, NULL) : NULL;
-	int err = text ? spawn_memory(text, strlen(text), ret_fd) : -ENOMEM;
+	const struct token *t = &p->tokens[token];
+	bool known = t->accepted.ino != 0 && pin_same(&t->accepted, &t->workers[worker].pin);
+	char *text = NULL;
+	int err;
+
+	if (part && json_object_set_new(part, "pin_known", json_boolean(known)) == 0)
+		text = json_canonical(part, NULL);
+	err = text ? spawn_memory(text, strlen(text), ret_fd) : -ENOMEM;
 
 	json_text_free(text);
 	return err;
@@ -140,6 +145,13 @@ start(struct parent *p, unsigned token, unsigned worker, uint64_t now_ns)
 	}
 }
 
+/* Longer than that nobody waits for a login. */
+static uint64_t
+login_time_ns(const struct parent *p)
+{
+	return p->config->hsm.hang_ms * CLOCK_MS;
+}
+
 /* Is a worker of this token about to log in? */
 static bool
 login_pending(struct parent *p, const struct token *t, uint64_t now_ns)
@@ -147,9 +159,9 @@ login_pending(struct parent *p, const struct token *t, uint64_t now_ns)
 	for (unsigned i = 0; i < p->config->hsm.workers; i++) {
 		const struct worker *w = &t->workers[i];
 		if (w->child.pid == 0 || w->logged_in ||
-			now_ns - w->child.started_ns >= LOGIN_TIME_NS)
+			now_ns - w->child.started_ns >= login_time_ns(p))
 			continue;
-		parent_wake_at(p, w->child.started_ns + LOGIN_TIME_NS);
+		parent_wake_at(p, w->child.started_ns + login_time_ns(p));
 		return true;
 	}
 	return false;
@@ -187,13 +199,13 @@ token_tick(struct parent *p, unsigned token, uint64_t now_ns)
 		struct child *c = &t->workers[i].child;
 		if (c->pid > 0) {
 			/* Told to go, and for so long not out of its login: it hangs there. */
-			if (c->dismissed && now_ns - c->started_ns >= LOGIN_TIME_NS)
+			if (c->dismissed && now_ns - c->started_ns >= login_time_ns(p))
 				child_kill(c, SIGKILL);
 			continue;
 		}
 		if (now_ns >= c->restart_ns) {
 			start(p, token, i, now_ns);
-			parent_wake_at(p, now_ns + LOGIN_TIME_NS);
+			parent_wake_at(p, now_ns + login_time_ns(p));
 			return;
 		}
 		parent_wake_at(p, c->restart_ns);
@@ -219,8 +231,10 @@ workers_message(struct parent *p, unsigned token, unsigned worker)
 	if (err == 0) {
 		if (fd >= 0)
 			close(fd);
-		if (m.kind == CONTROL_LOGGED_IN)
+		if (m.kind == CONTROL_LOGGED_IN) {
 			w->logged_in = true;
+			p->tokens[token].accepted = w->pin;
+		}
 	} else if (err != -EAGAIN) {
 		close(w->child.control);
 		w->child.control = -1;

@@ -5,6 +5,9 @@
  *   KEKD_TEST_LOG          a file that gets a line for each C_Initialize, C_Login and C_GenerateKey
  *   KEKD_TEST_EXTRACTABLE  =1: of secret keys it says that they could have been extracted once
  *   KEKD_TEST_DELAY_US     C_Encrypt and C_Decrypt take this much longer
+ *   KEKD_TEST_DELAY_FILE   the same, read from this file at every call
+ *   KEKD_TEST_HANG_FILE    C_Initialize, C_Login, C_GenerateKey, C_Encrypt and C_Decrypt wait while
+ *                          this file holds their name
  *   KEKD_TEST_FLAGS        token flags to be shown as set, a number
  *   KEKD_TEST_LOGIN_SIGNAL a signal's number: it comes while C_Login is under way
  * Not part of the program, and not installed.
@@ -39,19 +42,56 @@ log_call(const char *name)
 	close(fd);
 }
 
+/* The file's first bytes as a text; empty where there is no file. */
 static void
-delay(void)
+read_text(const char *variable, char *ret_text, size_t size)
 {
-	struct timespec t = { delay_us / 1000000, delay_us % 1000000 * 1000 };
+	const char *path = getenv(variable);
+	int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	ssize_t n = fd < 0 ? 0 : read(fd, ret_text, size - 1);
 
-	if (delay_us > 0)
+	ret_text[n > 0 ? n : 0] = '\0';
+	if (fd >= 0)
+		close(fd);
+}
+
+static void
+pause_us(long us)
+{
+	struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+
+	if (us > 0)
 		nanosleep(&t, NULL);
+}
+
+static void
+hang(const char *name)
+{
+	char text[128];
+
+	for (;;) {
+		read_text("KEKD_TEST_HANG_FILE", text, sizeof(text));
+		if (!strstr(text, name))
+			return;
+		pause_us(20000);
+	}
+}
+
+static void
+delay(const char *name)
+{
+	char text[32];
+
+	hang(name);
+	read_text("KEKD_TEST_DELAY_FILE", text, sizeof(text));
+	pause_us(*text ? strtol(text, NULL, 10) : delay_us);
 }
 
 static CK_RV
 logged_initialize(void *args)
 {
 	log_call("C_Initialize");
+	hang("C_Initialize");
 	return real->C_Initialize(args);
 }
 
@@ -61,6 +101,7 @@ logged_login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR *pin, CK_ULONG 
 	const char *number = getenv("KEKD_TEST_LOGIN_SIGNAL");
 
 	log_call("C_Login");
+	hang("C_Login");
 	if (number)
 		kill(getpid(), atoi(number));
 	return real->C_Login(s, user, pin, pin_size);
@@ -71,6 +112,7 @@ logged_generate_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *template
 	CK_OBJECT_HANDLE *ret_key)
 {
 	log_call("C_GenerateKey");
+	hang("C_GenerateKey");
 	return real->C_GenerateKey(s, m, template, n, ret_key);
 }
 
@@ -102,7 +144,7 @@ static CK_RV
 slow_encrypt(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG size, unsigned char *ret_out,
 	CK_ULONG *ret_size)
 {
-	delay();
+	delay("C_Encrypt");
 	return real->C_Encrypt(s, in, size, ret_out, ret_size);
 }
 
@@ -110,7 +152,7 @@ static CK_RV
 slow_decrypt(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG size, unsigned char *ret_out,
 	CK_ULONG *ret_size)
 {
-	delay();
+	delay("C_Decrypt");
 	return real->C_Decrypt(s, in, size, ret_out, ret_size);
 }
 

@@ -174,6 +174,26 @@ what_is_left_out_has_its_default(void **state)
 	assert_string_equal(c->cluster, "kekd");
 	assert_in_range(c->hsm.workers, 1, CONFIG_WORKERS_MAX);
 	assert_int_equal(c->hsm.deadline_ms, 5000);
+	assert_int_equal(c->hsm.hang_ms, 30000);
+}
+
+static void
+a_worker_may_keep_a_request_longer_than_its_deadline(void **state)
+{
+	static const struct {
+		const char *text;
+		unsigned hang_ms;
+	} cases[] = { { "5s\n  hang: 5001ms", 5001 }, { "1s\n  hang: 2m", 120000 },
+		{ "30s", 60000 }, { "29s", 30000 } };
+	struct site *s = *state;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		_cleanup_(config_freep) struct config *c = NULL;
+		char text[8192];
+		replace("500ms", cases[i].text, text);
+		assert_int_equal(load(s, text, &c), 0);
+		assert_int_equal(c->hsm.hang_ms, cases[i].hang_ms);
+	}
 }
 
 static void
@@ -221,6 +241,9 @@ static const struct {
 	{ "500ms", "5 minutes", 20, "is no duration", "\"5s\"" },
 	{ "500ms", "31s", 20, "is no duration", "30 s" },
 	{ "500ms", "99999999999999999999s", 20, "is no duration", "\"5s\"" },
+	{ "500ms", "500ms\n  hang: 500ms", 21, "above hsm.deadline (500 ms)", "\"30s\"" },
+	{ "500ms", "500ms\n  hang: 11m", 21, "up to 10 m", "\"2m\"" },
+	{ "500ms", "500ms\n  hang: soon", 21, "is no duration", "\"30s\"" },
 	{ "16MiB", "1KiB", 23, "is no size", "4 KiB" },
 	{ "16MiB", "lots", 23, "is no size", "GiB" },
 	{ "  max_bytes: 16MiB", "  context: secret", 23, "context", "not known" },
@@ -359,6 +382,7 @@ kekd_net_reads_its_part_as_it_was_cut(void **state)
 	assert_int_equal(p.tokens_count, 1);
 	assert_string_equal(p.tokens[0], "main");
 	assert_int_equal(p.deadline_ms, 500);
+	assert_int_equal(p.hang_ms, 30000);
 	assert_int_equal(p.audit_max_bytes, 16 << 20);
 	assert_int_equal(json_array_size(p.admins), 1);
 	net_part_free(&p);
@@ -423,6 +447,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_good_file_is_taken_silently_with_paths_beside_it),
 		cmocka_unit_test(what_is_left_out_has_its_default),
+		cmocka_unit_test(a_worker_may_keep_a_request_longer_than_its_deadline),
 		cmocka_unit_test(module_and_pin_source_may_come_with_the_uri),
 		cmocka_unit_test(each_fault_is_named_with_its_line_and_a_remedy),
 		cmocka_unit_test(all_faults_of_meaning_are_told_at_once),

@@ -333,6 +333,8 @@ get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
 	if ((w->p11.quirk->flags & QUIRK_SESSION_COPIES) && !e->uncopied &&
 		e->copy == CK_INVALID_HANDLE)
 		copy_object(w, e);
+	if (e->copy != CK_INVALID_HANDLE)
+		atomic_fetch_add(&w->copies, 1);
 	*ret = e->copy != CK_INVALID_HANDLE ? e->copy : e->handle;
 	return P11_OK;
 }

@@ -236,11 +236,14 @@ find_refusal(const struct worker *w, struct refused *r, uint8_t ret_hash[HASH_SI
 }
 
 /* A try that was never answered, of a token that knows of no wrong PIN, was none that it refused.
- */
+ * Not every token says so: only the PIN that it took before may be tried that way again and again,
+ * as when the token hangs in its logins. */
 static bool
 may_try_again(const struct worker *w, const struct refused *r, size_t at)
 {
-	return at + 1 == r->count && r->doubts > 0 && r->doubts < DOUBTS_MAX && !is_low(w);
+	bool doubtful = r->doubts >= DOUBTS_MAX && !w->part.pin_known;
+
+	return at + 1 == r->count && r->doubts > 0 && !doubtful && !is_low(w);
 }
 
 /* May this PIN be tried? Then r says so already, as a try in doubt. 0, or KEKD_EHSM, noted. */
@@ -263,7 +266,7 @@ check_refusals(struct worker *w, struct refused *r)
 			"remove %s from hsm.state_dir",
 			w->part.token, w->part.uri, r->name);
 	if (at < r->count) {
-		r->doubts++;
+		r->doubts += r->doubts < UINT8_MAX;
 		return 0;
 	}
 	if (r->doubts > 0 && !is_low(w))

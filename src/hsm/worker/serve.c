@@ -45,6 +45,17 @@ decode(struct exchange *x, size_t len)
 	return reader_left(&r) == 0 ? 0 : -EBADMSG;
 }
 
+/* Whoever answers next tells of them, whichever session it was. */
+static uint8_t
+take_copies(struct worker *w)
+{
+	unsigned n = atomic_exchange(&w->copies, 0);
+
+	if (n > UINT8_MAX)
+		atomic_fetch_add(&w->copies, n - UINT8_MAX);
+	return n < UINT8_MAX ? (uint8_t)n : UINT8_MAX;
+}
+
 /* The head says how long it took, so the answers are written behind a head that is written again.
  */
 static void
@@ -61,6 +72,7 @@ answer(struct session *s, struct exchange *x)
 		ops_wipe(s, &x->ops[i]);
 	}
 	x->head.micros = (uint32_t)((clock_boot_ns() - start) / 1000);
+	x->head.copies = take_copies(s->w);
 	frame_put_result_head(&head, &x->head);
 	if (!x->result.bad && !head.bad)
 		memcpy(x->result.data, head.data, head.len);

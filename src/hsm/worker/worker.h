@@ -141,6 +141,7 @@ struct worker {
 	struct objects objects;
 	struct hsm_hello hello;
 	int exit_status;
+	atomic_uint copies; /* uses of session copies that no answer has told of yet */
 };
 
 /* Notes for the HELLO why the worker cannot serve, logs it, and sets the exit status. Always
