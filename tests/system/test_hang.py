@@ -122,7 +122,7 @@ def test_a_worker_that_goes_on_before_it_counts_as_hung_takes_work_again(make_se
     all_unwrap(server, load.blobs)
 
 
-def test_with_all_workers_stopped_every_request_gets_a_clear_answer_and_service_returns(make_server):
+def test_with_all_workers_stopped_requests_get_clear_answers_and_service_returns(make_server):
     server = make_server(hsm=SETTINGS).init().start().populate()
     all_workers_ready(server)
     old = server.workers()
