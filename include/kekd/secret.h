@@ -26,4 +26,9 @@ void secret_free(struct secret *s);			 /* wipes; s may be all zero */
 bool secret_equal(const void *a, size_t a_len, const void *b, size_t b_len);
 void secret_wipe(void *data, size_t len);
 
+/* free() and realloc() for libraries that hold secrets in ordinary memory: nothing is left behind.
+ */
+void secret_wiping_free(void *p);
+void *secret_wiping_realloc(void *p, size_t size);
+
 #endif

@@ -3,24 +3,15 @@
 #include "kekd/json.h"
 
 #include "kekd/err.h"
+#include "kekd/secret.h"
 
-#include <malloc.h>
-#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void
-wiping_free(void *p)
-{
-	if (p)
-		OPENSSL_cleanse(p, malloc_usable_size(p));
-	free(p);
-}
 
 void
 json_open(void)
 {
-	json_set_alloc_funcs(malloc, wiping_free);
+	json_set_alloc_funcs(malloc, secret_wiping_free);
 }
 
 void
@@ -89,7 +80,7 @@ json_canonical(const json_t *value, size_t *ret_len)
 void
 json_text_free(char *text)
 {
-	wiping_free(text);
+	secret_wiping_free(text);
 }
 
 static const char *const kind_names[] = {

@@ -5,7 +5,10 @@
 #include "kekd/log.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define HEAP_SIZE 65536
 #define HEAP_MIN 32
@@ -50,4 +53,26 @@ void
 secret_wipe(void *data, size_t len)
 {
 	OPENSSL_cleanse(data, len);
+}
+
+void
+secret_wiping_free(void *p)
+{
+	if (p)
+		OPENSSL_cleanse(p, malloc_usable_size(p));
+	free(p);
+}
+
+void *
+secret_wiping_realloc(void *p, size_t size)
+{
+	size_t old = p ? malloc_usable_size(p) : 0;
+	void *q = malloc(size);
+
+	if (!q)
+		return NULL;
+	if (p)
+		memcpy(q, p, old < size ? old : size);
+	secret_wiping_free(p);
+	return q;
 }

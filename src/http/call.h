@@ -71,6 +71,9 @@ int http_tls_choose(gnutls_session_t session, const gnutls_datum_t *ca_names, in
 	const gnutls_pk_algorithm_t *algorithms, int algorithms_count, gnutls_pcert_st **ret_chain,
 	unsigned int *ret_count, gnutls_privkey_t *ret_key);
 
+/* memory.c: before the first connection. GnuTLS wipes what it frees from then on. */
+void http_memory_open(void);
+
 /* router.c. The route, or NULL with KEKD_EROUTE or KEKD_EMETHOD in ret_err. Params are allocated.
  */
 const struct http_route *http_route_find(const struct http_route *routes, const char *method,

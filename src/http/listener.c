@@ -194,6 +194,7 @@ http_open(const struct http_config *config, struct http **ret_http, char ret_err
 	if (!h)
 		return -ENOMEM;
 	h->config = *config;
+	http_memory_open();
 	err = http_tls_open(&h->tls, config, ret_error);
 	if (err != 0) {
 		free(h);
