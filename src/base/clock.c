@@ -3,6 +3,7 @@
 #include "kekd/clock.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -46,10 +47,24 @@ clock_format(uint64_t real_us, char ret_text[CLOCK_TEXT_SIZE])
 	snprintf(ret_text + n, CLOCK_TEXT_SIZE - n, ".%06uZ", (unsigned)(real_us % 1000000u));
 }
 
+/* strptime takes blanks, short fields and a 31st of February as well: what it read must be what
+ * clock_format writes. */
+static bool
+is_time(const char *text, int64_t s)
+{
+	char again[CLOCK_TEXT_SIZE];
+
+	if (s < 0)
+		return false;
+	clock_format((uint64_t)s * 1000000u, again);
+	return strncmp(text, again, strlen("2026-01-31T12:00:00")) == 0;
+}
+
 int
 clock_parse(const char *text, uint64_t *ret_real_us)
 {
 	struct tm tm = { 0 };
+	int64_t s;
 	const char *p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
 	uint64_t us = 0, unit = 100000;
 
@@ -58,8 +73,9 @@ clock_parse(const char *text, uint64_t *ret_real_us)
 	if (*p == '.')
 		for (p++; *p >= '0' && *p <= '9' && unit; p++, unit /= 10)
 			us += (uint64_t)(*p - '0') * unit;
-	if (strcmp(p, "Z") != 0)
+	s = timegm(&tm);
+	if (strcmp(p, "Z") != 0 || !is_time(text, s))
 		return -EINVAL;
-	*ret_real_us = (uint64_t)timegm(&tm) * 1000000u + us;
+	*ret_real_us = (uint64_t)s * 1000000u + us;
 	return 0;
 }

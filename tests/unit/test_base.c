@@ -187,6 +187,21 @@ times_are_rfc_3339(void **state)
 }
 
 static void
+a_time_that_would_be_written_otherwise_is_refused(void **state)
+{
+	static const char *const texts[] = { "1013-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z",
+		"2026-02-31T00:00:00Z", "2026-1-1T00:00:00Z", " 2026-01-01T00:00:00Z",
+		"12026-01-01T00:00:00Z", "2026-01-01T00:00:60Z", "" };
+	uint64_t us = 7;
+
+	(void)state;
+	for (size_t i = 0; i < STR_COUNT(texts); i++)
+		assert_int_equal(clock_parse(texts[i], &us), -EINVAL);
+	assert_int_equal(us, 7);
+	assert_int_equal(clock_parse("9999-12-31T23:59:59Z", &us), 0);
+}
+
+static void
 errors_have_codes_that_are_found_again(void **state)
 {
 	(void)state;
@@ -231,6 +246,7 @@ main(void)
 		cmocka_unit_test(json_refuses_doubles_depth_and_strangers),
 		cmocka_unit_test(uuids_are_version_4_and_strictly_parsed),
 		cmocka_unit_test(times_are_rfc_3339),
+		cmocka_unit_test(a_time_that_would_be_written_otherwise_is_refused),
 		cmocka_unit_test(errors_have_codes_that_are_found_again),
 		cmocka_unit_test(secrets_compare_by_content_and_length),
 	};
