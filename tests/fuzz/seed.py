@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""First inputs for the fuzz targets: one sound example of each kind, to mutate.
+
+    tests/fuzz/seed.py TARGET DIRECTORY
+
+Certificates are made here and nowhere else: the sources hold none."""
+
+import base64
+import datetime
+import hashlib
+import json
+import os
+import struct
+import sys
+
+ID = "0190a0b0-c0d0-4e00-8f00-000000000001"
+
+
+def block(data):
+    return struct.pack(">H", len(data)) + data
+
+
+def u32(n):
+    return struct.pack(">I", n)
+
+
+def long_block(data):
+    return u32(len(data)) + data
+
+
+# ---- frames (doc/formats/frames.md) ----
+
+def hello(state=1):
+    texts = b"".join(long_block(t) for t in (b"main", b"1234", b"SoftHSM project", b"SoftHSM v2",
+                                             b"module 2.6", b""))
+    return bytes([1, state, 12, 1]) + u32(77) + u32(2) + u32(9) + texts
+
+
+def request_op(kind, iv=b"", object2=b"", size=0, data=b"data", aad=b"aad", aad2=b""):
+    object_id = bytes(range(16))
+    return (bytes([kind, len(iv), len(object_id), len(object2)]) + u32(size) + u32(4096) +
+            u32(4096) + b"\0" + object_id + object2 + iv + long_block(aad) + long_block(aad2) +
+            long_block(data))
+
+
+def request_frame(*ops, number=0):
+    return b"\x02\0" + struct.pack(">H", len(ops)) + u32(number) + b"".join(ops)
+
+
+def result_op(err=0, iv=b"i" * 12, out=b"out", out2=b""):
+    return (struct.pack(">i", err) + bytes([len(iv)]) + iv + u32(127) + long_block(out) +
+            long_block(out2))
+
+
+def result_frame(*ops, number=0):
+    return b"\x03\0" + struct.pack(">H", len(ops)) + u32(number) + u32(50) + b"".join(ops)
+
+
+def requests():
+    iv = b"i" * 12
+    return [
+        request_frame(request_op(1)),
+        request_frame(request_op(2, iv), request_op(3, iv)),
+        request_frame(request_op(4, size=32, data=b"")),
+        request_frame(request_op(5, iv, bytes(16), aad2=b"new")),
+        request_frame(request_op(6, data=bytes(32)), request_op(7), request_op(9)),
+        request_frame(request_op(8, size=1)),
+        request_frame(request_op(11, iv), request_op(12, iv)),
+        request_frame(request_op(32, data=b"label"), request_op(33, data=b"seal")),
+    ]
+
+
+def results():
+    return [
+        result_frame(result_op()),
+        result_frame(result_op(), result_op(-1009, b"", b""), result_op(out2=b"plain")),
+        result_frame(*[result_op(out=b"abc")] * 8),
+        result_frame(result_op(), number=5),
+    ]
+
+
+def listed():
+    return bytes([16]) + bytes(range(16)) + b"\x05label" + u32(127) + u32(31)
+
+
+def frame():
+    return [hello(), hello(2), listed() * 2, *requests(), *results()]
+
+
+def worker():
+    frames = requests()
+    return [block(f) for f in frames] + [block(frames[0]) + block(frames[1])]
+
+
+def hsm():
+    def with_ops(count, *frames):
+        return bytes([count - 1, *range(8, 8 + count), 1]) + b"".join(block(f) for f in frames)
+    return [
+        with_ops(1, result_frame(result_op())),
+        with_ops(3, result_frame(*[result_op()] * 3)),
+        with_ops(3, result_frame(result_op(), number=0), result_frame(*[result_op()] * 2,
+                                                                      number=1)),
+        with_ops(8, hello(2)),
+        with_ops(8, hello(), result_frame(*[result_op(iv=b"")] * 8)),
+        with_ops(2, hello(1), hello(6)),
+    ]
+
+
+# ---- texts ----
+
+def blob():
+    whole = (b"kek\x01" + bytes(range(16)) + b"\x01\x0c" + b"i" * 12 + b"secret" + b"t" * 16)
+    return [whole, whole.replace(b"\x01\x0c" + b"i" * 12, b"\x01\x10" + b"i" * 16),
+            base64.b64encode(whole), b'{"a":"b","c":"d"}', '{"ä":"\\u0041","":"x"}'.encode()]
+
+
+CONFIG = """cluster: test
+node: node-1
+state_dir: state
+user: "0"
+listen: [ 127.0.0.1:7373, "[::1]:7373" ]
+tls:
+  certificate: cert
+  key: key
+  client_ca: ca
+identity:
+  common_name: yes
+tokens:
+  - name: main
+    uri: pkcs11:token=main;serial=12%2034?module-path=mod
+    pin-source: file:pin
+hsm:
+  user: "0"
+  state_dir: hsm
+  workers: 2
+  sessions: 3
+  deadline: 500ms
+audit:
+  dir: audit
+  max_bytes: 512MiB
+  context: hash
+admins:
+  - name: admin-1
+    identities: [ "uri:spiffe://test/admin", "dns:a.test" ]
+  - name: admin-2
+    identities:
+      - spki:""" + hashlib.sha256(b"").hexdigest() + "\n"
+
+
+def config():
+    return [CONFIG.encode(), CONFIG.replace("listen", "lisden").encode(),
+            CONFIG.replace("workers: 2", "workers: 2\n  workers: 3").encode(),
+            CONFIG.replace("main\n", "&a main\n").replace("cluster: test",
+                                                          "cluster: !!str test").encode(),
+            b"tokens: { a: b }\n", b"listen: []\n---\nlisten: []\n", b"\xff\xfe"]
+
+
+def part():
+    net = {"init": False, "cluster": "test", "node": "node-1", "state_dir": "/s",
+           "tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/a", "common_name": False,
+           "tokens": ["main", "other"], "workers": 2, "sessions": 1, "deadline_ms": 5000,
+           "audit_dir": "/d", "audit_hash_context": True, "audit_max_bytes": 1 << 30,
+           "admins": [{"name": "a", "identities": ["uri:x"]}]}
+    one = {"cluster": "test", "token": "main", "index": 0, "uri": "pkcs11:token=main",
+           "module": "/m", "sessions": 1}
+    return [json.dumps(v).encode() for v in (net, one, {**net, "workers": 1 << 40})]
+
+
+def uri():
+    return [b"pkcs11:token=main?module-path=mod&pin-source=file:pin",
+            b"pkcs11:token=a%20b;serial=1;manufacturer=SoftHSM;model=x?module-path=/m\npin",
+            b"pkcs11:token=main;slot-id=1?module-name=x&pin-value=1",
+            b"pkcs11:object=o;type=secret-key;id=%00%ff;library-version=1.2\n|prog",
+            b"pkcs11:serial=1;x-vendor=1?x-query=2\nfile:///pin"]
+
+
+def audit_line(sequence, kind, **more):
+    return b"+" + json.dumps({"v": 1, "seq": sequence, "time": "2026-01-01T00:00:00.000000Z",
+                              "node": "node-1", "type": kind, **more},
+                             separators=(",", ":")).encode()
+
+
+def audit():
+    lines = [audit_line(1, "open", cluster="test", reason="start", version="0.1.0", pid=1),
+             audit_line(2, "request", client="app", operation="wrap", result="ok"),
+             audit_line(3, "close")]
+    torn = audit_line(2, "gap", cluster="test", reason="torn", file="audit-%020d.jsonl" % 1,
+                      offset=256, length=3, sha256=hashlib.sha256(b"abc").hexdigest())
+    second = audit_line(3, "open", cluster="test", reason="start", version="0.1.0", pid=2)
+    whole = b"\n".join(lines) + b"\n"
+    return [whole, lines[0] + b"\n" + lines[2] + b"\n" + lines[1] + b"\n",
+            lines[0] + b"\nabc\n\n1\n" + torn + b"\n" + second + b"\n",
+            lines[0] + b"\n\n1\n" + lines[1] + b"\n" + lines[2] + b"\n",
+            lines[0] + b"\n" + torn.replace(b"torn", b"no_space") + b"\n",
+            whole[:-1], whole + b'{"v":1,"seq":4}\n']
+
+
+TIME = "2026-01-01T00:00:00.000000Z"
+
+
+def version(number, state="enabled"):
+    """As src/keyring/key_json.c writes it."""
+    identity = ID[:-1] + str(number)
+    raw = bytes.fromhex(identity.replace("-", ""))
+    canary = b"kek\x01" + raw + b"\x01\x0c" + b"i" * 12 + b"n" * 32 + b"t" * 16
+    return {"version": number, "id": identity, "object_id": raw.hex(), "token": "main",
+            "state": state, "created": TIME, "state_changed": TIME,
+            "attributes": ["sensitive", "local", "token"],
+            "canary": {"blob": base64.b64encode(canary).decode(), "sha256": "0" * 64}}
+
+
+def key(primary, *versions, **more):
+    return {"name": "demo", "algorithm": "aes256-gcm", "created": TIME, "labels": {"a": "b"},
+            "primary": primary, "activation": primary, "previous": 0,
+            "versions": list(versions), **({"activated": TIME} if primary else {}), **more}
+
+
+def record():
+    client = {"identities": ["uri:spiffe://t/a", "dns:a.test", "spki:" + "0" * 64],
+              "addresses": ["10.0.0.0/8", "::1"],
+              "grants": [{"keys": "demo-*", "operations": ["wrap", "unwrap", "approve"]}],
+              "limits": {"requests_per_s": 10, "in_flight": 2}}
+    body = {"number": 7, "state": "0" * 64}
+    values = [client, body, key(0, version(1, "staged")),
+              key(2, version(1, "disabled"), version(2), previous=1)]
+    return [json.dumps(v).encode() for v in values] + [
+        json.dumps({"body": v, "commit": 7, "key": ID, "seal": "0" * 64, "v": 1}).encode()
+        for v in values]
+
+
+# ---- requests ----
+
+def request(first, body=None, *headers, client="all"):
+    lines = [first, *headers]
+    if client:
+        lines.append("Client: " + client)
+    if body is not None:
+        lines.append("Content-Type: application/json")
+    text = "" if body is None else body if isinstance(body, str) else json.dumps(body)
+    return ("\n".join(lines) + "\n\n" + text).encode()
+
+
+def requests_http():
+    context = {"a": "b"}
+    plain = base64.b64encode(b"secret").decode()
+    match = 'If-Match: "4"'
+    client = {"identities": ["dns:new"], "grants": [{"keys": "*", "operations": ["wrap"]}]}
+    key = "/v1/keys/demo/"
+    return [
+        request(f"POST {key}wrap", {"plaintext": plain, "context": context}),
+        request(f"POST {key}wrap", {"plaintext": plain, "version_id": ID}),
+        request(f"POST {key}wrap", {"items": [{"plaintext": plain}, {"plaintext": ""}]}),
+        request(f"POST {key}unwrap", {"ciphertext": "$BLOB"}),
+        request(f"POST {key}unwrap", {"items": [{"ciphertext": "$BLOB", "plaintext": False},
+                                                {"ciphertext": "AA==", "context": context}]}),
+        request(f"POST {key}generate", {"bytes": 16, "context": context, "plaintext": True}),
+        request(f"POST {key}generate", {"items": [{}, {"bytes": 4096}]}),
+        request(f"POST {key}rewrap", {"ciphertext": "$BLOB", "new_context": context}),
+        request("GET /v1/keys?after=a&limit=1"),
+        request("POST /v1/keys", {"name": "new", "algorithm": "aes256-gcm", "token": "other",
+                                  "labels": {"a": "b"}}, "If-None-Match: *"),
+        request("GET /v1/keys/demo"),
+        request("GET /v1/keys/refused"),
+        request("PATCH /v1/keys/demo", {"labels": {"x": "y"}}, "If-Match: *"),
+        request(f"POST {key}rotate", {"token": "other"}, "If-Match: *"),
+        request(f"POST {key}rotate", {}, match),
+        request(f"POST {key}versions/1/enable", {}, "If-Match: *"),
+        request(f"POST {key}versions/2/disable", {}, "If-Match: *"),
+        request(f"POST {key}versions/2/primary", {}, "If-Match: *"),
+        request("GET /v1/clients?limit=5"),
+        request("GET /v1/clients/some"),
+        request("PUT /v1/clients/new", client, "If-None-Match: *"),
+        request("PUT /v1/clients/some", client, 'If-Match: "1"'),
+        request("DELETE /v1/clients/some", None, "If-Match: *"),
+        request("GET /v1/whoami", None, "traceparent: 00-0af7-b7ad-01"),
+        request("GET /v1/status"),
+        request("GET /health/ready", client=None),
+        request("GET /v1/openapi.yaml", client=None),
+        request(f"POST {key}wrap", {"plaintext": plain}, client="some"),
+        request(f"POST {key}wrap", "[1]"),
+        request("GET /v1/nothing"),
+    ]
+
+
+# ---- certificates ----
+
+def certificate(names, common_name="client", client_auth=True, extra=None):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.utcnow()
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+    builder = (x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
+               .public_key(private.public_key()).serial_number(x509.random_serial_number())
+               .not_valid_before(now - datetime.timedelta(days=1))
+               .not_valid_after(now + datetime.timedelta(days=1)))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
+    if client_auth:
+        usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])
+        builder = builder.add_extension(usage, False)
+    if extra:
+        builder = builder.add_extension(extra, True)
+    return builder.sign(private, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def identity():
+    import ipaddress
+
+    from cryptography import x509
+    uri_name = x509.UniformResourceIdentifier("spiffe://test/app")
+    dns_name = x509.DNSName("App.test")
+    mail = x509.RFC822Name("a@test")
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificates = [
+        certificate([uri_name]), certificate([dns_name, address]), certificate([mail]),
+        certificate([uri_name, uri_name, dns_name]), certificate([], "käse"),
+        certificate([uri_name], client_auth=False),
+        certificate([dns_name], extra=x509.BasicConstraints(True, 0)),
+    ]
+    whole = [bytes([how]) + block(c) for c in certificates for how in (0, 1, 3)]
+    return whole + [b"\x01" + b"".join(block(c) for c in certificates)]
+
+
+SEEDS = {"audit": audit, "blob": blob, "config": config, "frame": frame, "hsm": hsm,
+         "identity": identity, "part": part, "record": record, "request": requests_http,
+         "uri": uri, "worker": worker}
+
+
+def main():
+    target, directory = sys.argv[1:]
+    os.makedirs(directory, exist_ok=True)
+    for data in SEEDS[target]():
+        name = hashlib.sha256(data).hexdigest()[:16]
+        with open(os.path.join(directory, name), "wb") as f:
+            f.write(data)
+
+
+main()
