@@ -173,6 +173,12 @@ api_status(struct request *r)
 }
 
 void
+api_metrics(struct request *r)
+{
+	api_status(r);
+}
+
+void
 api_health_live(struct request *r)
 {
 	api_status(r);
@@ -218,6 +224,14 @@ audit_submit(struct audit *a, struct audit_record *record)
 	(void)a;
 	format(record);
 	record->done(record, 0);
+}
+
+bool
+audit_count(struct audit *a, const struct audit_record *record)
+{
+	(void)a;
+	format(record);
+	return false;
 }
 
 int
