@@ -13,6 +13,7 @@
 #define KEKD_AUDIT_H
 
 #include "kekd/buf.h"
+#include "kekd/metrics.h"
 #include "kekd/uuid.h"
 
 #include <jansson.h>
@@ -103,6 +104,8 @@ struct audit_status {
 };
 void audit_status(struct audit *a,
 	struct audit_status *ret_status); /* any thread; never waits for the disk */
+/* How long each fdatasync took; valid as long as a. Any thread. */
+const struct metrics_histogram *audit_sync_times(const struct audit *a);
 bool audit_ok(struct audit *a); /* any thread, no lock: ask it before the token is asked */
 
 /* The formats, for the writer and the tests: appends the members of r between "node" and "prev". */

@@ -28,6 +28,7 @@ enum version_state {
 	VERSION_DESTROYED,
 	VERSION_ABANDONED
 };
+#define VERSION_STATES (VERSION_ABANDONED + 1)
 
 struct nonce_block; /* nonce.h */
 
@@ -114,6 +115,23 @@ size_t keyring_count(struct keyring *r);
 /* Up to limit keys with names after `after` (NULL: from the first), sorted, as new references.
  * Returns the number. Any thread. */
 size_t keyring_list(struct keyring *r, const char *after, size_t limit, struct key **ret_keys);
+
+/* What is told of all keys together, and of the first few by name. */
+#define KEYRING_SUMMARY_KEYS 100
+struct keyring_summary {
+	size_t versions[VERSION_STATES];
+	uint64_t oldest_primary_us; /* creation of the oldest version that is a primary; 0: none */
+	uint64_t newest_us;	    /* the latest time that any record tells of */
+	uint64_t nonces_left;	    /* the least of all versions that wrap; NONCE_MAX: none */
+	struct keyring_summary_key {
+		char name[STR_NAME_MAX + 1];
+		uint64_t created_us, nonces_left; /* of the primary */
+	} keys[KEYRING_SUMMARY_KEYS];		  /* those that have a primary */
+	size_t keys_count;
+};
+/* Walks over all keys, a page at a time: 100,000 take some ten milliseconds. Any thread. */
+void keyring_summarise(struct keyring *r, struct keyring_summary *ret_summary);
+
 /* Does any version of any key have this object id in this token? Any thread. */
 bool keyring_knows_object(struct keyring *r, const char *token, const struct object_id *id);
 

@@ -46,6 +46,8 @@ struct node_proofs {
 	atomic_size_t total, proven, failed;
 };
 
+struct node_nonces;
+
 struct unknown_object { /* in a token, but in no metadata */
 	char token[STR_NAME_MAX + 1];
 	struct object_id id;
@@ -71,6 +73,9 @@ struct node {
 	_Atomic int exit_wanted; /* an exit status, or -1 */
 	uint64_t next_poll_ns;
 	bool proofs_done;
+	uint64_t next_summary_ns;
+	struct node_nonces *nonces; /* read at the start, until all keys are there */
+	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];
 	struct { /* one pass over all versions; another one follows while a token does not answer */
 		size_t total, proven, failed;
@@ -81,6 +86,7 @@ struct node {
 	struct unknown_object *unknown;
 	size_t unknown_count;
 	char phase_reason[256];
+	struct keyring_summary summary;
 	struct {
 		uint64_t who; /* hash of client and version */
 		uint64_t minute;

@@ -41,5 +41,11 @@ int nonce_reserve(
 	struct nonce_block *b, struct sealed *store, const struct uuid *version, const char *node);
 /* All nodes' reservations as last seen (0 before the first). Any thread. */
 uint64_t nonce_reserved(const struct nonce_block *b);
+uint64_t nonce_reserved_us(const struct nonce_block *b); /* real time of the newest; 0: none */
+
+/* A record nonces/VERSION as the store has it. 0 or KEKD_ERECORD. */
+int nonce_read(json_t *body, uint64_t *ret_reserved, uint64_t *ret_newest_us);
+/* What the record said at the start: known before the first block is reserved. Control thread. */
+void nonce_note(struct nonce_block *b, uint64_t reserved, uint64_t newest_us);
 
 #endif

@@ -14,6 +14,7 @@
 
 #include "kekd/hsm.h"
 #include "kekd/json.h"
+#include "kekd/metrics.h"
 #include "kekd/store.h"
 #include "kekd/uuid.h"
 
@@ -106,6 +107,14 @@ struct sealed_status {
 	char seal_key[UUID_TEXT_SIZE];
 };
 void sealed_status(struct sealed *s, struct sealed_status *ret_status);
+/* Counted since it was opened. */
+struct sealed_counts {
+	struct metrics_histogram commits;      /* the engine's time for each */
+	atomic_uint_least64_t commit_failures; /* the engine failed: KEKD_ESTORE */
+	atomic_uint_least64_t refusals;	       /* records found to be refused, again and again */
+};
+const struct sealed_counts *sealed_counts(
+	const struct sealed *s);	  /* any thread; valid as long as s */
 uint64_t sealed_number(struct sealed *s); /* any thread, no lock */
 /* The i-th refused path, copied; -ENOENT past the end. Any thread. */
 int sealed_refused(struct sealed *s, size_t i, char ret_path[STORE_PATH_MAX + 1]);

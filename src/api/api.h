@@ -43,6 +43,9 @@ void api_health_ready(struct request *r);  /* HTTP_OPEN  GET /health/ready */
 void api_health_active(struct request *r); /* HTTP_OPEN  GET /health/active */
 void api_openapi(struct request *r);	   /* HTTP_OPEN  GET /v1/openapi.yaml */
 
+/* As /health/ready answers. */
+bool api_is_ready(struct node *n);
+
 /* Of a page of a list: ?after= (NULL: from the first) and ?limit= (1 to API_LIMIT_MAX). 0 or
  * KEKD_EINVALID. */
 #define API_LIMIT_DEFAULT 100

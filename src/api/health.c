@@ -99,18 +99,32 @@ proofs_json(struct node *n)
 		(json_int_t)atomic_load(&n->proofs.failed));
 }
 
+static bool
+check(struct node *n, json_t *reasons, json_t *warnings)
+{
+	check_phase(n, reasons);
+	check_tokens(n, reasons);
+	check_audit(n, reasons);
+	check_store(n, reasons, warnings);
+	check_proofs(n, reasons, warnings);
+	return reasons && json_array_size(reasons) == 0;
+}
+
+bool
+api_is_ready(struct node *n)
+{
+	_cleanup_(json_freep) json_t *reasons = json_array();
+	_cleanup_(json_freep) json_t *warnings = json_array();
+
+	return check(n, reasons, warnings);
+}
+
 static void
 answer(struct request *r, const char *yes, const char *no)
 {
 	json_t *reasons = json_array(), *warnings = json_array(), *value;
-	bool good;
+	bool good = check(r->node, reasons, warnings);
 
-	check_phase(r->node, reasons);
-	check_tokens(r->node, reasons);
-	check_audit(r->node, reasons);
-	check_store(r->node, reasons, warnings);
-	check_proofs(r->node, reasons, warnings);
-	good = reasons && json_array_size(reasons) == 0;
 	value = json_pack("{s:s, s:o, s:o, s:o}", "status", good ? yes : no, "reasons", reasons,
 		"warnings", warnings, "proofs", proofs_json(r->node));
 	if (value)

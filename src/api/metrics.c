@@ -9,6 +9,8 @@
 
 #include "kekd/clock.h"
 #include "kekd/metrics.h"
+#include "kekd/nonce.h"
+#include "kekd/process.h"
 #include "kekd/traffic.h"
 
 #include <stdio.h>
@@ -21,7 +23,10 @@ struct scrape {
 	bool has_store;
 	struct audit_status audit;
 	struct sealed_status store;
+	const struct sealed_counts *counts;
 	struct http_connections connections;
+	struct process_usage process;
+	struct keyring_summary keys;
 };
 
 typedef void collect_fn(struct scrape *s);
@@ -30,6 +35,18 @@ static void
 number(struct scrape *s, uint64_t value)
 {
 	metrics_number(&s->text, value, NULL);
+}
+
+static void
+real(struct scrape *s, double value)
+{
+	metrics_real(&s->text, value, NULL);
+}
+
+static double
+seconds(uint64_t us)
+{
+	return (double)us / 1e6;
 }
 
 /* ---- the process ---- */
@@ -53,6 +70,54 @@ phase(struct scrape *s)
 
 	for (size_t i = 0; i < STR_COUNT(names); i++)
 		metrics_number(&s->text, i == now, "phase", names[i], NULL);
+}
+
+static void
+ready(struct scrape *s)
+{
+	number(s, api_is_ready(s->node));
+}
+
+static void
+process_cpu(struct scrape *s)
+{
+	real(s, s->process.cpu_s);
+}
+
+static void
+process_resident(struct scrape *s)
+{
+	number(s, s->process.resident_bytes);
+}
+
+static void
+process_virtual(struct scrape *s)
+{
+	number(s, s->process.virtual_bytes);
+}
+
+static void
+process_threads(struct scrape *s)
+{
+	number(s, s->process.threads);
+}
+
+static void
+process_open_fds(struct scrape *s)
+{
+	number(s, s->process.open_fds);
+}
+
+static void
+process_max_fds(struct scrape *s)
+{
+	number(s, s->process.max_fds);
+}
+
+static void
+process_start(struct scrape *s)
+{
+	real(s, seconds(s->node->started_us));
 }
 
 /* ---- requests ---- */
@@ -213,6 +278,13 @@ audit_backlog(struct scrape *s)
 }
 
 static void
+audit_sync_duration(struct scrape *s)
+{
+	if (s->node->audit)
+		metrics_times(&s->text, audit_sync_times(s->node->audit), NULL);
+}
+
+static void
 audit_failures(struct scrape *s)
 {
 	number(s, s->audit.failures);
@@ -255,9 +327,78 @@ store_refused(struct scrape *s)
 }
 
 static void
+seal_failures(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, metrics_read(&s->counts->refusals));
+}
+
+static void
+commit_failures(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, metrics_read(&s->counts->commit_failures));
+}
+
+static void
+commit_times(struct scrape *s)
+{
+	if (s->has_store)
+		metrics_times(&s->text, &s->counts->commits, NULL);
+}
+
+static void
+clock_skew(struct scrape *s)
+{
+	uint64_t now = clock_real_us(), newest = s->keys.newest_us;
+
+	if (s->has_store)
+		real(s, newest > now ? seconds(newest - now) : 0);
+}
+
+/* ---- keys ---- */
+
+static void
 keys(struct scrape *s)
 {
 	number(s, keyring_count(s->node->keyring));
+}
+
+static void
+versions(struct scrape *s)
+{
+	for (size_t i = 0; i < VERSION_STATES; i++)
+		metrics_number(&s->text, s->keys.versions[i], "state", version_state_name(i), NULL);
+}
+
+static void
+oldest_primary(struct scrape *s)
+{
+	if (s->keys.oldest_primary_us > 0)
+		real(s, seconds(s->keys.oldest_primary_us));
+}
+
+static void
+least_nonces(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, s->keys.nonces_left);
+}
+
+static void
+key_created(struct scrape *s)
+{
+	for (size_t i = 0; i < s->keys.keys_count; i++)
+		metrics_real(&s->text, seconds(s->keys.keys[i].created_us), "key",
+			s->keys.keys[i].name, NULL);
+}
+
+static void
+key_nonces(struct scrape *s)
+{
+	for (size_t i = 0; i < s->keys.keys_count; i++)
+		metrics_number(
+			&s->text, s->keys.keys[i].nonces_left, "key", s->keys.keys[i].name, NULL);
 }
 
 static void
@@ -297,6 +438,10 @@ unknown_objects(struct scrape *s)
 	{ \
 		"kekd_" name, METRICS_GAUGE, help, collect \
 	}
+#define PROCESS(name, type, collect, help) \
+	{ \
+		"process_" name, type, help, collect \
+	}
 #define HISTOGRAM(name, collect, help) \
 	{ \
 		"kekd_" name, METRICS_HISTOGRAM, help, collect \
@@ -311,6 +456,19 @@ static const struct {
 } families[] = {
 	GAUGE("build_info", build_info, "The release of kekd that runs; always 1."),
 	GAUGE("phase", phase, "1 for the phase that the node is in."),
+	GAUGE("ready", ready, "1 while /health/ready says so."),
+	PROCESS("cpu_seconds_total", METRICS_COUNTER, process_cpu,
+		"CPU time of kekd-net, user and system."),
+	PROCESS("resident_memory_bytes", METRICS_GAUGE, process_resident,
+		"Resident memory of kekd-net."),
+	PROCESS("virtual_memory_bytes", METRICS_GAUGE, process_virtual,
+		"Virtual memory of kekd-net."),
+	PROCESS("threads", METRICS_GAUGE, process_threads, "Threads of kekd-net."),
+	PROCESS("open_fds", METRICS_GAUGE, process_open_fds, "Open file descriptors of kekd-net."),
+	PROCESS("max_fds", METRICS_GAUGE, process_max_fds,
+		"File descriptors that kekd-net may open."),
+	PROCESS("start_time_seconds", METRICS_GAUGE, process_start,
+		"When kekd-net was started, since 1970."),
 
 	COUNTER("requests_total", requests, "Requests answered, by operation and code."),
 	HISTOGRAM("request_duration_seconds", request_times,
@@ -344,6 +502,8 @@ static const struct {
 	COUNTER("audit_records_total", audit_sequence,
 		"Sequence number of the last durable record; never starts again."),
 	GAUGE("audit_backlog_records", audit_backlog, "Records that are not on disk yet."),
+	HISTOGRAM("audit_sync_duration_seconds", audit_sync_duration,
+		"How long the audit log's fdatasync took."),
 	COUNTER("audit_failures_total", audit_failures, "Attempts to write the log that failed."),
 	COUNTER("audit_summarised_total", audit_summarised,
 		"Refusals that were counted in a summary instead of a record of their own."),
@@ -353,7 +513,25 @@ static const struct {
 	GAUGE("store_records", store_records, "Records in the metadata store."),
 	GAUGE("store_records_refused", store_refused,
 		"Records whose seal does not verify; the last good ones stay in force."),
+	COUNTER("seal_failures_total", seal_failures,
+		"Records found whose seal does not verify, or that are not the last good ones."),
+	HISTOGRAM("store_commit_duration_seconds", commit_times, "How long a commit took."),
+	COUNTER("store_commit_failures_total", commit_failures,
+		"Commits that the store did not take for a fault of its own."),
+	GAUGE("store_clock_skew_seconds", clock_skew,
+		"How far the clock is behind the newest time in the metadata; 0: it is not."),
+
 	GAUGE("keys", keys, "Keys."),
+	GAUGE("key_versions", versions, "Versions of all keys, by state."),
+	GAUGE("key_primary_oldest_created_timestamp_seconds", oldest_primary,
+		"When the oldest primary version of all keys was made, since 1970."),
+	GAUGE("key_primary_created_timestamp_seconds", key_created,
+		"When the key's primary version was made, since 1970; the first 100 keys by name."),
+	GAUGE("key_nonces_left_min", least_nonces,
+		"IVs that the primary version with the fewest can still reserve, of all keys."),
+	GAUGE("key_nonces_left", key_nonces,
+		"IVs that the key's primary version can still reserve; the first 100 keys by "
+		"name."),
 	GAUGE("clients", clients, "Client records."),
 	GAUGE("version_proofs", proofs,
 		"Key versions that this node could use in its tokens since its start, or not."),
@@ -368,8 +546,14 @@ take(struct scrape *s)
 	if (s->node->audit)
 		audit_status(s->node->audit, &s->audit);
 	s->has_store = store != NULL;
-	if (s->has_store)
+	if (s->has_store) {
 		sealed_status(store, &s->store);
+		s->counts = sealed_counts(store);
+	}
+	pthread_mutex_lock(&s->node->lock);
+	s->keys = s->node->summary;
+	pthread_mutex_unlock(&s->node->lock);
+	process_usage(&s->process);
 	if (s->node->http)
 		http_connections(s->node->http, &s->connections);
 }

@@ -61,6 +61,7 @@ struct audit {
 	pthread_t thread;
 	atomic_bool ok;
 	_Atomic uint64_t backlog;
+	struct metrics_histogram sync_times;
 
 	pthread_mutex_t status_lock;
 	struct audit_status status;
@@ -479,6 +480,16 @@ fail(struct audit *a, const char *reason, int err)
 	return err;
 }
 
+static int
+sync_file(struct audit *a)
+{
+	uint64_t start = clock_boot_ns();
+	int err = fdatasync(a->fd) < 0 ? -errno : 0;
+
+	metrics_observe(&a->sync_times, clock_boot_ns() - start);
+	return err;
+}
+
 /* Makes a->out durable. A file that could not be written or synced is never used again; one that
  * was not touched, for want of space, is. */
 static int
@@ -495,8 +506,8 @@ commit(struct audit *a, uint64_t room)
 	err = write_out(a);
 	if (err)
 		fail(a, "write_failed", err);
-	else if (fdatasync(a->fd) < 0)
-		err = fail(a, "sync_failed", -errno);
+	else if ((err = sync_file(a)) < 0)
+		fail(a, "sync_failed", err);
 	if (err) {
 		drop_file(a);
 		return err;
@@ -842,6 +853,12 @@ audit_append(struct audit *a, struct audit_record *r)
 	pthread_mutex_destroy(&w.lock);
 	pthread_cond_destroy(&w.wake);
 	return w.err;
+}
+
+const struct metrics_histogram *
+audit_sync_times(const struct audit *a)
+{
+	return &a->sync_times;
 }
 
 void

@@ -20,7 +20,7 @@ struct nonce_block {
 	atomic_uint_least64_t left;
 	atomic_uint_least64_t half; /* of the newest block */
 	atomic_bool low_said;
-	atomic_uint_least64_t reserved;
+	atomic_uint_least64_t reserved, reserved_us;
 	uint64_t taken_ns; /* when the newest was reserved; 0: none since the start. Control thread
 			    */
 };
@@ -43,6 +43,19 @@ nonce_reserved(const struct nonce_block *b)
 	return atomic_load_explicit(&b->reserved, memory_order_relaxed);
 }
 
+uint64_t
+nonce_reserved_us(const struct nonce_block *b)
+{
+	return atomic_load_explicit(&b->reserved_us, memory_order_relaxed);
+}
+
+void
+nonce_note(struct nonce_block *b, uint64_t reserved, uint64_t newest_us)
+{
+	atomic_store(&b->reserved, reserved);
+	atomic_store(&b->reserved_us, newest_us);
+}
+
 enum nonce_answer
 nonce_take(struct nonce_block *b, uint32_t n)
 {
@@ -63,6 +76,7 @@ add(struct nonce_block *b, uint64_t size)
 	b->taken_ns = clock_boot_ns();
 	atomic_store(&b->half, size / 2);
 	atomic_fetch_add(&b->left, size);
+	atomic_store(&b->reserved_us, clock_real_us());
 	atomic_store(&b->low_said, false);
 }
 
@@ -96,6 +110,27 @@ read_record(json_t *body, uint64_t *ret_reserved, json_t **ret_blocks)
 		return -ENOMEM;
 	*ret_reserved = (uint64_t)reserved;
 	*ret_blocks = blocks;
+	return 0;
+}
+
+int
+nonce_read(json_t *body, uint64_t *ret_reserved, uint64_t *ret_newest_us)
+{
+	json_t *blocks, *block;
+	uint64_t reserved, newest = 0, at;
+	const char *node;
+	int err = read_record(body, &reserved, &blocks);
+
+	if (err < 0)
+		return err;
+	json_object_foreach(blocks, node, block) {
+		const char *text = json_string_value(json_object_get(block, "at"));
+		if (text && clock_parse(text, &at) == 0 && at > newest)
+			newest = at;
+	}
+	json_decref(blocks);
+	*ret_reserved = reserved;
+	*ret_newest_us = newest;
 	return 0;
 }
 

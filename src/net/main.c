@@ -256,6 +256,7 @@ close_node(struct node *n)
 	clients_freep(&n->clients);
 	traffic_freep(&n->traffic);
 	free(n->unknown);
+	free(n->nonces);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);
 }

@@ -125,12 +125,19 @@ load_client(struct node *n, const char *name, json_t *body, uint64_t commit)
 		log_error("client %s: out of memory", name);
 }
 
+static void
+load_nonces(struct node *n, const char *name, json_t *body, uint64_t commit __attribute__((unused)))
+{
+	node_note_nonces(n, name, body);
+}
+
 static const struct {
 	const char *prefix;
 	void (*load)(struct node *n, const char *name, json_t *body, uint64_t commit);
 } loaders[] = {
 	{ "keys/", load_key },
 	{ "clients/", load_client },
+	{ "nonces/", load_nonces },
 };
 
 static void
@@ -295,6 +302,8 @@ serve(struct node *n)
 		.tokens = (const char *const *)n->part.tokens,
 		.tokens_count = n->part.tokens_count,
 	};
+	node_take_nonces(n);
+	node_summarise(n);
 	judge_store(n);
 	node_sweep(n);
 	control_send(CHILD_FD_CONTROL, &ready, -1);
@@ -316,6 +325,7 @@ start(struct node *n)
 		return;
 	}
 	config = sealed_settings(n);
+	n->nonces_count = 0;
 	err = sealed_open(&config, load_record, n, &sealed, error);
 	atomic_store(&n->sealed, sealed);
 	if (err == 0)
@@ -440,6 +450,7 @@ node_tick(struct node *n)
 	case NODE_SERVING:
 		poll_store(n);
 		prove_again(n);
+		node_summarise(n);
 		return !n->proofs_done && prove_some(n);
 	case NODE_HELD:
 		poll_store(n);

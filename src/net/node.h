@@ -15,6 +15,11 @@ void node_set_phase(struct node *n, enum node_phase phase, const char *format, .
 /* Set by the control thread when the process must end for an operator: an exit status, or -1. */
 int node_exit_wanted(const struct node *n);
 
+/* summary.c, for the metrics. Control thread. */
+void node_note_nonces(struct node *n, const char *version, json_t *body); /* at the first load */
+void node_take_nonces(struct node *n); /* all keys are loaded: gives the notes to them */
+void node_summarise(struct node *n);   /* when it is time to */
+
 extern const struct http_hooks node_hooks;
 
 #endif

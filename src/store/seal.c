@@ -127,6 +127,12 @@ sealed_status(struct sealed *s, struct sealed_status *ret_status)
 	pthread_mutex_unlock(&s->lock);
 }
 
+const struct sealed_counts *
+sealed_counts(const struct sealed *s)
+{
+	return &s->counts;
+}
+
 uint64_t
 sealed_number(struct sealed *s)
 {

@@ -347,6 +347,7 @@ seal_log_refused(struct sealed *s, const struct sealed_entry *e)
 			  : e->verified ? "it is not the one that was last written by kekd"
 					: "its seal does not verify";
 
+	metrics_add(&s->counts.refusals, 1);
 	s->refusals_told++;
 	if (s->refusals_told <= REFUSALS_LOGGED)
 		log_error("record %s: refused: %s: another program changed the store; put the "

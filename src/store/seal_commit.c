@@ -5,6 +5,7 @@
  */
 #include "sealed.h"
 
+#include "kekd/clock.h"
 #include "kekd/err.h"
 
 #include <errno.h>
@@ -250,6 +251,19 @@ apply(struct sealed *s, struct pending *p, uint64_t revision)
 }
 
 static int
+engine_commit(struct sealed *s, enum store_owner owner, const struct store_op *ops, size_t count,
+	uint64_t *ret_revision)
+{
+	uint64_t start = clock_boot_ns();
+	int err = s->config.store->engine->commit(s->config.store, owner, ops, count, ret_revision);
+
+	metrics_observe(&s->counts.commits, clock_boot_ns() - start);
+	if (err == KEKD_ESTORE)
+		metrics_add(&s->counts.commit_failures, 1);
+	return err;
+}
+
+static int
 write_txn(struct sealed *s, struct txn *t, enum store_owner owner)
 {
 	struct store_op ops[STORE_OPS_MAX];
@@ -258,7 +272,7 @@ write_txn(struct sealed *s, struct txn *t, enum store_owner owner)
 
 	if (err < 0)
 		return err;
-	err = s->config.store->engine->commit(s->config.store, owner, ops, t->count, &revision);
+	err = engine_commit(s, owner, ops, t->count, &revision);
 	if (err == KEKD_ESTORE)
 		err = find_outcome(s, &t->items[t->count - 1], &revision);
 	if (err < 0) {

@@ -61,6 +61,7 @@ struct sealed {
 	bool accept_failed; /* the log has it */
 	enum sealed_hold hold;
 	_Atomic uint64_t shared_number;
+	struct sealed_counts counts;
 	pthread_mutex_t lock; /* of what follows: for other threads */
 	struct sealed_status status;
 	char **refused;

@@ -410,6 +410,44 @@ listing_is_sorted_and_paged_whatever_the_order_of_coming(void **state)
 	keyring_freep(&r);
 }
 
+static void
+a_summary_tells_of_all_keys_and_names_the_first_few(void **state)
+{
+	static struct keyring_summary s;
+	struct keyring *r = NULL;
+
+	(void)state;
+	assert_int_equal(keyring_open(&r), 0);
+	keyring_summarise(r, &s);
+	assert_int_equal(s.oldest_primary_us, 0);
+	assert_int_equal(s.nonces_left, NONCE_MAX);
+	for (unsigned i = 0; i < 600; i++) {
+		struct key *k = numbered_key(i);
+		struct key_version *v = &k->versions[0];
+		v->state = i % 2 ? VERSION_ENABLED : VERSION_DISABLED;
+		k->primary = i == 7 ? 0 : v->number;
+		v->created_us = i == 555 ? 1000 : 5000 + i;
+		v->state_changed_us = i == 300 ? 9000 : 2000;
+		assert_int_equal(keyring_publish(r, k), 0);
+		if (i == 444)
+			nonce_note(v->nonces, NONCE_MAX - 17, 8000);
+		if (i == 7) /* not a primary: it wraps nothing */
+			nonce_note(v->nonces, NONCE_MAX, 0);
+	}
+	keyring_summarise(r, &s);
+	assert_int_equal(s.versions[VERSION_ENABLED], 300);
+	assert_int_equal(s.versions[VERSION_DISABLED], 300);
+	assert_int_equal(s.oldest_primary_us, 1000);
+	assert_int_equal(s.newest_us, 9000);
+	assert_int_equal(s.nonces_left, 17);
+	assert_int_equal(s.keys_count, KEYRING_SUMMARY_KEYS);
+	assert_string_equal(s.keys[0].name, "key-000000");
+	assert_string_equal(s.keys[7].name, "key-000008");
+	assert_int_equal(s.keys[7].created_us, 5008);
+	assert_int_equal(s.keys[7].nonces_left, NONCE_MAX);
+	keyring_freep(&r);
+}
+
 /* What a thousand changes, or pages, cost: the best of a few rounds. */
 static uint64_t
 cost_of_changes(struct keyring *r, unsigned keys)
@@ -534,6 +572,7 @@ main(void)
 		cmocka_unit_test(a_refused_record_is_marked_and_can_be_good_again),
 		cmocka_unit_test(objects_are_known_by_token_and_id_while_a_version_has_them),
 		cmocka_unit_test(listing_is_sorted_and_paged_whatever_the_order_of_coming),
+		cmocka_unit_test(a_summary_tells_of_all_keys_and_names_the_first_few),
 		cmocka_unit_test(
 			with_100_times_the_keys_a_change_and_a_page_do_not_cost_30_times_as_much),
 		cmocka_unit_test(readers_see_whole_records_while_they_are_replaced),
