@@ -322,6 +322,7 @@ class Kekd:
         os.chmod(self.dir, 0o755)
         self.port = free_port()
         self.process = None
+        self.wrapper = []  # a command that kekd is started with
         self.uid = user
         self.hsm_uid = hsm_user
         self.module = module
@@ -438,7 +439,7 @@ class Kekd:
         assert self.process is None
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [os.path.join(BUILD, "kekd"), "--config", self.config_path],
+                [*self.wrapper, os.path.join(BUILD, "kekd"), "--config", self.config_path],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if ready:
             self.wait_ready()

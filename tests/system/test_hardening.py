@@ -6,11 +6,12 @@ import glob
 import os
 import platform
 import re
+import shutil
 import subprocess
 
 import pytest
 
-from kekd import BUILD, HSM_USER, USER, comm, kill, wait_for
+from kekd import BUILD, HSM_USER, TOP, USER, comm, kill, wait_for
 
 with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
     CONFIG = f.read()
@@ -101,6 +102,11 @@ def test_locked_memory_stays_out_of_core_dumps(separate):
         assert locked and all("dd" in s for s in locked), comm(pid)
 
 
+def test_what_any_process_makes_is_for_its_user_alone(separate):
+    for pid in (separate.net(), *separate.workers()):
+        assert status(pid)["Umask"] == "0077", comm(pid)
+
+
 def targets(pid):
     found = {}
     for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -187,3 +193,101 @@ def test_programs_are_built_for_control_flow_enforcement():
         code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], check=True, text=True,
                               capture_output=True).stdout
         assert re.search(r"<main>:\n[^\n]*\bendbr64\b", code), program
+
+
+# ---- what the system does for it ----
+
+UNIT = os.path.join(BUILD, "conf", "kekd.service")
+
+
+def needs(program):
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    return pytest.mark.skipif(path is None, reason=f"{program} is not installed")
+
+
+def unit():
+    """The unit's settings; the last of a name counts."""
+    with open(UNIT, encoding="utf-8") as f:
+        return dict(line.rstrip("\n").split("=", 1) for line in f
+                    if "=" in line and not line.startswith(("#", "[")))
+
+
+@needs("systemd-analyze")
+def test_the_units_exposure_is_at_most_2_3():
+    def security(threshold):
+        return subprocess.run(
+            ["systemd-analyze", "security", "--offline=yes", "--no-pager",
+             f"--threshold={threshold}", UNIT], check=False, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT)
+    done = security(23)
+    assert done.returncode == 0, done.stdout
+    assert "Overall exposure level" in done.stdout
+    assert security(1).returncode != 0, "the threshold is looked at"
+
+
+@needs("setpriv")
+@plain
+def test_kekd_needs_no_other_capability_than_the_units(make_server, root):
+    """With root's name and the unit's capabilities alone, on directories as tmpfiles makes them."""
+    server = make_server(user=USER, hsm_user=HSM_USER)
+    hsm = server.path("state", "hsm")
+    os.rename(server.path("state-hsm"), hsm)
+    server.settings["hsm"]["state_dir"] = hsm
+    server.write_config()
+    server.init()
+    names = unit()["CapabilityBoundingSet"].lower().replace("cap_", "").split()
+    server.wrapper = ["setpriv", "--no-new-privs",
+                      "--bounding-set=-all" + "".join(f",+{n}" for n in names)]
+    server.start().populate()
+    assert bin(int(status(server.process.pid)["CapEff"], 16)).count("1") == len(names)
+    kill(server.workers()[0])
+    wait_for(lambda: len(server.workers()) == 2, "the parent could start another")
+    with server.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+    assert server.stop() == 0
+
+
+@needs("systemd-sysusers")
+@needs("systemd-tmpfiles")
+def test_users_and_directories_are_made_as_kekd_needs_them(tmp_path, root):
+    os.makedirs(tmp_path / "etc")
+    conf = os.path.join(TOP, "conf")
+    for command in (["systemd-sysusers", f"--root={tmp_path}", f"{conf}/sysusers.conf"],
+                    ["systemd-tmpfiles", "--create", f"--root={tmp_path}",
+                     f"{conf}/tmpfiles.conf"]):
+        subprocess.run(command, check=True, capture_output=True)
+    with open(tmp_path / "etc" / "passwd", encoding="utf-8") as f:
+        users = {line.split(":")[0]: int(line.split(":")[2]) for line in f}
+    assert users["kekd"] != users["kekd-hsm"] and 0 not in users.values()
+    for path, user in (("var/lib/kekd", "kekd"), ("var/lib/kekd/hsm", "kekd-hsm"),
+                       ("var/log/kekd", "kekd")):
+        found = os.stat(tmp_path / path)
+        assert (found.st_uid, found.st_mode & 0o7777) == (users[user], 0o700), path
+
+
+@needs("apparmor_parser")
+def test_the_apparmor_profile_is_understood(tmp_path):
+    def parse(path):
+        return subprocess.run(["apparmor_parser", "-Q", "-K", path], check=False,
+                              capture_output=True, text=True,
+                              env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    profile = os.path.join(BUILD, "conf", "apparmor", "usr.sbin.kekd")
+    done = parse(profile)
+    assert done.returncode == 0, done.stderr
+    with open(profile, encoding="utf-8") as f:
+        text = f.read()
+    assert "@" not in re.sub(r"@\{\w+\}", "", text), "every place is filled in"
+    broken = tmp_path / "broken"
+    broken.write_text(text.replace("capability setuid,", "capability setuidd,"), encoding="utf-8")
+    assert parse(broken).returncode != 0, "the parser looks at it"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_what_the_system_reads_is_installed(tmp_path):
+    subprocess.run(["make", "-s", "-C", BUILD, "install-data", f"DESTDIR={tmp_path}"], check=True,
+                   capture_output=True)
+    installed = {os.path.relpath(os.path.join(where, name), tmp_path)
+                 for where, _, names in os.walk(tmp_path) for name in names}
+    for end in ("lib/systemd/system/kekd.service", "lib/sysusers.d/kekd.conf",
+                "lib/tmpfiles.d/kekd.conf"):
+        assert any(path.endswith(end) for path in installed), end
