@@ -105,6 +105,8 @@ struct worker_part {
 	unsigned index;
 	char *uri, *module;
 	unsigned sessions;
+	bool retry_pin; /* the parent's to say: an operator allows one login that the rules for PINs
+			   forbid */
 	bool pin_known; /* the parent's to say: a worker has logged in with what the PIN source
 			   holds */
 };

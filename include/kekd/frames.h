@@ -86,8 +86,9 @@ struct hsm_op {
 enum hsm_state {
 	HSM_STATE_READY = 1,
 	HSM_STATE_PIN_REFUSED,
-	HSM_STATE_PIN_LOCKED, /* CKF_USER_PIN_LOCKED */
-	HSM_STATE_NO_TOKEN,   /* no token matches the URI, or several do */
+	HSM_STATE_PIN_LOCKED,	 /* CKF_USER_PIN_LOCKED */
+	HSM_STATE_PIN_FINAL_TRY, /* CKF_USER_PIN_FINAL_TRY: an operator has to allow it */
+	HSM_STATE_NO_TOKEN,	 /* no token matches the URI, or several do */
 	HSM_STATE_NOT_INITIALISED,
 	HSM_STATE_NO_MODULE, /* cannot be loaded */
 	HSM_STATE_FAILED

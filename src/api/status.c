@@ -30,6 +30,7 @@ static const char *const worker_states[] = {
 	[HSM_STATE_READY] = "ready",
 	[HSM_STATE_PIN_REFUSED] = "pin_refused",
 	[HSM_STATE_PIN_LOCKED] = "pin_locked",
+	[HSM_STATE_PIN_FINAL_TRY] = "pin_final_try",
 	[HSM_STATE_NO_TOKEN] = "no_token",
 	[HSM_STATE_NOT_INITIALISED] = "not_initialised",
 	[HSM_STATE_NO_MODULE] = "no_module",

@@ -163,6 +163,7 @@ worker_part_take(const json_t *json, struct worker_part *p, char error[JSON_ERRO
 		{ "module", JSON_KIND_STRING, true, &module },
 		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
 		{ "pin_known", JSON_KIND_BOOL, false, &p->pin_known },
+		{ "retry_pin", JSON_KIND_BOOL, false, &p->retry_pin },
 	};
 	int err = json_take(json, members, STR_COUNT(members), error);
 

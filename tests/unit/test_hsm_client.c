@@ -1153,8 +1153,8 @@ test_a_locked_pin_and_the_last_try_are_left_alone(void **state)
 		const char *flags;
 		enum hsm_state state;
 	} cases[] = {
-		{ "0x40000", HSM_STATE_PIN_LOCKED },  /* CKF_USER_PIN_LOCKED */
-		{ "0x20000", HSM_STATE_PIN_REFUSED }, /* CKF_USER_PIN_FINAL_TRY */
+		{ "0x40000", HSM_STATE_PIN_LOCKED },	/* CKF_USER_PIN_LOCKED */
+		{ "0x20000", HSM_STATE_PIN_FINAL_TRY }, /* CKF_USER_PIN_FINAL_TRY */
 	};
 	char log[128];
 

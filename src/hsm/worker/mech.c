@@ -12,7 +12,10 @@
 #include <string.h>
 
 #define TAG_BITS 128
+#define TAG_SIZE (TAG_BITS / 8)
+#define MAC_SIZE 32
 #define ROOM_FOR_TAG 32
+#define RANDOM_CHECK_SIZE 8 /* so many zeros are no accident */
 
 static const CK_MECHANISM_TYPE aead_mechanism = CKM_AES_GCM;
 static const CK_MECHANISM_TYPE mac_mechanism = CKM_SHA256_HMAC;
@@ -56,6 +59,19 @@ make_iv(const struct session *s, struct hsm_op *op)
 	return (q->flags & QUIRK_TOKEN_IV) || RAND_bytes(op->iv, op->iv_len) == 1;
 }
 
+/* A result of another length than the mechanism's is none, whatever the token said of it. */
+static enum p11_class
+take_length(const struct session *s, CK_ULONG len, size_t due, uint32_t *ret_len)
+{
+	if (len != due) {
+		log_error("token \"%s\" gave %lu bytes where there must be %zu: not used",
+			s->w->part.token, len, due);
+		return P11_RESTART;
+	}
+	*ret_len = (uint32_t)len;
+	return P11_OK;
+}
+
 static enum p11_class
 encrypt(struct session *s, const struct object_id *id, const uint8_t *plain, size_t plain_len,
 	const uint8_t *aad, size_t aad_len, struct hsm_op *op)
@@ -74,9 +90,7 @@ encrypt(struct session *s, const struct object_id *id, const uint8_t *plain, siz
 	if (!class)
 		class = p11_call(
 			&s->w->p11, Encrypt, s->h, (uint8_t *)plain, plain_len, op->out, &len);
-	if (!class)
-		op->out_len = (uint32_t)len;
-	return class;
+	return class ? class : take_length(s, len, plain_len + TAG_SIZE, &op->out_len);
 }
 
 /* ret_plain has room for as much as the ciphertext. */
@@ -86,8 +100,11 @@ decrypt(struct session *s, struct hsm_op *op, uint8_t *ret_plain, uint32_t *ret_
 	CK_OBJECT_HANDLE key;
 	CK_ULONG len = op->in_len;
 	uint8_t iv[sizeof(op->iv)];
-	enum p11_class class = objects_get(s->w, &op->object, &key);
+	enum p11_class class;
 
+	if (op->in_len < TAG_SIZE)
+		return P11_CALLER;
+	class = objects_get(s->w, &op->object, &key);
 	if (class)
 		return class;
 	memcpy(iv, op->iv, sizeof(iv));
@@ -97,9 +114,7 @@ decrypt(struct session *s, struct hsm_op *op, uint8_t *ret_plain, uint32_t *ret_
 	if (!class)
 		class = p11_call(
 			&s->w->p11, Decrypt, s->h, (uint8_t *)op->in, op->in_len, ret_plain, &len);
-	if (!class)
-		*ret_len = (uint32_t)len;
-	return class;
+	return class ? class : take_length(s, len, op->in_len - TAG_SIZE, ret_len);
 }
 
 enum p11_class
@@ -122,11 +137,27 @@ mech_check(struct session *s, struct hsm_op *op)
 	return decrypt(s, op, op->out, &len);
 }
 
+static bool
+is_zero(const uint8_t *data, size_t len)
+{
+	uint8_t any = 0;
+
+	for (size_t i = 0; i < len; i++)
+		any |= data[i];
+	return any == 0;
+}
+
 enum p11_class
 mech_generate(struct session *s, struct hsm_op *op)
 {
-	enum p11_class class = p11_call(&s->w->p11, GenerateRandom, s->h, op->out2, op->size);
+	enum p11_class class;
 
+	memset(op->out2, 0, op->size);
+	class = p11_call(&s->w->p11, GenerateRandom, s->h, op->out2, op->size);
+	if (!class && op->size >= RANDOM_CHECK_SIZE && is_zero(op->out2, op->size)) {
+		log_error("token \"%s\" gave zeros for random bytes: not used", s->w->part.token);
+		return P11_RESTART;
+	}
 	if (!class)
 		class = encrypt(s, &op->object, op->out2, op->size, op->aad, op->aad_len, op);
 	if (!class && op->out2_cap >= op->size)
@@ -164,9 +195,7 @@ mech_seal(struct session *s, struct hsm_op *op)
 	if (!class)
 		class = p11_call(
 			&s->w->p11, Sign, s->h, (uint8_t *)op->in, op->in_len, op->out, &len);
-	if (!class)
-		op->out_len = (uint32_t)len;
-	return class;
+	return class ? class : take_length(s, len, MAC_SIZE, &op->out_len);
 }
 
 /* --- Making keys. */
@@ -200,7 +229,7 @@ generate_key(struct session *s, const struct key_kind *kind, const struct hsm_op
 	if (class == P11_CALLER && !modifiable)
 		class = p11_call(
 			&s->w->p11, GenerateKey, s->h, &mechanism, template, n - 1, ret_handle);
-	return class == P11_CALLER ? P11_OPERATOR : class;
+	return class == P11_CALLER ? P11_OPERATOR : class == P11_RESTART ? P11_UNCERTAIN : class;
 }
 
 /* What the token says of the key, whoever made it. */

@@ -22,6 +22,7 @@ struct object {
 	struct object_id id;
 	CK_OBJECT_HANDLE handle, copy; /* copy: CK_INVALID_HANDLE where there is none */
 	bool duplicate;
+	unsigned copy_failures;
 	bool uncopied; /* the token does not copy it well: used as it is */
 };
 
@@ -169,6 +170,9 @@ search(struct worker *w, CK_ATTRIBUTE *template, size_t n, struct handles *ret_a
 	end = p11_call(&w->p11, FindObjectsFinal, w->home.h);
 	if (!class)
 		class = end;
+	/* Who is not logged in is shown no private object, and is told no error. */
+	if (!class)
+		class = session_check_login(&w->home);
 	if (class)
 		free(all.h);
 	else
@@ -288,28 +292,45 @@ objects_read(struct worker *w, CK_OBJECT_HANDLE h, struct hsm_object *ret_object
 
 /* --- Session copies. */
 
+#define COPY_FAILURES_MAX 3
 #define COPY_HELD (HSM_ATTR_SENSITIVE | HSM_ATTR_NOT_EXTRACTABLE)
 
+/* What a session or a login can mend is mended; else the key is used without a copy, for now or,
+ * when that happens again, for good. */
+static enum p11_class
+note_copy_failure(struct object *e, enum p11_class class)
+{
+	if (class == P11_SESSION || class == P11_LOGIN || class == P11_OBJECT || class == P11_GONE)
+		return class;
+	if (++e->copy_failures == COPY_FAILURES_MAX || class != P11_RESTART)
+		e->uncopied = true;
+	return P11_OK;
+}
+
 /* A copy that could be read out would break the first promise: it goes at once. */
-static void
+static enum p11_class
 copy_object(struct worker *w, struct object *e)
 {
 	CK_ATTRIBUTE template[] = { { CKA_TOKEN, (void *)&no, sizeof(no) } };
 	CK_OBJECT_HANDLE copy = CK_INVALID_HANDLE;
 	uint32_t held = 0;
+	enum p11_class class = p11_call(
+		&w->p11, CopyObject, w->home.h, e->handle, template, STR_COUNT(template), &copy);
 
-	e->uncopied = true;
-	if (p11_call(&w->p11, CopyObject, w->home.h, e->handle, template, STR_COUNT(template),
-		    &copy))
-		return;
-	if (read_attributes(w, copy, &held) || (held & COPY_HELD) != COPY_HELD ||
-		(held & HSM_ATTR_TOKEN)) {
-		log_warning("a session copy is not as sensitive as its key: not used");
-		p11_call(&w->p11, DestroyObject, w->home.h, copy);
-		return;
+	if (class)
+		return note_copy_failure(e, class);
+	class = read_attributes(w, copy, &held);
+	if (!class && (held & COPY_HELD) == COPY_HELD && !(held & HSM_ATTR_TOKEN)) {
+		e->copy = copy;
+		e->copy_failures = 0;
+		return P11_OK;
 	}
-	e->uncopied = false;
-	e->copy = copy;
+	p11_call(&w->p11, DestroyObject, w->home.h, copy);
+	if (class)
+		return note_copy_failure(e, class);
+	log_warning("a session copy is not as sensitive as its key: not used");
+	e->uncopied = true;
+	return P11_OK;
 }
 
 static enum p11_class
@@ -331,8 +352,11 @@ get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
 			return P11_RESTART;
 	}
 	if ((w->p11.quirk->flags & QUIRK_SESSION_COPIES) && !e->uncopied &&
-		e->copy == CK_INVALID_HANDLE)
-		copy_object(w, e);
+		e->copy == CK_INVALID_HANDLE) {
+		class = copy_object(w, e);
+		if (class)
+			return class;
+	}
 	if (e->copy != CK_INVALID_HANDLE)
 		atomic_fetch_add(&w->copies, 1);
 	*ret = e->copy != CK_INVALID_HANDLE ? e->copy : e->handle;

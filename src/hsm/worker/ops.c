@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TRIES 3
+#define TRIES 4 /* a token that lost everything: a session, the objects, the login */
 
 static enum p11_class
 run_inspect(struct session *s, struct hsm_op *op)
@@ -109,12 +109,12 @@ static const struct handler {
 
 /* An object that is not where it was: both of a rewrap, whichever it is. */
 static bool
-recover(struct session *s, enum p11_class class, const struct hsm_op *op)
+recover(struct session *s, enum p11_class class, const struct hsm_op *op, const struct handler *h)
 {
 	if (class != P11_OBJECT)
 		return session_recover(s, class);
-	if (s == &s->w->home)
-		return false;
+	if (h->home)
+		return true; /* it looked for the object itself */
 	objects_forget(s->w, &op->object);
 	if (op->object2.len > 0)
 		objects_forget(s->w, &op->object2);
@@ -129,7 +129,7 @@ run(struct session *s, struct hsm_op *op, const struct handler *h)
 
 	do
 		class = h->run(s, op);
-	while (class && --tries > 0 && recover(s, class, op));
+	while (class && --tries > 0 && recover(s, class, op, h));
 	return class;
 }
 
@@ -142,6 +142,13 @@ run_at_home(struct worker *w, struct hsm_op *op, const struct handler *h)
 	class = run(&w->home, op, h);
 	pthread_mutex_unlock(&w->objects.lock);
 	return class;
+}
+
+/* None of what a worker can do about it has helped: a new one may. */
+static bool is_strike(enum p11_class class)
+{
+	return class == P11_RESTART || class == P11_UNCERTAIN || class == P11_SESSION ||
+	       class == P11_LOGIN;
 }
 
 void
@@ -162,7 +169,7 @@ ops_run(struct session *s, struct hsm_op *op)
 	op->err = p11_class_err(class);
 	if (class)
 		op->out_len = op->out2_len = 0;
-	if (class == P11_RESTART)
+	if (is_strike(class))
 		atomic_fetch_add(&s->w->p11.strikes, 1);
 	else if (class == P11_OK && atomic_load(&s->w->p11.strikes) > 0)
 		atomic_store(&s->w->p11.strikes, 0);

@@ -16,7 +16,9 @@
 
 #define SLOTS_MAX 256
 #define LOOKS 4
+#define LOGGED_MAX 5 /* failures that are logged in a second */
 #define LOOK_PAUSE_NS 100000000
+#define ANY_RV (~(CK_RV)0)
 
 /* --- Error classes. */
 
@@ -48,24 +50,60 @@ static const struct class_row {
 	{ P11_Login, CKR_PIN_INCORRECT, 0, P11_PIN }, { P11_Login, CKR_PIN_INVALID, 0, P11_PIN },
 	{ P11_Login, CKR_PIN_LEN_RANGE, 0, P11_PIN },
 	{ P11_Login, CKR_PIN_LOCKED, 0, P11_PIN_LOCKED },
-	{ P11_Login, CKR_PIN_EXPIRED, 0, P11_OPERATOR },
+	{ P11_Login, CKR_PIN_EXPIRED, 0, P11_PIN_EXPIRED },
 	{ P11_Login, CKR_USER_PIN_NOT_INITIALIZED, 0, P11_OPERATOR },
-	{ P11_ANY, CKR_OK, 0, P11_OK }, { P11_ANY, CKR_SESSION_HANDLE_INVALID, 0, P11_SESSION },
+	/* Surely not about the PIN. */
+	{ P11_Login, CKR_CRYPTOKI_NOT_INITIALIZED, 0, P11_GONE },
+	{ P11_Login, CKR_DEVICE_ERROR, 0, P11_RESTART },
+	{ P11_Login, CKR_DEVICE_MEMORY, 0, P11_RESTART },
+	{ P11_Login, CKR_DEVICE_REMOVED, 0, P11_GONE },
+	{ P11_Login, CKR_HOST_MEMORY, 0, P11_RESTART },
+	{ P11_Login, CKR_OPERATION_ACTIVE, 0, P11_RESTART },
+	{ P11_Login, CKR_SESSION_CLOSED, 0, P11_RESTART },
+	{ P11_Login, CKR_SESSION_HANDLE_INVALID, 0, P11_RESTART },
+	{ P11_Login, CKR_SESSION_READ_ONLY_EXISTS, 0, P11_RESTART },
+	{ P11_Login, CKR_TOKEN_NOT_PRESENT, 0, P11_GONE },
+	{ P11_Login, CKR_USER_ANOTHER_ALREADY_LOGGED_IN, 0, P11_RESTART },
+	{ P11_Login, CKR_USER_TOO_MANY_TYPES, 0, P11_RESTART },
+	/* Everything else may be a vendor's word for a wrong PIN. */
+	{ P11_Login, ANY_RV, 0, P11_PIN_DOUBT }, { P11_ANY, CKR_OK, 0, P11_OK },
+	{ P11_ANY, CKR_SESSION_HANDLE_INVALID, 0, P11_SESSION },
 	{ P11_ANY, CKR_SESSION_CLOSED, 0, P11_SESSION },
 	{ P11_ANY, CKR_OPERATION_ACTIVE, 0, P11_SESSION },
 	{ P11_ANY, CKR_OPERATION_NOT_INITIALIZED, 0, P11_SESSION },
 	{ P11_ANY, CKR_KEY_HANDLE_INVALID, 0, P11_OBJECT },
 	{ P11_ANY, CKR_OBJECT_HANDLE_INVALID, 0, P11_OBJECT },
 	{ P11_ANY, CKR_USER_NOT_LOGGED_IN, 0, P11_LOGIN },
+	{ P11_ANY, CKR_CRYPTOKI_NOT_INITIALIZED, 0, P11_GONE },
+	{ P11_ANY, CKR_DEVICE_REMOVED, 0, P11_GONE }, { P11_ANY, CKR_SLOT_ID_INVALID, 0, P11_GONE },
+	{ P11_ANY, CKR_TOKEN_NOT_PRESENT, 0, P11_GONE },
+	/* The token is well, and will not do this however often it is asked: no client may make
+	 * workers restart by asking for it. */
+	{ P11_ANY, CKR_ARGUMENTS_BAD, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_ATTRIBUTE_READ_ONLY, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_ATTRIBUTE_SENSITIVE, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_ATTRIBUTE_TYPE_INVALID, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_ATTRIBUTE_VALUE_INVALID, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_BUFFER_TOO_SMALL, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_DATA_INVALID, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_DATA_LEN_RANGE, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_DEVICE_MEMORY, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_FUNCTION_NOT_SUPPORTED, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_KEY_FUNCTION_NOT_PERMITTED, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_KEY_SIZE_RANGE, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_KEY_TYPE_INCONSISTENT, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_MECHANISM_INVALID, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_MECHANISM_PARAM_INVALID, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_PIN_EXPIRED, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_RANDOM_NO_RNG, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_SESSION_COUNT, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_SESSION_READ_ONLY, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_TEMPLATE_INCOMPLETE, 0, P11_OPERATOR },
+	{ P11_ANY, CKR_TEMPLATE_INCONSISTENT, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_TOKEN_NOT_RECOGNIZED, 0, P11_OPERATOR },
 	{ P11_ANY, CKR_TOKEN_WRITE_PROTECTED, 0, P11_OPERATOR },
-	/* CKR_DEVICE_ERROR, CKR_DEVICE_REMOVED, CKR_CRYPTOKI_NOT_INITIALIZED … and what nobody
-	 * knows: a fresh process with a fresh module. */
+	/* CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR … and what nobody knows:
+	 * P11_RESTART. */
 };
 
 static const char *const function_names[] = { [P11_ANY] = "",
@@ -80,10 +118,14 @@ static const int class_errs[] = {
 	[P11_OBJECT] = KEKD_EOBJECT,
 	[P11_LOGIN] = KEKD_EHSM,
 	[P11_RESTART] = KEKD_EHSM,
+	[P11_GONE] = KEKD_EHSM,
 	[P11_CALLER] = KEKD_EUNWRAP,
 	[P11_OPERATOR] = KEKD_EHSM,
 	[P11_PIN] = KEKD_EPIN,
 	[P11_PIN_LOCKED] = KEKD_EPIN,
+	[P11_PIN_EXPIRED] = KEKD_EPIN,
+	[P11_PIN_DOUBT] = KEKD_EPIN,
+	[P11_UNCERTAIN] = KEKD_EHSM,
 	[P11_MISSING] = KEKD_EOBJECT,
 	[P11_DUPLICATE] = KEKD_EDUPLICATE,
 	[P11_ATTRIBUTES] = KEKD_EATTRIBUTES,
@@ -101,20 +143,23 @@ classify(const struct p11 *p, enum p11_function function, CK_RV rv)
 
 	for (size_t i = 0; i < STR_COUNT(classes); i++) {
 		const struct class_row *row = &classes[i];
-		if (row->rv == rv && (row->function == P11_ANY || row->function == function) &&
+		if ((row->rv == rv || row->rv == ANY_RV) &&
+			(row->function == P11_ANY || row->function == function) &&
 			(row->quirk == 0 || (flags & row->quirk)))
 			return row->class;
 	}
 	return P11_RESTART;
 }
 
-/* One line a second at most: a token that is gone fails every call. */
+/* A few lines a second at most: a token that is gone fails every call. */
 static void
 log_failure(struct p11 *p, enum p11_function function, CK_RV rv)
 {
 	unsigned long long now = clock_boot_ns() / CLOCK_S;
 
 	if (atomic_exchange(&p->logged_s, now) != now)
+		atomic_store(&p->logged, 0);
+	if (atomic_fetch_add(&p->logged, 1) < LOGGED_MAX)
 		log_warning("%s failed with 0x%lx: %s", function_names[function], rv,
 			p11_kit_strerror(rv));
 }

@@ -204,11 +204,14 @@ check_flags(struct worker *w)
 			"a "
 			"new one",
 			w->part.token, w->part.uri);
-	if (flags & CKF_USER_PIN_FINAL_TRY)
-		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
-			"token \"%s\" (%s) has one try left for its PIN, which kekd leaves to you: "
-			"log in once with the vendor's tool",
-			w->part.token, w->part.uri);
+	if ((flags & CKF_USER_PIN_FINAL_TRY) && !w->part.retry_pin)
+		return worker_fail(w, HSM_STATE_PIN_FINAL_TRY, CHILD_EXIT_PIN,
+			"waiting for an operator: token \"%s\" has one try left for its PIN: make "
+			"sure of "
+			"the PIN in the PIN source, then kekctl hsm retry-pin, or kekd retry-pin "
+			"on this "
+			"host",
+			w->part.token);
 	if (is_low(w))
 		log_warning("token \"%s\" says that a wrong PIN was given since the last login",
 			w->part.token);
@@ -246,6 +249,16 @@ may_try_again(const struct worker *w, const struct refused *r, size_t at)
 	return at + 1 == r->count && r->doubts > 0 && !doubtful && !is_low(w);
 }
 
+/* An operator vouches for this one. */
+static void
+take_out(struct refused *r, size_t at)
+{
+	if (at + 1 == r->count)
+		r->doubts = 0;
+	memmove(r->hash[at], r->hash[at + 1], (r->count - at - 1) * HASH_SIZE);
+	r->count--;
+}
+
 /* May this PIN be tried? Then r says so already, as a try in doubt. 0, or KEKD_EHSM, noted. */
 static int
 check_refusals(struct worker *w, struct refused *r)
@@ -259,23 +272,29 @@ check_refusals(struct worker *w, struct refused *r)
 			"token \"%s\": what was refused before cannot be read from %s in "
 			"hsm.state_dir (%s): make sure of the PIN, then remove the file",
 			w->part.token, r->name, kekd_strerror(err));
-	if (at < r->count && !may_try_again(w, r, at))
+	if (at < r->count && w->part.retry_pin)
+		take_out(r, at);
+	else if (at < r->count && !may_try_again(w, r, at))
 		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
-			"token \"%s\" (%s) has refused this PIN before: it is not tried "
-			"again; put the right PIN into the PIN source, or, if this one is right, "
-			"remove %s from hsm.state_dir",
-			w->part.token, w->part.uri, r->name);
-	if (at < r->count) {
+			"waiting for an operator: token \"%s\" refused this PIN before: put the "
+			"right "
+			"one into the PIN source, or, if this one is right: kekctl hsm retry-pin, "
+			"or "
+			"kekd retry-pin on this host",
+			w->part.token);
+	else if (at < r->count) {
 		r->doubts += r->doubts < UINT8_MAX;
 		return 0;
 	}
 	if (r->doubts > 0 && !is_low(w))
 		r->count--; /* another PIN's, which was not refused */
+	if (r->count == REFUSED_MAX && w->part.retry_pin)
+		take_out(r, 0);
 	if (r->count == REFUSED_MAX)
 		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
 			"token \"%s\" (%s) has refused %d PINs: make sure of the right one, then "
-			"remove %s from hsm.state_dir",
-			w->part.token, w->part.uri, REFUSED_MAX, r->name);
+			"kekctl hsm retry-pin, or kekd retry-pin on this host",
+			w->part.token, w->part.uri, REFUSED_MAX);
 	memcpy(r->hash[r->count++], hash, HASH_SIZE);
 	r->doubts = 1;
 	return 0;
@@ -313,6 +332,17 @@ remember_refusal(struct worker *w, struct refused *r)
 			w->part.token, kekd_strerror(err));
 }
 
+/* The token answered, and may have meant the PIN: the try stays in doubt. */
+static void
+leave_in_doubt(struct worker *w, struct refused *r)
+{
+	log_warning("token \"%s\": whether it refused the PIN is not known; after %d such answers "
+		    "the PIN counts as refused",
+		w->part.token, DOUBTS_MAX);
+	if (r->doubts >= DOUBTS_MAX)
+		remember_refusal(w, r);
+}
+
 /* The token answered, and not about the PIN. */
 static void
 take_back_try(struct worker *w, struct refused *r)
@@ -324,46 +354,69 @@ take_back_try(struct worker *w, struct refused *r)
 		log_warning("token \"%s\": hsm.state_dir cannot be written", w->part.token);
 }
 
+/* What the token knows of wrong PINs says more than the code that its login failed with. */
+static enum p11_class
+judge_failure(struct worker *w, enum p11_class class)
+{
+	CK_FLAGS before = w->p11.token.flags, told;
+
+	if (class == P11_PIN || class == P11_PIN_LOCKED || class == P11_PIN_EXPIRED)
+		return class;
+	if (p11_refresh_token(&w->p11))
+		return class;
+	told = w->p11.token.flags & ~before;
+	if (told & CKF_USER_PIN_LOCKED)
+		return P11_PIN_LOCKED;
+	return told & (CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY) ? P11_PIN : class;
+}
+
+static const struct login_failure {
+	enum p11_class class;
+	void (*note)(struct worker *w, struct refused *r);
+	enum hsm_state state;
+	int exit_status;
+	const char *text; /* after the token and its URI */
+} login_failures[] = {
+	{ P11_PIN, remember_refusal, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+		"refused the PIN: put the right one into the PIN source; this one is not tried "
+		"again" },
+	{ P11_PIN_LOCKED, remember_refusal, HSM_STATE_PIN_LOCKED, CHILD_EXIT_PIN,
+		"has locked its user PIN: have its security officer set a new one" },
+	{ P11_PIN_EXPIRED, remember_refusal, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
+		"says that its user PIN has expired: set a new one with the vendor's tool and put "
+		"it "
+		"into the PIN source" },
+	{ P11_PIN_DOUBT, leave_in_doubt, HSM_STATE_FAILED, CHILD_EXIT_FAILED,
+		"did not log in, and did not say whether because of the PIN" },
+	{ P11_OPERATOR, take_back_try, HSM_STATE_NOT_INITIALISED, CHILD_EXIT_OPERATOR,
+		"has no user PIN: set one with the vendor's tool" },
+	/* the last row: any other */
+	{ P11_OK, take_back_try, HSM_STATE_FAILED, CHILD_EXIT_FAILED,
+		"did not log in, for another reason than the PIN" },
+};
+
 static int
 note_failure(struct worker *w, struct refused *r, enum p11_class class)
 {
-	if (class == P11_PIN || class == P11_PIN_LOCKED)
-		remember_refusal(w, r);
-	else
-		take_back_try(w, r);
-	switch (class) {
-	case P11_PIN:
-		return worker_fail(w, HSM_STATE_PIN_REFUSED, CHILD_EXIT_PIN,
-			"token \"%s\" (%s) refused the PIN: put the right one into the PIN source; "
-			"this one is not tried again",
-			w->part.token, w->part.uri);
-	case P11_PIN_LOCKED:
-		return worker_fail(w, HSM_STATE_PIN_LOCKED, CHILD_EXIT_PIN,
-			"token \"%s\" (%s) has locked its user PIN: have its security officer set "
-			"a "
-			"new one",
-			w->part.token, w->part.uri);
-	case P11_OPERATOR:
-		return worker_fail(w, HSM_STATE_NOT_INITIALISED, CHILD_EXIT_OPERATOR,
-			"token \"%s\" (%s): its user PIN is not set or has expired: set a new one",
-			w->part.token, w->part.uri);
-	default:
-		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_FAILED,
-			"token \"%s\" (%s): the login failed, for another reason than the PIN",
-			w->part.token, w->part.uri);
-	}
+	const struct login_failure *f = login_failures;
+
+	class = judge_failure(w, class);
+	while (f->class != class && f->class != P11_OK)
+		f++;
+	f->note(w, r);
+	return worker_fail(w, f->state, f->exit_status, "token \"%s\" (%s) %s", w->part.token,
+		w->part.uri, f->text);
 }
 
 static int
 log_in(struct worker *w, CK_SESSION_HANDLE session)
 {
-	CK_SESSION_INFO info;
+	struct session s = { .w = w, .h = session };
 	struct refused r;
 	enum p11_class class;
 	int err;
 
-	if (p11_call(&w->p11, GetSessionInfo, session, &info) == P11_OK &&
-		(info.state == CKS_RO_USER_FUNCTIONS || info.state == CKS_RW_USER_FUNCTIONS))
+	if (session_check_login(&s) == P11_OK)
 		return 0;
 	err = check_flags(w);
 	if (!err)

@@ -35,12 +35,17 @@ enum p11_class {
 	P11_SESSION,  /* again on a new session */
 	P11_OBJECT,   /* find the object again */
 	P11_LOGIN,    /* log in again */
-	P11_RESTART,  /* the module or the device is not well: restart the worker */
+	P11_RESTART,  /* the device is not well: once more on a new session, then restart the worker
+		       */
+	P11_GONE,     /* the module or the token is gone: restart the worker at once */
 	P11_CALLER,   /* what was asked cannot be done: a ciphertext that does not verify */
 	P11_OPERATOR, /* only an operator can help */
 	P11_PIN,      /* C_Login: the PIN was refused */
 	P11_PIN_LOCKED,
+	P11_PIN_EXPIRED,
+	P11_PIN_DOUBT, /* C_Login failed, perhaps because of the PIN */
 	/* Ours, not a call's: */
+	P11_UNCERTAIN, /* the token may have made the key or not: not once more */
 	P11_MISSING,   /* no object has the CKA_ID */
 	P11_DUPLICATE, /* several have it */
 	P11_ATTRIBUTES /* the key is not held for ever inside the token */
@@ -103,8 +108,9 @@ struct p11 {
 	const struct quirk *quirk;
 	CK_SLOT_ID slot;
 	CK_TOKEN_INFO token;
-	atomic_uint strikes; /* P11_RESTART in a row */
+	atomic_uint strikes; /* operations in a row that no recovery has helped */
 	atomic_ullong logged_s;
+	atomic_uint logged;
 };
 
 /* Every call to the module goes through here: p11_call(p, Encrypt, session, …). */
@@ -159,8 +165,11 @@ enum p11_class p11_refresh_token(struct p11 *p);
 /* session.c */
 enum p11_class session_open(struct worker *w, CK_FLAGS flags, struct session *ret_session);
 void session_close(struct session *s);
-/* Does what the class asks for, as far as a session can: true when the call is to be made again. */
+/* Does what the class asks for, as far as a session can: true when the call is to be made again.
+ * Where the worker has to end for it, this does not return. */
 bool session_recover(struct session *s, enum p11_class class);
+/* Is the user still logged in? P11_LOGIN: no. */
+enum p11_class session_check_login(struct session *s);
 
 /* pin.c */
 int pin_read(struct worker *w, int fd); /* closes fd; 0 or KEKD_EHSM, noted */
