@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What came in and how it ended, counted: requests and their times by operation and result, items
- * of batches, requests per client. Counting is a few relaxed additions to plain counters: nearly
- * all of it happens on the audit writer's thread, which releases the answers one after the other,
- * so there is nobody to share a cache line with. No lock, no memory, any thread.
+ * of batches, requests per client. Counting is a few relaxed additions to plain counters, without
+ * lock or memory, on any thread: what was done is counted by the audit writer, which releases the
+ * answers one after the other, so that there is hardly anybody to share a cache line with.
  *
  * Everything is bounded: operations are the routes' names, results the codes of err.h. Of clients
  * the first TRAFFIC_CLIENTS_MAX that send a request have counters of their own, and all others one

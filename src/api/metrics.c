@@ -176,6 +176,52 @@ client_requests(struct scrape *s)
 				traffic_client(t, c), "result", traffic_result(r), NULL);
 }
 
+typedef void limit_fn(struct scrape *s, const char *client, const struct limit_status *l);
+
+/* Of those that have counters of their own, and a record. */
+static void
+each_limit(struct scrape *s, limit_fn *tell)
+{
+	const struct traffic *t = s->node->traffic;
+	struct limit_status status;
+
+	for (size_t i = 1; i < traffic_clients(t); i++) {
+		_cleanup_(client_unrefp) struct client *c = clients_find(
+			s->node->clients, traffic_client(t, i));
+		if (!c)
+			continue;
+		limit_status(c, &status);
+		tell(s, c->name, &status);
+	}
+}
+
+static void
+tell_limited(struct scrape *s, const char *client, const struct limit_status *l)
+{
+	metrics_number(
+		&s->text, l->refused_rate, "client", client, "limit", "requests_per_s", NULL);
+	metrics_number(
+		&s->text, l->refused_in_flight, "client", client, "limit", "in_flight", NULL);
+}
+
+static void
+client_limited(struct scrape *s)
+{
+	each_limit(s, tell_limited);
+}
+
+static void
+tell_in_flight(struct scrape *s, const char *client, const struct limit_status *l)
+{
+	metrics_number(&s->text, l->in_flight, "client", client, NULL);
+}
+
+static void
+client_in_flight(struct scrape *s)
+{
+	each_limit(s, tell_in_flight);
+}
+
 static void
 in_flight(struct scrape *s)
 {
@@ -239,23 +285,39 @@ WORKER(hsm_restarts, w->restarts)
 WORKER(hsm_missed, w->missed_deadlines)
 WORKER(hsm_operations, w->operations)
 WORKER(hsm_frames, w->frames)
+WORKER(hsm_late, w->late)
+WORKER(hsm_hang_kills, w->hang_kills)
+WORKER(hsm_copy_hits, w->copy_hits)
 WORKER(hsm_cost, w->micros_per_op / 1e6)
 
+typedef double token_fn(const struct hsm_token_status *t);
+
 static void
-hsm_token(struct scrape *s)
+each_token(struct scrape *s, token_fn *value)
 {
 	const struct node *n = s->node;
+	struct hsm_token_status status;
 
 	for (unsigned t = 0; t < n->part.tokens_count; t++)
-		metrics_number(
-			&s->text, hsm_token_ready(n->hsm, t), "token", n->part.tokens[t], NULL);
+		if (hsm_token_status(n->hsm, t, &status) == 0)
+			metrics_real(&s->text, value(&status), "token", n->part.tokens[t], NULL);
 }
 
-static void
-hsm_queue(struct scrape *s)
-{
-	number(s, hsm_queued(s->node->hsm));
-}
+#define TOKEN(name, value) \
+	static double token_##name(const struct hsm_token_status *t) \
+	{ \
+		return (double)(value); \
+	} \
+	static void name(struct scrape *s) \
+	{ \
+		each_token(s, token_##name); \
+	}
+
+TOKEN(hsm_token, t->ready > 0)
+TOKEN(hsm_queue, t->queued)
+TOKEN(hsm_wait, t->wait_micros / 1e6)
+TOKEN(hsm_timeouts, t->timeouts)
+TOKEN(hsm_replays, t->replays)
 
 /* ---- the audit log ---- */
 
@@ -475,6 +537,10 @@ static const struct {
 		"From the request's head to its answer, durable audit record included."),
 	COUNTER("items_total", items, "Items of data requests, by operation and code."),
 	COUNTER("client_requests_total", client_requests, "Requests answered, by client."),
+	COUNTER("client_limited_total", client_limited,
+		"Requests refused because of the client's limits, by limit."),
+	GAUGE("client_requests_in_flight", client_in_flight,
+		"The client's requests under way, this scrape's too."),
 	GAUGE("requests_in_flight", in_flight, "Requests that have no answer yet."),
 	COUNTER("requests_abandoned_total", abandoned,
 		"Requests whose connection ended before they had an answer."),
@@ -483,18 +549,30 @@ static const struct {
 
 	GAUGE("hsm_token_ready", hsm_token, "1 while a worker of the token is ready."),
 	GAUGE("hsm_queue_operations", hsm_queue, "Operations that wait for a session."),
+	GAUGE("hsm_queue_wait_seconds", hsm_wait,
+		"About how long the next operation will wait, by measured cost."),
+	COUNTER("hsm_timeouts_total", hsm_timeouts,
+		"Operations that were not answered within the deadline."),
+	COUNTER("hsm_replays_total", hsm_replays,
+		"Operations that were given to a second worker, as the first one died."),
 	GAUGE("hsm_worker_attached", hsm_attached, "1 while the worker's process is connected."),
 	GAUGE("hsm_worker_ready", hsm_ready, "1 while the worker is logged in and takes work."),
+	GAUGE("hsm_worker_late", hsm_late,
+		"1 while the worker is past the deadline and gets no new work."),
 	GAUGE("hsm_worker_sessions", hsm_sessions, "Sessions that the worker has open."),
 	GAUGE("hsm_worker_frames_in_flight", hsm_frames_in_flight,
 		"Frames that the worker has not answered."),
 	COUNTER("hsm_worker_restarts_total", hsm_restarts,
 		"Times that the worker was started anew."),
+	COUNTER("hsm_worker_hang_kills_total", hsm_hang_kills,
+		"Times that the worker was killed because it hung."),
 	COUNTER("hsm_worker_missed_deadlines_total", hsm_missed,
-		"Operations that the worker did not answer in time."),
+		"Frames that the worker did not answer in time."),
 	COUNTER("hsm_worker_operations_total", hsm_operations,
 		"Operations that the worker answered."),
 	COUNTER("hsm_worker_frames_total", hsm_frames, "Frames that the worker answered."),
+	COUNTER("hsm_worker_session_copy_hits_total", hsm_copy_hits,
+		"Uses of a session copy of a key instead of the token's object."),
 	GAUGE("hsm_worker_operation_cost_seconds", hsm_cost,
 		"The token's time for one operation, a moving average."),
 

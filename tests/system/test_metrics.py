@@ -243,13 +243,15 @@ def test_a_scrape_is_answered_while_every_worker_hangs(own):
                                       {"plaintext": b64(b"y")})
                 now = wait_for(lambda: (s := scrape(admin)).get(
                     "kekd_requests_in_flight") == 2 and s, "a wrap waits beside the scrape")
-                assert now.get("kekd_hsm_queue_operations") + now.sum(
+                assert now.sum("kekd_hsm_queue_operations") + now.sum(
                     "kekd_hsm_worker_frames_in_flight") >= 1
                 assert not waiting.done()
                 assert waiting.result(PATIENCE).code == "hsm_timeout"
             now = scrape(admin)
             assert now.get("kekd_requests_total", operation="wrap", code="hsm_timeout") == 1
             assert now.sum("kekd_hsm_worker_missed_deadlines_total") == 1
+            assert now.sum("kekd_hsm_worker_late") == 1
+            assert now.get("kekd_hsm_timeouts_total", token="main") == 1
         finally:
             for pid in own.workers():
                 kill(pid, signal.SIGCONT)
@@ -310,6 +312,39 @@ def test_a_killed_worker_is_counted(own):
         wait_for(lambda: scrape(admin).sum("kekd_hsm_worker_restarts_total") == 1,
                  "the restart is told")
         wait_for(lambda: scrape(admin).sum("kekd_hsm_worker_ready") == 2, "both are ready")
+
+
+def test_operations_and_session_copies_of_the_workers_are_counted(own):
+    with own.http("admin-1") as admin, own.http("app") as app:
+        before = scrape(admin)
+        app.ok("POST", "/v1/keys/demo/wrap", {"items": [{"plaintext": b64(b"x")}] * 100})
+        now = scrape(admin)
+
+    def rise(name):
+        return now.sum(name) - before.sum(name)
+    assert rise("kekd_hsm_worker_operations_total") == 100
+    assert 2 <= rise("kekd_hsm_worker_frames_total") <= 100
+    assert rise("kekd_hsm_worker_session_copy_hits_total") == 100
+    assert now.sum("kekd_hsm_worker_operation_cost_seconds") > 0
+    assert now.sum("kekd_hsm_worker_frames_in_flight") == 0
+
+
+def test_what_a_limit_refused_is_told_by_client_and_limit(own):
+    with own.http("admin-1") as admin, own.http("other") as other:
+        admin.put_client("slow", ["uri:" + spiffe("other")],
+                         [{"keys": "*", "operations": ["wrap"]}],
+                         limits={"requests_per_s": 1})
+        replies = [other.call("POST", "/v1/keys/demo/wrap", {"plaintext": b64(b"x")})
+                   for _ in range(10)]
+        refused = sum(r.code == "rate_limited" for r in replies)
+        now = scrape(admin)
+    assert refused > 0
+    assert now.get("kekd_client_limited_total", client="slow",
+                   limit="requests_per_s") == refused
+    assert now.get("kekd_client_limited_total", client="slow", limit="in_flight") == 0
+    assert now.get("kekd_requests_total", operation="wrap", code="rate_limited") == refused
+    assert now.get("kekd_client_requests_total", client="slow", result="refused") == refused
+    assert now.get("kekd_client_requests_in_flight", client="admin-1") == 1
 
 
 def test_no_more_clients_than_the_bound_are_told_apart(own):
