@@ -54,12 +54,34 @@ struct identity {
 	char name[IDENTITY_SIZE]; /* "uri:spiffe://…", "dns:…" or, if switched on, "cn:…" */
 	char spki[5 + 64 + 1];	  /* "spki:" and the hex SHA-256 of SubjectPublicKeyInfo (DER) */
 	uint64_t not_after_us;	  /* of the leaf */
+	uint64_t valid_until_us;  /* the chain or a CRL ends then: verify again */
+	bool crl_expired;	  /* accepted on an expired CRL */
 };
+
+/* How long something is valid; to_us UINT64_MAX: for ever. Of several, the one that ends first. */
+struct identity_life {
+	uint64_t from_us, to_us;
+};
+/* Warnings come 30, 7 and 1 days before the end, but never while more than a quarter of the life is
+ * left: what is made for a day is not near its end for all of it. */
+enum identity_age { IDENTITY_VALID, IDENTITY_MONTH, IDENTITY_WEEK, IDENTITY_DAY, IDENTITY_OVER };
+enum identity_age identity_life_age(const struct identity_life *life, uint64_t now_us);
 
 struct identity_ca; /* trusted CAs; immutable, counted references, any thread */
 int identity_ca_load(const char *pem_path, struct identity_ca **ret_ca, char ret_error[256]);
 struct identity_ca *identity_ca_ref(struct identity_ca *ca);
 void identity_ca_unrefp(struct identity_ca **ca);
+void identity_ca_life(const struct identity_ca *ca, struct identity_life *ret_life);
+
+struct identity_crl; /* revocation lists; immutable, counted references, any thread */
+int identity_crl_load(const char *pem_path, struct identity_crl **ret_crl, char ret_error[256]);
+struct identity_crl *identity_crl_ref(struct identity_crl *crl);
+void identity_crl_unrefp(struct identity_crl **crl);
+void identity_crl_life(const struct identity_crl *crl, struct identity_life *ret_life);
+/* The same CAs, whose clients must not be on these lists: each CA that signed a certificate of the
+ * chain needs a list that is valid now. warn_expired: one past its nextUpdate will do. */
+int identity_ca_with_crl(const struct identity_ca *ca, struct identity_crl *crl, bool warn_expired,
+	struct identity_ca **ret_ca);
 
 struct der {
 	const uint8_t *data;

@@ -28,6 +28,13 @@
 	X(KEKD_ECERTPURPOSE, "certificate_purpose", 401, "The certificate is not for TLS clients") \
 	X(KEKD_ECERTIDENTITY, "certificate_identity", 401, \
 		"The client certificate names no single identity") \
+	X(KEKD_ECERTREVOKED, "certificate_revoked", 401, \
+		"The client certificate, or a CA above it, was revoked") \
+	X(KEKD_ECRLMISSING, "certificate_crl_missing", 401, \
+		"There is no valid CRL of a CA that the client certificate stands on") \
+	X(KEKD_ECRLEXPIRED, "certificate_crl_expired", 401, \
+		"The CRL of a CA that the client certificate stands on has expired") \
+	X(KEKD_EDENIED, "identity_denied", 403, "The identity is on this node's deny list") \
 	X(KEKD_ECLIENT, "unknown_client", 403, "No client record has this identity") \
 	X(KEKD_EADDRESS, "address_not_allowed", 403, "The client may not come from this address") \
 	X(KEKD_EFORBIDDEN, "forbidden", 403, "No grant of this client covers the request") \

@@ -2,30 +2,22 @@
 /*
  * From the certificates that a TLS client showed to the one name that it goes by (RFC 5280 for the
  * path, SPIFFE's X.509-SVID for "exactly one URI"). Every certificate but the trusted ones is
- * foreign data. Not here: which client record has the name (clients.c), and the TLS handshake.
+ * foreign data. Not here: which client record has the name (clients.c), what is trusted (ca.c), and
+ * the TLS handshake.
  */
-#include "kekd/access.h"
+#include "ca.h"
 
 #include "kekd/err.h"
 
 #include <errno.h>
 #include <openssl/err.h>
-#include <openssl/pem.h>
 #include <openssl/sha.h>
-#include <openssl/x509v3.h>
-#include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 #define CHAIN_MAX 10
 /* Signatures and keys of at least 112 bits: no SHA-1, no RSA under 2048. */
 #define SECURITY_LEVEL 2
 #define UNVERIFIED "unverified:"
-
-struct identity_ca {
-	X509_STORE *store;
-	atomic_uint references;
-};
 
 static void
 x509_freep(X509 **x)
@@ -34,115 +26,9 @@ x509_freep(X509 **x)
 }
 
 static void
-bio_freep(BIO **b)
-{
-	BIO_free(*b);
-}
-
-static void
 openssl_freep(unsigned char **p)
 {
 	OPENSSL_free(*p);
-}
-
-struct identity_ca *
-identity_ca_ref(struct identity_ca *ca)
-{
-	atomic_fetch_add(&ca->references, 1);
-	return ca;
-}
-
-void
-identity_ca_unrefp(struct identity_ca **ca)
-{
-	if (!*ca || atomic_fetch_sub(&(*ca)->references, 1) != 1) {
-		*ca = NULL;
-		return;
-	}
-	X509_STORE_free((*ca)->store);
-	free(*ca);
-	*ca = NULL;
-}
-
-static int
-add_trusted(X509_STORE *store, X509 *x, const char *path, char ret_error[256])
-{
-	char subject[100] = "";
-
-	X509_NAME_oneline(X509_get_subject_name(x), subject, sizeof(subject));
-	if (X509_check_ca(x) != 1) {
-		snprintf(ret_error, 256,
-			"%.90s: \"%s\" is not a CA certificate: list the CAs that sign clients",
-			path, subject);
-		return KEKD_EINVALID;
-	}
-	return X509_STORE_add_cert(store, x) == 1 ? 0 : -ENOMEM;
-}
-
-/* The end of the file is the one error that PEM_read_bio_X509 may end with. */
-static bool
-at_end(void)
-{
-	unsigned long e = ERR_peek_last_error();
-
-	return ERR_GET_LIB(e) == ERR_LIB_PEM && ERR_GET_REASON(e) == PEM_R_NO_START_LINE;
-}
-
-static int
-add_all(X509_STORE *store, const char *path, char ret_error[256])
-{
-	_cleanup_(bio_freep) BIO *file = BIO_new_file(path, "r");
-	size_t count = 0;
-
-	if (!file) {
-		snprintf(ret_error, 256, "%.120s cannot be read: %s", path, strerror(errno));
-		return errno ? -errno : -EIO;
-	}
-	for (;; count++) {
-		_cleanup_(x509_freep) X509 *x = PEM_read_bio_X509(file, NULL, NULL, NULL);
-		int err;
-		if (!x)
-			break;
-		err = add_trusted(store, x, path, ret_error);
-		if (err)
-			return err;
-	}
-	if (!at_end()) {
-		snprintf(ret_error, 256, "%.120s: certificate %zu is damaged", path, count + 1);
-		return KEKD_EINVALID;
-	}
-	if (count == 0) {
-		snprintf(ret_error, 256,
-			"%.120s has no PEM certificate: list the CAs that sign clients", path);
-		return KEKD_EINVALID;
-	}
-	return 0;
-}
-
-int
-identity_ca_load(const char *pem_path, struct identity_ca **ret_ca, char ret_error[256])
-{
-	struct identity_ca *ca = calloc(1, sizeof(*ca));
-	int err;
-
-	if (!ca)
-		return -ENOMEM;
-	atomic_init(&ca->references, 1);
-	ca->store = X509_STORE_new();
-	if (!ca->store) {
-		free(ca);
-		return -ENOMEM;
-	}
-	ERR_clear_error();
-	errno = 0;
-	err = add_all(ca->store, pem_path, ret_error);
-	ERR_clear_error();
-	if (err) {
-		identity_ca_unrefp(&ca);
-		return err;
-	}
-	*ret_ca = ca;
-	return 0;
 }
 
 /* ---- the certificate's names ---- */
@@ -289,14 +175,7 @@ take_spki(X509 *leaf, struct identity *id)
 static int
 take_not_after(X509 *leaf, struct identity *id)
 {
-	struct tm tm;
-	time_t s;
-
-	if (ASN1_TIME_to_tm(X509_get0_notAfter(leaf), &tm) != 1)
-		return KEKD_ECERTTRUST;
-	s = timegm(&tm);
-	id->not_after_us = s > 0 ? (uint64_t)s * 1000000u : 0;
-	return 0;
+	return ca_time_us(X509_get0_notAfter(leaf), &id->not_after_us) == 0 ? 0 : KEKD_ECERTTRUST;
 }
 
 /* ---- the path ---- */
@@ -314,20 +193,64 @@ static const struct {
 static int
 classify(int x509, int depth)
 {
+	int err = crl_error(x509);
+
+	if (err)
+		return err;
 	for (size_t i = 0; depth == 0 && i < STR_COUNT(leaf_errors); i++)
 		if (leaf_errors[i].x509 == x509)
 			return leaf_errors[i].err;
 	return KEKD_ECERTTRUST;
 }
 
+struct path {
+	const struct identity_ca *ca;
+	struct identity *id;
+};
+
+/* A CA of the file is trusted until it is taken out: no CRL is needed to speak of it, and the one
+ * that does is heard when it revokes. */
 static int
-verify_path(X509_STORE *store, X509 *leaf, STACK_OF(X509) * helpers, uint64_t now_us)
+judge(int ok, X509_STORE_CTX *ctx)
+{
+	const struct path *path = X509_STORE_CTX_get_app_data(ctx);
+	int error = X509_STORE_CTX_get_error(ctx), depth = X509_STORE_CTX_get_error_depth(ctx);
+	int anchor = sk_X509_num(X509_STORE_CTX_get0_chain(ctx)) - 1;
+
+	if (ok || !crl_error(error))
+		return ok;
+	if (depth > 0 && depth == anchor && error != X509_V_ERR_CERT_REVOKED)
+		return 1;
+	if (error != X509_V_ERR_CRL_HAS_EXPIRED || !path->ca->warn_expired)
+		return 0;
+	path->id->crl_expired = true;
+	return 1;
+}
+
+/* The moment at which the first thing that the verdict stands on ends. */
+static void
+take_end(const struct identity_ca *ca, const STACK_OF(X509) * chain, uint64_t now_us,
+	struct identity *id)
+{
+	id->valid_until_us = UINT64_MAX;
+	for (int i = 0; i < sk_X509_num(chain); i++)
+		ca_earlier(
+			X509_get0_notAfter(sk_X509_value(chain, i)), now_us, &id->valid_until_us);
+	for (int i = 0; ca->crl && i < sk_X509_CRL_num(ca->crl->crls); i++)
+		ca_earlier(X509_CRL_get0_nextUpdate(sk_X509_CRL_value(ca->crl->crls, i)), now_us,
+			&id->valid_until_us);
+}
+
+static int
+verify_path(const struct identity_ca *ca, X509 *leaf, STACK_OF(X509) * helpers, uint64_t now_us,
+	struct identity *id)
 {
 	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	struct path path = { ca, id };
 	X509_VERIFY_PARAM *param;
 	int err = KEKD_EINTERNAL;
 
-	if (!ctx || X509_STORE_CTX_init(ctx, store, leaf, helpers) != 1 ||
+	if (!ctx || X509_STORE_CTX_init(ctx, ca->store, leaf, helpers) != 1 ||
 		X509_STORE_CTX_set_default(ctx, "ssl_client") != 1)
 		goto out;
 	param = X509_STORE_CTX_get0_param(ctx);
@@ -336,10 +259,17 @@ verify_path(X509_STORE *store, X509 *leaf, STACK_OF(X509) * helpers, uint64_t no
 	X509_VERIFY_PARAM_set_depth(param, CHAIN_MAX);
 	/* Any CA of the file is an anchor, also one that another has signed. */
 	X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
-	if (X509_verify_cert(ctx) == 1)
+	if (ca->crl)
+		X509_VERIFY_PARAM_set_flags(
+			param, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+	X509_STORE_CTX_set_app_data(ctx, &path);
+	X509_STORE_CTX_set_verify_cb(ctx, judge);
+	if (X509_verify_cert(ctx) == 1) {
+		take_end(ca, X509_STORE_CTX_get0_chain(ctx), now_us, id);
 		err = 0;
-	else
+	} else {
 		err = classify(X509_STORE_CTX_get_error(ctx), X509_STORE_CTX_get_error_depth(ctx));
+	}
 out:
 	X509_STORE_CTX_free(ctx);
 	return err;
@@ -384,7 +314,7 @@ verify_leaf(struct identity_ca *ca, X509 *leaf, STACK_OF(X509) * helpers, bool c
 	uint64_t now_us, struct identity *id)
 {
 	int named = take_name(leaf, common_name, id);
-	int err = verify_path(ca->store, leaf, helpers, now_us);
+	int err = verify_path(ca, leaf, helpers, now_us, id);
 
 	if (!err)
 		err = named;
