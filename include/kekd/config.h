@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #define CONFIG_TOKENS_MAX 8
@@ -45,6 +46,12 @@ struct config {
 		char *client_ca;   /* PEM, one or more CAs */
 	} tls;
 	struct {
+		char *file;	   /* PEM, CRLs of the CAs that sign clients; NULL: not checked */
+		bool warn_expired; /* on_expired: warn | refuse (the default) */
+	} crl;
+	char **deny; /* identities that are refused on this node */
+	unsigned deny_count;
+	struct {
 		bool common_name; /* is "cn:…" matched? default false */
 	} identity;
 	struct config_token *tokens;
@@ -72,10 +79,33 @@ struct config {
  * to standard error as "FILE:LINE: what is wrong: what to do" (the line where libcyaml knows it).
  */
 int config_load(const char *path, struct config **ret_config);
+/* The same, with the findings printed to `findings`. */
+int config_load_to(const char *path, FILE *findings, struct config **ret_config);
 void config_freep(struct config **c);
 /* "ADDRESS:PORT" or "[V6]:PORT", numbers alone, port 1 to 65535. 0 or -EINVAL. */
 int config_listen_address(
 	const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len);
+
+/* What it takes to bring a changed setting into force. */
+enum config_effect {
+	CONFIG_RELOAD,	/* SIGHUP */
+	CONFIG_RESTART, /* kekd starts again */
+	CONFIG_INIT	/* read by `kekd init` alone */
+};
+struct config_setting {
+	const char *name; /* as in the file: "tls.key"; lists of settings are one: "tokens" */
+	enum config_effect effect;
+	size_t offset, size;			    /* in struct config */
+	bool (*same)(const void *a, const void *b); /* both at the offset */
+};
+/* All of them, the row after the last one has no name. */
+extern const struct config_setting config_settings[];
+bool config_setting_same(
+	const struct config_setting *s, const struct config *a, const struct config *b);
+/* Takes what a reload may change out of `from`, which gets the former values. */
+void config_take_reloadable(struct config *into, struct config *from);
+/* Calls `each` with the name of every setting that the file may have. */
+void config_each_setting(void (*each)(const char *name, void *user), void *user);
 
 /* The parts. Owned by the caller. */
 json_t *config_net_part(const struct config *c, bool init); /* see struct net_part */
@@ -88,6 +118,10 @@ struct net_part {
 	char *cluster, *node, *state_dir;
 	char *tls_certificate, *tls_key, *tls_client_ca;
 	bool common_name;
+	char *crl_file; /* or NULL */
+	bool crl_warn_expired;
+	char **deny;
+	unsigned deny_count;
 	char **tokens; /* names, in the configuration's order: the first holds new keys and the seal
 			  key */
 	unsigned tokens_count;

@@ -29,10 +29,15 @@ enum control_kind {
 	CONTROL_WORKER,	    /* one descriptor by SCM_RIGHTS: the socket to worker `worker` of token
 			       `token` */
 	CONTROL_STOP,	    /* drain, then end with EXIT_OK (SIGTERM says the same) */
-	CONTROL_RELOAD,	    /* SIGHUP came */
+	CONTROL_RELOAD,	    /* SIGHUP came: the descriptor reads as a new part of the configuration;
+				 it is answered with the same `count` */
+	CONTROL_RELOAD_BAD, /* SIGHUP came, and the configuration has faults: the descriptor reads
+			       as their text; nothing changes */
 	/* kekd-net → parent */
-	CONTROL_READY, /* serving: the first start is over */
-	CONTROL_KILL,  /* worker `worker` of `token` hangs: kill and restart it */
+	CONTROL_READY,	  /* serving: the first start is over */
+	CONTROL_RELOADED, /* the part of reload `count` is in force (token 1) or refused (token 0)
+			   */
+	CONTROL_KILL,	  /* worker `worker` of `token` hangs: kill and restart it */
 	/* kekd-hsm → parent */
 	CONTROL_LOGGED_IN, /* the next worker may log in */
 };

@@ -116,6 +116,16 @@ struct http_hooks {
 		struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
 };
 
+/* What a reload may change; files are PEM. */
+struct http_tls_config {
+	const char *certificate, *key, *client_ca;
+	const char *crl; /* or NULL: revocation is not checked */
+	bool crl_warn_expired;
+	bool common_name;
+	const char *const *deny; /* identities that are refused */
+	size_t deny_count;
+};
+
 struct http;
 struct http_config {
 	struct node *node;
@@ -126,12 +136,28 @@ struct http_config {
 	struct traffic *traffic;	 /* borrowed */
 	const int *listen_fds;		 /* owned by the caller, which keeps them open */
 	size_t listen_count;
-	unsigned threads;			   /* of each listener's pool */
-	const char *certificate, *key, *client_ca; /* PEM files */
-	bool common_name;
-	size_t in_flight_max; /* requests under way, over all: more get 503 overloaded */
+	unsigned threads;	    /* of each listener's pool */
+	struct http_tls_config tls; /* copied */
+	size_t in_flight_max;	    /* requests under way, over all: more get 503 overloaded */
 };
 int http_open(const struct http_config *config, struct http **ret_http, char ret_error[256]);
+
+/* Takes other files and lists into force, all or nothing: new connections get the new certificate,
+ * open ones go on and are checked anew at their next request. One thread at a time, the same as
+ * http_watch; it reads files. */
+int http_reload(struct http *h, const struct http_tls_config *tls, char ret_error[256]);
+/* Every second or so: takes files that have changed, once they have been left alone from one call
+ * to the next. What cannot be used is told once in the log and tried again; what was in force
+ * stays. */
+void http_watch(struct http *h);
+struct http_certificates {
+	struct identity_life server, client_ca, crl; /* of several the one that ends first */
+	bool has_crl, crl_warn_expired;
+	uint64_t taken_us;   /* when the last of it came into force */
+	char faults[3][256]; /* why changed files are not taken; empty: they are */
+};
+void http_certificates(struct http *h, struct http_certificates *ret); /* any thread */
+
 /* No new requests (503 shutting_down), waits until those under way are answered or timeout_ms has
  * passed. */
 void http_drain(struct http *h, unsigned timeout_ms);

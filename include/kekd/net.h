@@ -54,6 +54,12 @@ struct unknown_object { /* in a token, but in no metadata */
 	char label[256];
 };
 
+struct node_reload {	  /* the last SIGHUP */
+	uint64_t time_us; /* 0: there was none */
+	bool taken;
+	char fault[512];
+};
+
 struct node {
 	struct net_part part;
 	struct hsm *hsm;
@@ -69,6 +75,12 @@ struct node {
 	struct node_proofs proofs;
 	_Atomic enum node_phase phase;
 	uint64_t started_us;
+	/* the main thread's own: when the certificates' ends were last told */
+	uint64_t next_watch_ns;
+	struct {
+		enum identity_age age;
+		uint64_t next_us;
+	} notices[3];
 	/* the control thread's own */
 	_Atomic int exit_wanted; /* an exit status, or -1 */
 	uint64_t next_poll_ns;
@@ -87,6 +99,7 @@ struct node {
 	size_t unknown_count;
 	char phase_reason[256];
 	struct keyring_summary summary;
+	struct node_reload reload;
 	struct {
 		uint64_t who; /* hash of client and version */
 		uint64_t minute;

@@ -6,6 +6,8 @@
  */
 #include "api.h"
 
+#include "kekd/clock.h"
+
 #include <errno.h>
 
 static void __attribute__((format(printf, 2, 3))) add(json_t *texts, const char *format, ...)
@@ -91,6 +93,56 @@ check_proofs(struct node *n, json_t *reasons, json_t *warnings)
 			atomic_load(&n->proofs.total));
 }
 
+static void
+check_life(json_t *warnings, const char *what, const struct identity_life *life)
+{
+	uint64_t now_us = clock_real_us();
+	enum identity_age age = identity_life_age(life, now_us);
+	char end[CLOCK_TEXT_SIZE];
+
+	if (age == IDENTITY_VALID)
+		return;
+	clock_format(life->to_us, end);
+	add(warnings, "%s %s at %s", what, age == IDENTITY_OVER ? "has expired" : "expires", end);
+}
+
+/* Nothing of it is a reason not to serve: clients whose trust is in order go on. */
+static void
+check_certificates(struct node *n, json_t *warnings)
+{
+	static const char *const groups[] = { "server certificate", "client CA", "CRL" };
+	struct http_certificates c;
+
+	if (!n->http)
+		return;
+	http_certificates(n->http, &c);
+	check_life(warnings, "the server's certificate", &c.server);
+	check_life(warnings, "a client CA", &c.client_ca);
+	if (c.has_crl)
+		check_life(warnings,
+			c.crl_warn_expired ? "a CRL, which is used even so when expired," : "a CRL",
+			&c.crl);
+	for (size_t i = 0; i < STR_COUNT(c.faults); i++)
+		if (c.faults[i][0])
+			add(warnings,
+				"a changed %s cannot be used, the one before it stays in force; "
+				"see /v1/status",
+				groups[i]);
+}
+
+static void
+check_reload(struct node *n, json_t *warnings)
+{
+	bool refused;
+
+	pthread_mutex_lock(&n->lock);
+	refused = n->reload.time_us != 0 && !n->reload.taken;
+	pthread_mutex_unlock(&n->lock);
+	if (refused)
+		add(warnings, "the last reload was refused, everything stayed as it was; see "
+			      "/v1/status");
+}
+
 static json_t *
 proofs_json(struct node *n)
 {
@@ -107,6 +159,8 @@ check(struct node *n, json_t *reasons, json_t *warnings)
 	check_audit(n, reasons);
 	check_store(n, reasons, warnings);
 	check_proofs(n, reasons, warnings);
+	check_certificates(n, warnings);
+	check_reload(n, warnings);
 	return reasons && json_array_size(reasons) == 0;
 }
 

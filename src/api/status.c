@@ -157,6 +157,63 @@ audit_json(struct node *n)
 		"failures", (json_int_t)a.failures, "summarised", (json_int_t)a.summarised);
 }
 
+static const char *const ages[] = {
+	[IDENTITY_VALID] = "valid",
+	[IDENTITY_MONTH] = "ends_in_a_month",
+	[IDENTITY_WEEK] = "ends_in_a_week",
+	[IDENTITY_DAY] = "ends_in_a_day",
+	[IDENTITY_OVER] = "expired",
+};
+
+static json_t *
+life_json(const struct identity_life *life)
+{
+	char end[CLOCK_TEXT_SIZE];
+
+	if (life->to_us == UINT64_MAX)
+		return json_pack("{s:n, s:s}", "ends", "state", ages[IDENTITY_VALID]);
+	clock_format(life->to_us, end);
+	return json_pack(
+		"{s:s, s:s}", "ends", end, "state", ages[identity_life_age(life, clock_real_us())]);
+}
+
+static json_t *
+reload_json(struct node *n)
+{
+	struct node_reload r;
+	char time[CLOCK_TEXT_SIZE];
+
+	pthread_mutex_lock(&n->lock);
+	r = n->reload;
+	pthread_mutex_unlock(&n->lock);
+	if (r.time_us == 0)
+		return json_null();
+	clock_format(r.time_us, time);
+	return json_pack("{s:s, s:b, s:o}", "time", time, "taken", (int)r.taken, "fault",
+		text_json(r.fault));
+}
+
+static json_t *
+certificates_json(struct node *n)
+{
+	struct http_certificates c;
+	char taken[CLOCK_TEXT_SIZE];
+	json_t *faults;
+
+	if (!n->http)
+		return json_null();
+	http_certificates(n->http, &c);
+	clock_format(c.taken_us, taken);
+	faults = json_array();
+	for (size_t i = 0; i < STR_COUNT(c.faults); i++)
+		if (c.faults[i][0])
+			json_array_append_new(faults, text_json(c.faults[i]));
+	return json_pack("{s:o, s:o, s:o, s:s, s:s, s:o}", "server", life_json(&c.server),
+		"client_ca", life_json(&c.client_ca), "crl",
+		c.has_crl ? life_json(&c.crl) : json_null(), "crl_on_expired",
+		c.crl_warn_expired ? "warn" : "refuse", "taken", taken, "faults", faults);
+}
+
 static json_t *
 versions_json(struct node *n)
 {
@@ -219,6 +276,10 @@ api_status(struct request *r)
 		"clients", (json_int_t)(n->clients ? clients_count(n->clients) : 0), "versions",
 		versions_json(n), "unknown_objects", unknown, "in_flight",
 		(json_int_t)(n->http ? http_in_flight(n->http) : 0));
+	if (value) {
+		json_object_set_new(value, "certificates", certificates_json(n));
+		json_object_set_new(value, "reload", reload_json(n));
+	}
 	if (value)
 		request_answer_json(r, 200, value);
 	else

@@ -26,21 +26,38 @@
 #define HANG_MS_MAX 600000u
 #define HANG_MS_DEFAULT 30000u
 
-void
-check_finding(struct check *c, const char *path, const char *format, ...)
+static void
+tell(struct check *c, const char *path, const char *kind, const char *format, va_list ap)
 {
 	unsigned line = lines_find_near(c->lines, path);
 	char text[1024];
+
+	vsnprintf(text, sizeof(text), format, ap);
+	if (line)
+		fprintf(c->out, "%s:%u: %s%s\n", c->file, line, kind, text);
+	else
+		fprintf(c->out, "%s: %s%s\n", c->file, kind, text);
+}
+
+void
+check_finding(struct check *c, const char *path, const char *format, ...)
+{
 	va_list ap;
 
 	va_start(ap, format);
-	vsnprintf(text, sizeof(text), format, ap);
+	tell(c, path, "", format, ap);
 	va_end(ap);
-	if (line)
-		fprintf(stderr, "%s:%u: %s\n", c->file, line, text);
-	else
-		fprintf(stderr, "%s: %s\n", c->file, text);
 	c->findings++;
+}
+
+void
+check_warning(struct check *c, const char *path, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	tell(c, path, "warning: ", format, ap);
+	va_end(ap);
 }
 
 /* A number with a unit out of a table; -EINVAL when it is none. */
@@ -191,6 +208,11 @@ take_document(struct check *c, struct document *d, struct config *config)
 	config->tls.certificate = take(&d->tls.certificate);
 	config->tls.key = take(&d->tls.key);
 	config->tls.client_ca = take(&d->tls.client_ca);
+	config->crl.file = take(&d->crl.file);
+	config->crl.warn_expired = d->crl.on_expired == DOCUMENT_EXPIRED_WARN;
+	config->deny_count = d->deny_count;
+	config->deny = take(&d->deny);
+	d->deny_count = 0;
 	config->identity.common_name = d->identity.common_name == DOCUMENT_TRUE;
 	config->tokens_count = d->tokens_count;
 	config->tokens = take(&d->tokens);
@@ -290,6 +312,7 @@ check_paths(struct check *c, struct config *config)
 		{ "tls.certificate", &config->tls.certificate, true },
 		{ "tls.key", &config->tls.key, true },
 		{ "tls.client_ca", &config->tls.client_ca, true },
+		{ "crl.file", &config->crl.file, true },
 		{ "audit.dir", &config->audit.dir, false },
 		{ "hsm.state_dir", &config->hsm.state_dir, false },
 	};
@@ -298,7 +321,9 @@ check_paths(struct check *c, struct config *config)
 		asprintf(&config->hsm.state_dir, "%s/hsm", config->state_dir) < 0)
 		return -ENOMEM;
 	for (size_t i = 0; i < STR_COUNT(paths); i++) {
-		if (!*paths[i].path && paths[i].path == &config->hsm.state_dir)
+		bool optional = paths[i].path == &config->hsm.state_dir ||
+				paths[i].path == &config->crl.file;
+		if (!*paths[i].path && optional)
 			continue;
 		if (resolve_required(c, paths[i].setting, paths[i].path) != 0)
 			return -ENOMEM;
@@ -324,6 +349,14 @@ check_private(struct check *c, const struct config *config)
 }
 
 static void
+check_crl(struct check *c, const struct config *config)
+{
+	if (!config->crl.file && lines_find(c->lines, "crl.on_expired"))
+		check_finding(c, "crl.on_expired",
+			"crl.on_expired says nothing without CRLs: give crl.file, or take it out");
+}
+
+static void
 check_apart(struct check *c, const struct config *config)
 {
 	if (config->state_dir && config->hsm.state_dir &&
@@ -342,6 +375,7 @@ int
 check_document(struct check *c, struct document *d, struct config *config)
 {
 	int err = take_document(c, d, config);
+	unsigned before;
 
 	if (err)
 		return err;
@@ -349,9 +383,14 @@ check_document(struct check *c, struct document *d, struct config *config)
 	check_listen(c, config);
 	check_user(c, "user", config->user);
 	check_user(c, "hsm.user", config->hsm.user);
+	before = c->findings;
 	if (check_paths(c, config) != 0)
 		return -ENOMEM;
 	check_private(c, config);
+	if (c->findings == before)
+		check_certificates(c, config);
+	check_crl(c, config);
+	check_deny(c, config);
 	check_apart(c, config);
 	check_admins(c, config);
 	return check_tokens(c, config);

@@ -43,7 +43,7 @@ token_names(const struct config *c)
 json_t *
 config_net_part(const struct config *c, bool init)
 {
-	return json_pack(
+	json_t *part = json_pack(
 		"{s:b, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:s, s:b, "
 		"s:I, s:o}",
 		"init", (int)init, "hang_ms", (json_int_t)c->hsm.hang_ms, "cluster", c->cluster,
@@ -54,6 +54,17 @@ config_net_part(const struct config *c, bool init)
 		(json_int_t)c->hsm.deadline_ms, "audit_dir", c->audit.dir, "audit_hash_context",
 		(int)c->audit.hash_context, "audit_max_bytes", (json_int_t)c->audit.max_bytes,
 		"admins", admins_to_json(c));
+
+	if (part && ((c->crl.file && json_object_set_new(
+					     part, "crl_file", json_string(c->crl.file)) != 0) ||
+			    json_object_set_new(part, "crl_warn_expired",
+				    json_boolean(c->crl.warn_expired)) != 0 ||
+			    json_object_set_new(
+				    part, "deny", strings_to_json(c->deny, c->deny_count)) != 0)) {
+		json_decref(part);
+		part = NULL;
+	}
+	return part;
 }
 
 json_t *
@@ -104,10 +115,12 @@ config_freep(struct config **config)
 	if (!c)
 		return;
 	char *const texts[] = { c->cluster, c->node, c->state_dir, c->user, c->tls.certificate,
-		c->tls.key, c->tls.client_ca, c->hsm.user, c->hsm.state_dir, c->audit.dir };
+		c->tls.key, c->tls.client_ca, c->hsm.user, c->hsm.state_dir, c->audit.dir,
+		c->crl.file };
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		free(texts[i]);
 	free_strings(c->listen, c->listen_count);
+	free_strings(c->deny, c->deny_count);
 	free_tokens(c);
 	free_admins(c);
 	free(c);

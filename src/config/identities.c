@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Checks of `admins:`: whom `kekd init` lets in. */
+/* Checks of `admins:`, whom `kekd init` lets in, and of `deny:`. */
 #include "load.h"
 
 #include "kekd/str.h"
@@ -64,6 +64,25 @@ is_identity(const char *text)
 	return false;
 }
 
+/* False: a finding was printed. */
+static bool
+check_form(struct check *c, const struct config *config, const char *path, const char *identity)
+{
+	if (!is_identity(identity))
+		check_finding(c, path,
+			"\"%s\" is not an identity: write uri:URI, dns:NAME or spki:SHA256 of the "
+			"certificate's public key",
+			identity);
+	else if (strncmp(identity, "cn:", 3) == 0 && !config->identity.common_name)
+		check_finding(c, path,
+			"\"%s\" can never match: set identity.common_name to true, or use uri: or "
+			"dns:",
+			identity);
+	else
+		return true;
+	return false;
+}
+
 static bool
 given_before(const struct config *config, unsigned admin, unsigned index)
 {
@@ -86,17 +105,7 @@ check_identity(struct check *c, const struct config *config, unsigned admin, uns
 	char path[64];
 
 	snprintf(path, sizeof(path), "admins[%u].identities[%u]", admin, index);
-	if (!is_identity(identity))
-		check_finding(c, path,
-			"\"%s\" is not an identity: write uri:URI, dns:NAME or spki:SHA256 of the "
-			"certificate's public key",
-			identity);
-	else if (strncmp(identity, "cn:", 3) == 0 && !config->identity.common_name)
-		check_finding(c, path,
-			"\"%s\" can never match: set identity.common_name to true, or use uri: or "
-			"dns:",
-			identity);
-	else if (given_before(config, admin, index))
+	if (check_form(c, config, path, identity) && given_before(config, admin, index))
 		check_finding(
 			c, path, "the identity \"%s\" is given twice: keep one of them", identity);
 }
@@ -137,5 +146,16 @@ check_admins(struct check *c, const struct config *config)
 		}
 		for (unsigned i = 0; i < config->admins[a].identities_count; i++)
 			check_identity(c, config, a, i);
+	}
+}
+
+void
+check_deny(struct check *c, const struct config *config)
+{
+	for (unsigned i = 0; i < config->deny_count; i++) {
+		char path[32];
+
+		snprintf(path, sizeof(path), "deny[%u]", i);
+		check_form(c, config, path, config->deny[i]);
 	}
 }

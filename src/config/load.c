@@ -23,6 +23,7 @@
 #define LISTEN_MAX 16
 #define ADMINS_MAX 32
 #define IDENTITIES_MAX 32
+#define DENY_MAX 1000
 #define OPTIONAL CYAML_FLAG_OPTIONAL
 #define TEXT(key, structure, member) \
 	CYAML_FIELD_STRING_PTR( \
@@ -45,6 +46,16 @@ static const cyaml_schema_field_t tls_fields[] = {
 	TEXT("certificate", struct document_tls, certificate),
 	TEXT("key", struct document_tls, key),
 	TEXT("client_ca", struct document_tls, client_ca),
+	CYAML_FIELD_END,
+};
+static const cyaml_strval_t expired_words[] = {
+	{ "refuse", DOCUMENT_EXPIRED_REFUSE },
+	{ "warn", DOCUMENT_EXPIRED_WARN },
+};
+static const cyaml_schema_field_t crl_fields[] = {
+	TEXT("file", struct document_crl, file),
+	CYAML_FIELD_ENUM("on_expired", OPTIONAL | CYAML_FLAG_STRICT, struct document_crl,
+		on_expired, expired_words, STR_COUNT(expired_words)),
 	CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t identity_fields[] = {
@@ -95,6 +106,9 @@ static const cyaml_schema_field_t document_fields[] = {
 	CYAML_FIELD_SEQUENCE("listen", OPTIONAL | CYAML_FLAG_POINTER, struct document, listen,
 		&text_entry, 0, LISTEN_MAX),
 	CYAML_FIELD_MAPPING("tls", OPTIONAL, struct document, tls, tls_fields),
+	CYAML_FIELD_MAPPING("crl", OPTIONAL, struct document, crl, crl_fields),
+	CYAML_FIELD_SEQUENCE("deny", OPTIONAL | CYAML_FLAG_POINTER, struct document, deny,
+		&text_entry, 0, DENY_MAX),
 	CYAML_FIELD_MAPPING("identity", OPTIONAL, struct document, identity, identity_fields),
 	CYAML_FIELD_SEQUENCE("tokens", OPTIONAL | CYAML_FLAG_POINTER, struct document, tokens,
 		&token_entry, 0, CONFIG_TOKENS_MAX),
@@ -152,7 +166,8 @@ static const struct {
 };
 
 static void
-print_complaint(const char *file, const struct lines *lines, const struct complaint *complaint)
+print_complaint(
+	FILE *out, const char *file, const struct lines *lines, const struct complaint *complaint)
 {
 	static const char unknown[] = "Unexpected key: ", twice[] = "Mapping field already seen: ";
 	const char *key = complaint->what + strcspn(complaint->what, ":") + 1;
@@ -160,30 +175,30 @@ print_complaint(const char *file, const struct lines *lines, const struct compla
 
 	key += strspn(key, " ");
 	if (strncmp(complaint->what, unknown, strlen(unknown)) == 0) {
-		fprintf(stderr,
+		fprintf(out,
 			"%s:%u: the key \"%s\" is not known: correct its spelling or place, or "
 			"take it out\n",
 			file, lines_find_key(lines, key, complaint->line), key);
 		return;
 	}
 	if (strncmp(complaint->what, twice, strlen(twice)) == 0) {
-		fprintf(stderr, "%s:%u: \"%s\" is given twice: keep one of them\n", file,
+		fprintf(out, "%s:%u: \"%s\" is given twice: keep one of them\n", file,
 			lines_find_repeated(lines, key), key);
 		return;
 	}
 	for (size_t i = 0; i < STR_COUNT(remedies); i++) {
 		if (strncmp(complaint->what, remedies[i].start, strlen(remedies[i].start)) == 0) {
-			fprintf(stderr, "%s:%u: %s: %s\n", file,
-				complaint->line ? complaint->line : 1, field, remedies[i].remedy);
+			fprintf(out, "%s:%u: %s: %s\n", file, complaint->line ? complaint->line : 1,
+				field, remedies[i].remedy);
 			return;
 		}
 	}
-	fprintf(stderr, "%s:%u: %s: %s: correct it\n", file, complaint->line ? complaint->line : 1,
+	fprintf(out, "%s:%u: %s: %s: correct it\n", file, complaint->line ? complaint->line : 1,
 		field, complaint->what);
 }
 
 static int
-read_text(const char *file, char **ret_text, size_t *ret_len)
+read_text(FILE *out, const char *file, char **ret_text, size_t *ret_len)
 {
 	char *text = malloc(FILE_SIZE_MAX + 1);
 	FILE *f = text ? fopen(file, "re") : NULL;
@@ -193,7 +208,7 @@ read_text(const char *file, char **ret_text, size_t *ret_len)
 	if (f)
 		fclose(f);
 	if (err) {
-		fprintf(stderr,
+		fprintf(out,
 			"%s: the configuration cannot be read: %s: name another with "
 			"--config, or make it readable\n",
 			file, kekd_strerror(err));
@@ -212,7 +227,7 @@ static const cyaml_config_t cyaml_base = {
 };
 
 static int
-parse_text(const char *file, const struct lines *lines, const char *text, size_t len,
+parse_text(FILE *out, const char *file, const struct lines *lines, const char *text, size_t len,
 	struct document **ret_document)
 {
 	struct complaint complaint = { 0 };
@@ -228,7 +243,7 @@ parse_text(const char *file, const struct lines *lines, const char *text, size_t
 	if (err != CYAML_OK) {
 		if (!complaint.what[0])
 			snprintf(complaint.what, sizeof(complaint.what), "%s", cyaml_strerror(err));
-		print_complaint(file, lines, &complaint);
+		print_complaint(out, file, lines, &complaint);
 		return KEKD_EINVALID;
 	}
 	if (!d) /* an empty file */
@@ -253,14 +268,14 @@ lines_freep(struct lines *l)
 }
 
 static int
-scan_text(const char *file, const char *text, size_t len, struct lines *ret_lines)
+scan_text(FILE *out, const char *file, const char *text, size_t len, struct lines *ret_lines)
 {
 	struct lines_fault fault;
 	int err = lines_scan(text, len, ret_lines, &fault);
 
 	if (err == -EINVAL)
-		fprintf(stderr, "%s:%u: not YAML: %s: correct it here or in the line before\n",
-			file, fault.line, fault.text);
+		fprintf(out, "%s:%u: not YAML: %s: correct it here or in the line before\n", file,
+			fault.line, fault.text);
 	return err;
 }
 
@@ -274,11 +289,12 @@ directory_of(const char *file)
 }
 
 static int
-check_all(const char *file, const struct lines *lines, struct document *d, struct config **ret)
+check_all(FILE *out, const char *file, const struct lines *lines, struct document *d,
+	struct config **ret)
 {
 	_cleanup_(config_freep) struct config *config = calloc(1, sizeof(*config));
 	_cleanup_(str_freep) char *dir = directory_of(file);
-	struct check check = { .file = file, .dir = dir, .lines = lines };
+	struct check check = { .out = out, .file = file, .dir = dir, .lines = lines };
 	int err;
 
 	if (!config || !dir)
@@ -294,22 +310,52 @@ check_all(const char *file, const struct lines *lines, struct document *d, struc
 }
 
 int
-config_load(const char *path, struct config **ret_config)
+config_load_to(const char *path, FILE *out, struct config **ret_config)
 {
 	_cleanup_(str_freep) char *text = NULL;
 	_cleanup_(lines_freep) struct lines lines = { 0 };
 	_cleanup_(document_freep) struct document *d = NULL;
 	size_t len;
-	int err = read_text(path, &text, &len);
+	int err = read_text(out, path, &text, &len);
 
 	if (err)
 		return err;
-	err = scan_text(path, text, len, &lines);
+	err = scan_text(out, path, text, len, &lines);
 	if (!err)
-		err = parse_text(path, &lines, text, len, &d);
+		err = parse_text(out, path, &lines, text, len, &d);
 	if (!err)
-		err = check_all(path, &lines, d, ret_config);
+		err = check_all(out, path, &lines, d, ret_config);
 	if (err == -ENOMEM)
-		fprintf(stderr, "%s: there is no memory: free some and try again\n", path);
+		fprintf(out, "%s: there is no memory: free some and try again\n", path);
 	return err;
+}
+
+int
+config_load(const char *path, struct config **ret_config)
+{
+	return config_load_to(path, stderr, ret_config);
+}
+
+/* Lists of settings are named as one: their rows have nothing that could change alone. */
+static void
+walk(const cyaml_schema_field_t *fields, const char *prefix, void (*each)(const char *, void *),
+	void *user)
+{
+	for (; fields->key; fields++) {
+		char name[128];
+
+		snprintf(name, sizeof(name), "%s%s", prefix, fields->key);
+		if (fields->value.type == CYAML_MAPPING) {
+			strcat(name, ".");
+			walk(fields->value.mapping.fields, name, each, user);
+		} else {
+			each(name, user);
+		}
+	}
+}
+
+void
+config_each_setting(void (*each)(const char *name, void *user), void *user)
+{
+	walk(document_fields, "", each, user);
 }

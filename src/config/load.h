@@ -42,6 +42,11 @@ enum document_bool { DOCUMENT_FALSE, DOCUMENT_TRUE };
 struct document_tls {
 	char *certificate, *key, *client_ca;
 };
+enum document_expired { DOCUMENT_EXPIRED_REFUSE, DOCUMENT_EXPIRED_WARN };
+struct document_crl {
+	char *file;
+	enum document_expired on_expired;
+};
 struct document_identity {
 	enum document_bool common_name;
 };
@@ -58,6 +63,9 @@ struct document {
 	char **listen;
 	unsigned listen_count;
 	struct document_tls tls;
+	struct document_crl crl;
+	char **deny;
+	unsigned deny_count;
 	struct document_identity identity;
 	struct config_token *tokens;
 	unsigned tokens_count;
@@ -70,6 +78,7 @@ struct document {
 /* ---- check.c ---- */
 
 struct check {
+	FILE *out; /* of the findings */
 	const char *file;
 	const char *dir; /* absolute: what relative paths start from */
 	const struct lines *lines;
@@ -79,6 +88,9 @@ struct check {
 /* Prints "FILE:LINE: text" and counts it. path: the setting, as in struct line. */
 void check_finding(struct check *c, const char *path, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+/* The same for what is odd but no fault. */
+void check_warning(struct check *c, const char *path, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 /* Fills in the defaults, makes paths absolute, converts and checks everything. Takes what it needs
  * out of the document. 0 or -ENOMEM; findings are counted. */
 int check_document(struct check *c, struct document *d, struct config *config);
@@ -86,6 +98,9 @@ int check_document(struct check *c, struct document *d, struct config *config);
 /* ---- identities.c, paths.c, tokens.c: parts of the check ---- */
 
 void check_admins(struct check *c, const struct config *config);
+void check_deny(struct check *c, const struct config *config);
+/* What is in the certificates, keys and CRLs, and that kekd-net's user can read them. */
+void check_certificates(struct check *c, const struct config *config);
 int check_tokens(struct check *c, struct config *config); /* 0 or -ENOMEM */
 /* Makes *path absolute. */
 int check_resolve(const struct check *c, char **path);

@@ -101,8 +101,9 @@ static int
 net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE])
 {
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
+	const char *crl_file = NULL;
 	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes;
-	json_t *tokens, *admins;
+	json_t *tokens, *admins, *deny;
 	bool bad = false;
 	const struct json_member members[] = {
 		{ "init", JSON_KIND_BOOL, true, &p->init },
@@ -113,6 +114,9 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "tls_key", JSON_KIND_STRING, true, &key },
 		{ "tls_client_ca", JSON_KIND_STRING, true, &client_ca },
 		{ "common_name", JSON_KIND_BOOL, true, &p->common_name },
+		{ "crl_file", JSON_KIND_STRING, false, &crl_file },
+		{ "crl_warn_expired", JSON_KIND_BOOL, true, &p->crl_warn_expired },
+		{ "deny", JSON_KIND_ARRAY, true, &deny },
 		{ "tokens", JSON_KIND_ARRAY, true, &tokens },
 		{ "workers", JSON_KIND_INTEGER, true, &workers },
 		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
@@ -134,6 +138,8 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	p->tls_key = copy(key, &bad);
 	p->tls_client_ca = copy(client_ca, &bad);
 	p->audit_dir = copy(audit_dir, &bad);
+	p->crl_file = crl_file ? copy(crl_file, &bad) : NULL;
+	copy_strings(deny, &p->deny, &p->deny_count, &bad);
 	p->workers = narrow(workers, CONFIG_WORKERS_MAX, &bad);
 	p->sessions = narrow(sessions, CONFIG_SESSIONS_MAX, &bad);
 	p->deadline_ms = narrow(deadline_ms, UINT_MAX, &bad);
@@ -224,13 +230,16 @@ void
 net_part_free(struct net_part *p)
 {
 	char *const texts[] = { p->cluster, p->node, p->state_dir, p->tls_certificate, p->tls_key,
-		p->tls_client_ca, p->audit_dir };
+		p->tls_client_ca, p->audit_dir, p->crl_file };
 
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		free(texts[i]);
 	for (unsigned i = 0; i < p->tokens_count; i++)
 		free(p->tokens[i]);
 	free(p->tokens);
+	for (unsigned i = 0; i < p->deny_count; i++)
+		free(p->deny[i]);
+	free(p->deny);
 	json_decref(p->admins);
 	*p = (struct net_part){ 0 };
 }

@@ -72,6 +72,43 @@ add_audit(struct table *t, const json_t *audit)
 		table_field(t, "Audit", "FAILING: %s", show_text(audit, "reason"));
 }
 
+/* "2027-01-31T12:00:00.000000Z" without the fraction. */
+static const char *
+ends(const json_t *life)
+{
+	const char *end = string_of(life, "ends"), *state = string_of(life, "state");
+	const char *shout = strcmp(state, "expired") == 0 ? ", EXPIRED"
+			    : strcmp(state, "valid") != 0 ? ", SOON"
+							  : "";
+
+	if (!*end)
+		return "for ever";
+	return show_format("until %.19sZ%s", end, shout);
+}
+
+static void
+add_certificates(struct table *t, const json_t *c, const json_t *reload)
+{
+	const json_t *fault, *crl = json_object_get(c, "crl");
+	size_t i;
+
+	if (json_is_object(c)) {
+		table_field(t, "Certificate", "%s", ends(json_object_get(c, "server")));
+		table_field(t, "Client CAs", "%s", ends(json_object_get(c, "client_ca")));
+		if (json_is_object(crl))
+			table_field(t, "CRLs", "%s, when expired: %s", ends(crl),
+				show_text(c, "crl_on_expired"));
+	}
+	json_array_foreach(json_object_get(c, "faults"), i, fault)
+		table_field(t, "", "NOT TAKEN: %s",
+			json_string_value(fault) ? json_string_value(fault) : "?");
+	if (json_is_object(reload) && !json_is_true(json_object_get(reload, "taken")))
+		table_field(t, "Reload", "REFUSED at %.19sZ: %s", string_of(reload, "time"),
+			show_text(reload, "fault"));
+	else if (json_is_object(reload))
+		table_field(t, "Reload", "taken at %.19sZ", string_of(reload, "time"));
+}
+
 static void
 add_tokens(struct table *t, const json_t *tokens)
 {
@@ -108,6 +145,7 @@ run_status(struct ctl *ctl)
 	add_tokens(t, json_object_get(s, "tokens"));
 	add_store(t, json_object_get(s, "store"));
 	add_audit(t, json_object_get(s, "audit"));
+	add_certificates(t, json_object_get(s, "certificates"), json_object_get(s, "reload"));
 	add_contents(t, s);
 	table_print(t);
 	return CTL_OK;

@@ -13,17 +13,30 @@
 
 #define HTTP_LISTEN_MAX 16
 
-/* The server's certificate and the CAs that clients are verified with. */
-struct http_tls {
+/* The server's certificate and key. Immutable; a connection holds its own to the end. */
+struct http_pair {
+	atomic_uint references;
 	gnutls_pcert_st chain[8];
 	unsigned chain_count;
 	gnutls_privkey_t key;
-	struct identity_ca *client_ca;
+	struct identity_life life;
 };
+
+/* What a client's certificate must stand up to. Immutable, counted. */
+struct http_trust {
+	atomic_uint references;
+	uint64_t generation;
+	struct identity_ca *ca; /* with the CRLs */
+	bool common_name;
+	char **deny;
+	size_t deny_count;
+};
+
+struct http_live; /* live.c: both of them, now */
 
 struct http {
 	struct http_config config;
-	struct http_tls tls;
+	struct http_live *live;
 	struct MHD_Daemon *daemons[HTTP_LISTEN_MAX];
 	size_t daemons_count;
 	atomic_size_t in_flight;
@@ -31,10 +44,12 @@ struct http {
 	atomic_bool draining;
 };
 
-/* One TLS connection. The chain is verified at its first request and that verdict stands until the
- * leaf's notAfter. */
+/* One TLS connection. The chain is verified at its first request, and that verdict stands until the
+ * first of its certificates or a CRL ends, or what is trusted has changed. */
 struct peer {
 	struct http *http;
+	struct http_pair *pair; /* that the handshake was done with */
+	uint64_t generation;	/* of the trust that the verdict comes from */
 	struct sockaddr_storage sockaddr;
 	char address[64];
 	bool verified;
@@ -61,9 +76,25 @@ struct http_call {
 	const char *content_type;
 };
 
+/* live.c */
+int http_live_open(
+	const struct http_tls_config *config, struct http_live **ret_live, char ret_error[256]);
+void http_live_freep(struct http_live **l);
+struct http_pair *http_live_pair(struct http_live *l);	 /* a reference */
+struct http_trust *http_live_trust(struct http_live *l); /* a reference */
+uint64_t http_live_generation(struct http_live *l);	 /* of the trust; no lock */
+
+/* credentials.c */
+int http_pair_load(
+	const char *certificate, const char *key, struct http_pair **ret_pair, char ret_error[256]);
+void http_pair_unrefp(struct http_pair **p);
+/* A copy of the list. */
+int http_trust_new(struct identity_ca *ca, struct identity_crl *crl,
+	const struct http_tls_config *config, uint64_t generation, struct http_trust **ret_trust);
+void http_trust_unrefp(struct http_trust **t);
+bool http_trust_denies(const struct http_trust *t, const struct identity *id);
+
 /* tls.c */
-int http_tls_open(struct http_tls *tls, const struct http_config *config, char ret_error[256]);
-void http_tls_close(struct http_tls *tls);
 /* Asks for the client's certificate with an empty list of CAs. */
 void http_tls_prepare(gnutls_session_t session);
 void http_peer_verify(struct peer *peer, gnutls_session_t session, uint64_t now_us);

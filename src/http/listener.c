@@ -53,6 +53,14 @@ peer_new(struct http *h, struct MHD_Connection *connection)
 }
 
 static void
+peer_free(struct peer *p)
+{
+	if (p)
+		http_pair_unrefp(&p->pair);
+	free(p);
+}
+
+static void
 on_connection(void *user, struct MHD_Connection *connection, void **context,
 	enum MHD_ConnectionNotificationCode code)
 {
@@ -61,7 +69,7 @@ on_connection(void *user, struct MHD_Connection *connection, void **context,
 
 	metrics_add(code == MHD_CONNECTION_NOTIFY_CLOSED ? &h->closed : &h->accepted, 1);
 	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-		free(*context);
+		peer_free(*context);
 		*context = NULL;
 		return;
 	}
@@ -195,7 +203,7 @@ http_open(const struct http_config *config, struct http **ret_http, char ret_err
 		return -ENOMEM;
 	h->config = *config;
 	http_memory_open();
-	err = http_tls_open(&h->tls, config, ret_error);
+	err = http_live_open(&config->tls, &h->live, ret_error);
 	if (err != 0) {
 		free(h);
 		return err;
@@ -231,7 +239,7 @@ http_freep(struct http **h)
 		return;
 	for (size_t i = 0; i < (*h)->daemons_count; i++)
 		MHD_stop_daemon((*h)->daemons[i]);
-	http_tls_close(&(*h)->tls);
+	http_live_freep(&(*h)->live);
 	free(*h);
 	*h = NULL;
 }

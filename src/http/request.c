@@ -326,9 +326,35 @@ admit_body(struct http_call *call)
 	return 0;
 }
 
-static const char *const certificate_remedy =
-	"use a client certificate with one SAN URI or a DNS name, issued by a CA of tls.client_ca, "
-	"valid now, for clientAuth";
+/* The last row is for what is not in the table. */
+static const struct {
+	int err;
+	const char *text;
+} certificate_remedies[] = {
+	{ KEKD_ECERTREVOKED,
+		"the server's CRL lists the certificate or a CA above it: get a new one" },
+	{ KEKD_ECRLMISSING, "every CA in the chain needs its CRL in the server's crl.file, valid "
+			    "now and signed "
+			    "by that CA: an administrator adds it" },
+	{ KEKD_ECRLEXPIRED,
+		"a CRL in the server's crl.file is past its nextUpdate: an administrator fetches "
+		"the new one" },
+	{ KEKD_EDENIED,
+		"an administrator put this identity on the server's deny list, and can take it off "
+		"there" },
+	{ 0, "use a client certificate with one SAN URI or a DNS name, issued by a CA of "
+	     "tls.client_ca, valid now, for clientAuth" },
+};
+
+static const char *
+certificate_remedy(int err)
+{
+	size_t i = 0;
+
+	while (certificate_remedies[i].err && certificate_remedies[i].err != err)
+		i++;
+	return certificate_remedies[i].text;
+}
 
 static int
 admit_identity(struct http_call *call)
@@ -344,7 +370,7 @@ admit_identity(struct http_call *call)
 	http_peer_verify(call->peer, info->tls_session, r->time_us);
 	r->identity = call->peer->identity;
 	if (call->peer->verdict != 0)
-		request_fail(r, call->peer->verdict, "%s", certificate_remedy);
+		request_fail(r, call->peer->verdict, "%s", certificate_remedy(call->peer->verdict));
 	return call->peer->verdict;
 }
 

@@ -6,82 +6,6 @@
  */
 #include "call.h"
 
-#include "kekd/clock.h"
-
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
-
-static int
-fail(char error[256], const char *path, int code, const char *remedy)
-{
-	snprintf(error, 256, "%s: %s: %s", path, gnutls_strerror(code), remedy);
-	return KEKD_EINVALID;
-}
-
-static int
-load_key(struct http_tls *tls, const char *path, char error[256])
-{
-	gnutls_datum_t pem = { 0 };
-	int r = gnutls_load_file(path, &pem);
-
-	if (r == 0)
-		r = gnutls_privkey_init(&tls->key);
-	if (r == 0)
-		r = gnutls_privkey_import_x509_raw(tls->key, &pem, GNUTLS_X509_FMT_PEM, NULL, 0);
-	if (pem.data) {
-		gnutls_memset(pem.data, 0, pem.size);
-		gnutls_free(pem.data);
-	}
-	return r == 0 ? 0
-		      : fail(error, path, r,
-				"tls.key must be a PEM private key that kekd-net can read");
-}
-
-static int
-load_chain(struct http_tls *tls, const char *path, char error[256])
-{
-	gnutls_datum_t pem = { 0 };
-	unsigned count = STR_COUNT(tls->chain);
-	int r = gnutls_load_file(path, &pem);
-
-	if (r == 0) {
-		r = gnutls_pcert_list_import_x509_raw(
-			tls->chain, &count, &pem, GNUTLS_X509_FMT_PEM, 0);
-		gnutls_free(pem.data);
-	}
-	if (r != 0)
-		return fail(error, path, r,
-			"tls.certificate must be a PEM chain, the server's certificate first");
-	tls->chain_count = count;
-	return 0;
-}
-
-int
-http_tls_open(struct http_tls *tls, const struct http_config *config, char ret_error[256])
-{
-	int r = load_chain(tls, config->certificate, ret_error);
-
-	if (r == 0)
-		r = load_key(tls, config->key, ret_error);
-	if (r == 0)
-		r = identity_ca_load(config->client_ca, &tls->client_ca, ret_error);
-	if (r != 0)
-		http_tls_close(tls);
-	return r;
-}
-
-void
-http_tls_close(struct http_tls *tls)
-{
-	for (unsigned i = 0; i < tls->chain_count; i++)
-		gnutls_pcert_deinit(&tls->chain[i]);
-	if (tls->key)
-		gnutls_privkey_deinit(tls->key);
-	identity_ca_unrefp(&tls->client_ca);
-	*tls = (struct http_tls){ 0 };
-}
-
 void
 http_tls_prepare(gnutls_session_t session)
 {
@@ -102,29 +26,54 @@ http_tls_choose(gnutls_session_t session, const gnutls_datum_t *ca_names, int ca
 	(void)ca_names, (void)ca_count, (void)algorithms, (void)algorithms_count;
 	if (!peer)
 		return -1;
-	*ret_chain = peer->http->tls.chain;
-	*ret_count = peer->http->tls.chain_count;
-	*ret_key = peer->http->tls.key;
+	http_pair_unrefp(&peer->pair);
+	peer->pair = http_live_pair(peer->http->live);
+	*ret_chain = peer->pair->chain;
+	*ret_count = peer->pair->chain_count;
+	*ret_key = peer->pair->key;
 	return 0;
 }
 
-void
-http_peer_verify(struct peer *peer, gnutls_session_t session, uint64_t now_us)
+static bool
+stands(const struct peer *peer, uint64_t now_us)
+{
+	if (!peer->verified || peer->generation != http_live_generation(peer->http->live))
+		return false;
+	return peer->verdict != 0 || now_us <= peer->identity.valid_until_us;
+}
+
+static int
+verify(const struct http_trust *trust, gnutls_session_t session, uint64_t now_us,
+	struct identity *ret_identity)
 {
 	struct der chain[16];
 	unsigned count = 0;
-	const gnutls_datum_t *certificates;
+	const gnutls_datum_t *certificates = gnutls_certificate_get_peers(session, &count);
+	int err;
 
-	if (peer->verified && (peer->verdict != 0 || now_us <= peer->identity.not_after_us))
-		return;
-	certificates = gnutls_certificate_get_peers(session, &count);
 	if (!certificates)
 		count = 0;
 	if (count > STR_COUNT(chain))
 		count = STR_COUNT(chain);
 	for (unsigned i = 0; i < count; i++)
 		chain[i] = (struct der){ certificates[i].data, certificates[i].size };
-	peer->verdict = identity_verify(peer->http->tls.client_ca, chain, count,
-		peer->http->config.common_name, now_us, &peer->identity);
+	err = identity_verify(trust->ca, chain, count, trust->common_name, now_us, ret_identity);
+	if (err == 0 && http_trust_denies(trust, ret_identity))
+		err = KEKD_EDENIED;
+	return err;
+}
+
+void
+http_peer_verify(struct peer *peer, gnutls_session_t session, uint64_t now_us)
+{
+	struct http_trust *trust;
+
+	if (stands(peer, now_us))
+		return;
+	trust = http_live_trust(peer->http->live);
+	peer->identity = (struct identity){ 0 };
+	peer->verdict = verify(trust, session, now_us, &peer->identity);
+	peer->generation = trust->generation;
 	peer->verified = true;
+	http_trust_unrefp(&trust);
 }

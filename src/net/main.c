@@ -114,10 +114,7 @@ open_http(struct node *n, size_t listen_count)
 		.listen_fds = fds,
 		.listen_count = listen_count,
 		.threads = cores > 1 ? (unsigned)cores : 2,
-		.certificate = n->part.tls_certificate,
-		.key = n->part.tls_key,
-		.client_ca = n->part.tls_client_ca,
-		.common_name = n->part.common_name,
+		.tls = node_tls_config(&n->part),
 		.in_flight_max = IN_FLIGHT_MAX,
 	};
 	char error[256] = "";
@@ -158,6 +155,14 @@ on_message(struct node *n)
 		else
 			err = control_open(n, &n->control);
 		break;
+	case CONTROL_RELOAD:
+		node_reload(n, m.count, fd);
+		fd = -1;
+		break;
+	case CONTROL_RELOAD_BAD:
+		node_reload_bad(n, fd);
+		fd = -1;
+		break;
 	case CONTROL_STOP:
 		err = 1;
 		break;
@@ -183,6 +188,7 @@ run(struct node *n, int signals)
 			return CHILD_EXIT_FAILED;
 		if (node_exit_wanted(n) >= 0)
 			return node_exit_wanted(n);
+		node_watch_certificates(n);
 		if (fds[0].revents) {
 			r = on_message(n);
 			if (r != 0)

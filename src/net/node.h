@@ -20,6 +20,14 @@ void node_note_nonces(struct node *n, const char *version, json_t *body); /* at 
 void node_take_nonces(struct node *n); /* all keys are loaded: gives the notes to them */
 void node_summarise(struct node *n);   /* when it is time to */
 
+/* certificates.c; the main thread's. */
+struct http_tls_config node_tls_config(const struct net_part *p); /* borrows */
+/* A new part of the configuration, or the text of what is wrong with it. Closes fd. */
+void node_reload(struct node *n, uint32_t count, int fd);
+void node_reload_bad(struct node *n, int fd);
+/* Once a second: takes files that changed, warns of what ends soon. */
+void node_watch_certificates(struct node *n);
+
 extern const struct http_hooks node_hooks;
 
 #endif

@@ -96,7 +96,7 @@ run(const struct command_line *cl)
 			cl->config);
 		return CHILD_EXIT_OPERATOR;
 	}
-	return parent_run(config, cl->mode == MODE_INIT);
+	return parent_run(config, cl->config, cl->mode == MODE_INIT);
 }
 
 int

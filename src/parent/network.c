@@ -102,11 +102,9 @@ network_tell(struct parent *p, enum control_kind kind)
 void
 network_tell_unsent(struct parent *p)
 {
-	static const enum control_kind kinds[] = { CONTROL_RELOAD, CONTROL_STOP };
-
-	for (size_t i = 0; i < STR_COUNT(kinds); i++)
-		if (p->unsent & 1u << kinds[i])
-			network_tell(p, kinds[i]);
+	p->unsent &= ~(1u << CONTROL_RELOAD); /* reload_tick tries again */
+	if (p->unsent & 1u << CONTROL_STOP)
+		network_tell(p, CONTROL_STOP);
 }
 
 /* A worker that is younger than hsm.hang cannot have hung for so long: it was started again since.
@@ -129,6 +127,8 @@ obey(struct parent *p, const struct control_message *m)
 	if (m->kind == CONTROL_READY) {
 		if (!p->init)
 			log_info("serving");
+	} else if (m->kind == CONTROL_RELOADED) {
+		reload_answered(p, m);
 	} else if (m->kind == CONTROL_KILL && m->token < p->config->tokens_count &&
 		   m->worker < p->config->hsm.workers) {
 		kill_hung(p, m->token, m->worker);

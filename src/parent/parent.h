@@ -114,7 +114,11 @@ enum parent_phase {
 };
 
 struct parent {
-	const struct config *config;
+	struct config *config;
+	const char *config_path;
+	struct config *pending; /* read again, and not yet taken by kekd-net */
+	uint32_t reloads;
+	bool reload_wanted;
 	bool init;
 	struct account net_account, worker_account;
 	char *net_program, *worker_program;
@@ -134,13 +138,17 @@ struct parent {
 };
 
 /* Runs until a signal or a child ends it: the exit status (enum child_exit). */
-int parent_run(const struct config *config, bool init);
+int parent_run(struct config *config, const char *config_path, bool init);
 void parent_wake_at(struct parent *p, uint64_t at_ns);
 void parent_end(struct parent *p, int status); /* begins the end: drains, then stops everything */
 
+/* reload.c. After SIGHUP, and when kekd-net answers. */
+void reload_tick(struct parent *p);
+void reload_answered(struct parent *p, const struct control_message *m);
+
 void network_tick(struct parent *p, uint64_t now_ns);
 void network_message(struct parent *p);
-/* CONTROL_STOP or CONTROL_RELOAD: now, or as soon as kekd-net has read what came before. */
+/* CONTROL_STOP: now, or as soon as kekd-net has read what came before. */
 void network_tell(struct parent *p, enum control_kind kind);
 void network_tell_unsent(struct parent *p);
 void network_ended(struct parent *p, int wait_status, uint64_t now_ns);

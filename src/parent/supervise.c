@@ -110,7 +110,7 @@ on_signal(struct parent *p)
 	if (info.ssi_signo == SIGCHLD)
 		bury_children(p);
 	else if (info.ssi_signo == SIGHUP)
-		network_tell(p, CONTROL_RELOAD);
+		p->reload_wanted = true;
 	else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
 		on_terminate(p);
 }
@@ -189,6 +189,7 @@ loop(struct parent *p)
 		p->wake_ns = UINT64_MAX;
 		network_tick(p, now_ns);
 		workers_tick(p, now_ns);
+		reload_tick(p);
 		phase_tick(p, now_ns);
 		if (p->phase == PARENT_ENDING && p->net.pid == 0 && !workers_any(p))
 			break;
@@ -355,9 +356,13 @@ reset_children(struct parent *p)
 }
 
 int
-parent_run(const struct config *config, bool init)
+parent_run(struct config *config, const char *config_path, bool init)
 {
-	struct parent p = { .config = config, .init = init, .hsm_dir = -1, .signals = -1 };
+	struct parent p = { .config = config,
+		.config_path = config_path,
+		.init = init,
+		.hsm_dir = -1,
+		.signals = -1 };
 	int status;
 
 	reset_children(&p);
@@ -369,6 +374,7 @@ parent_run(const struct config *config, bool init)
 		loop(&p);
 		status = p.status;
 	}
+	config_freep(&p.pending);
 	close_parent(&p);
 	return status;
 }

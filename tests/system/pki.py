@@ -24,6 +24,7 @@ private_key = $dir/ca.key
 serial = $dir/serial
 default_md = sha256
 policy = any
+crl_extensions = list
 unique_subject = no
 copy_extensions = none
 [any]
@@ -32,6 +33,8 @@ commonName = supplied
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
+[list]
+authorityKeyIdentifier = keyid
 [leaf]
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
@@ -70,7 +73,8 @@ class Certificate:
 class Authority:
     """A CA in a directory of its own."""
 
-    def __init__(self, directory, name="Test CA"):
+    def __init__(self, directory, name="Test CA", parent=None):
+        """parent: the CA that issues this one; else it signs itself."""
         self.dir = directory
         os.makedirs(os.path.join(directory, "issued"))
         self.config = self.path("openssl.cnf")
@@ -78,6 +82,9 @@ class Authority:
         self.write("openssl.cnf", CONFIG)
         self.write("index", "")
         self.write("serial", "1000\n")
+        if parent:
+            parent.issue_authority(name, self)
+            return
         self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
                      "-nodes", "-keyout", self.path("ca.key"), "-out", self.pem, "-days", "2",
                      "-extensions", "authority", CN=name)
@@ -108,12 +115,47 @@ class Authority:
                      CN=name, SAN=san or "DNS:x", EKU=eku)
         return certificate
 
+    def issue_authority(self, name, child):
+        request = child.path("ca.csr")
+        child.openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                      "-nodes", "-keyout", child.path("ca.key"), "-out", request, CN=name)
+        self.openssl("ca", "-batch", "-notext", "-in", request, "-out", child.pem, "-days", "2",
+                     "-extensions", "authority", CN=name)
+
+    def revoke(self, pem):
+        self.openssl("ca", "-revoke", pem)
+
+    def crl(self, path, first=FIRST, last=LAST, others=()):
+        """Writes the CRL, and those of other CAs behind it; first and last: from now."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        stamps = [(now + t).strftime("%Y%m%d%H%M%SZ") for t in (first, last)]
+        lists = b""
+        for ca in (self, *others):
+            ca.openssl("ca", "-gencrl", "-out", ca.path("crl.pem"), "-crl_lastupdate", stamps[0],
+                       "-crl_nextupdate", stamps[1])
+            with open(ca.path("crl.pem"), "rb") as f:
+                lists += f.read()
+        replace(path, lists)
+
     def self_signed(self, name, san):
         certificate = Certificate(self.path(name + "-self.pem"), self.path(name + "-self.key"))
         self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
                      "-nodes", "-keyout", certificate.key, "-out", certificate.pem, "-days", "2",
                      "-extensions", "self", CN=name, SAN=san)
         return certificate
+
+
+def replace(path, content):
+    """A whole new file in the place of the old one."""
+    with open(path + ".new", "wb") as f:
+        f.write(content)
+    if os.path.exists(path):
+        status = os.stat(path)
+        os.chmod(path + ".new", status.st_mode & 0o777)
+        os.chown(path + ".new", status.st_uid, status.st_gid)
+    else:
+        os.chmod(path + ".new", 0o644)
+    os.rename(path + ".new", path)
 
 
 def spiffe(name):

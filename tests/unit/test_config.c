@@ -9,6 +9,8 @@
 #include "kekd/str.h"
 
 #include <fcntl.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -69,6 +71,87 @@ write_file(const struct site *s, const char *name, const char *text, mode_t mode
 	assert_int_equal(chmod(path, mode), 0);
 }
 
+/* A self-signed certificate, from a day ago until `days` from now. */
+static void
+write_certificate(const struct site *s, const char *name, EVP_PKEY *key, bool ca, int days)
+{
+	char path[128];
+	FILE *f;
+	X509 *x = X509_new();
+	X509V3_CTX ctx;
+	X509_EXTENSION *e;
+
+	X509_set_version(x, X509_VERSION_3);
+	X509_gmtime_adj(X509_getm_notBefore(x), -86400L * 10);
+	X509_gmtime_adj(X509_getm_notAfter(x), 86400L * days);
+	X509_set_pubkey(x, key);
+	X509V3_set_ctx(&ctx, x, x, NULL, NULL, 0);
+	e = X509V3_EXT_conf_nid(
+		NULL, &ctx, NID_basic_constraints, ca ? "critical,CA:TRUE" : "CA:FALSE");
+	X509_add_ext(x, e, -1);
+	X509_EXTENSION_free(e);
+	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
+	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	PEM_write_X509(f, x);
+	fclose(f);
+	X509_free(x);
+}
+
+static void
+write_crl(const struct site *s, const char *name, EVP_PKEY *key, int days)
+{
+	char path[128];
+	FILE *f;
+	X509_CRL *crl = X509_CRL_new();
+	ASN1_TIME *from = X509_gmtime_adj(NULL, -86400L * 10),
+		  *to = X509_gmtime_adj(NULL, 86400L * days);
+
+	X509_CRL_set_version(crl, X509_CRL_VERSION_2);
+	X509_CRL_set1_lastUpdate(crl, from);
+	X509_CRL_set1_nextUpdate(crl, to);
+	assert_true(X509_CRL_sign(crl, key, EVP_sha256()) > 0);
+	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	PEM_write_X509_CRL(f, crl);
+	fclose(f);
+	ASN1_TIME_free(from);
+	ASN1_TIME_free(to);
+	X509_CRL_free(crl);
+}
+
+static void
+write_key(const struct site *s, const char *name, EVP_PKEY *key)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	assert_int_equal(fchmod(fileno(f), 0600), 0);
+	PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL);
+	fclose(f);
+}
+
+static void
+write_certificates(const struct site *s)
+{
+	EVP_PKEY *key = EVP_EC_gen("P-256"), *other = EVP_EC_gen("P-256");
+
+	write_certificate(s, "server.pem", key, false, 30);
+	write_certificate(s, "expired.pem", key, false, -1);
+	write_certificate(s, "ca.pem", key, true, 30);
+	write_crl(s, "crl.pem", key, 30);
+	write_crl(s, "crl-old.pem", key, -1);
+	write_key(s, "server.key", key);
+	write_key(s, "other.key", other);
+	EVP_PKEY_free(key);
+	EVP_PKEY_free(other);
+}
+
 static int
 make_site(void **state)
 {
@@ -77,9 +160,7 @@ make_site(void **state)
 	site = (struct site){ .dir = "/tmp/kekd-config-XXXXXX" };
 	assert_non_null(mkdtemp(site.dir));
 	snprintf(site.config, sizeof(site.config), "%s/kekd.yaml", site.dir);
-	write_file(&site, "server.pem", "x", 0644);
-	write_file(&site, "server.key", "x", 0600);
-	write_file(&site, "ca.pem", "x", 0644);
+	write_certificates(&site);
 	write_file(&site, "module.so", "x", 0755);
 	write_file(&site, "pin", "1234", 0600);
 	write_file(&site, "pin-empty", "", 0600);
@@ -92,8 +173,9 @@ make_site(void **state)
 static int
 remove_site(void **state)
 {
-	static const char *const names[] = { "server.pem", "server.key", "ca.pem", "module.so",
-		"pin", "pin-empty", "pin-group", "pin-world", "kekd.yaml" };
+	static const char *const names[] = { "server.pem", "server.key", "ca.pem", "expired.pem",
+		"crl.pem", "crl-old.pem", "other.key", "module.so", "pin", "pin-empty", "pin-group",
+		"pin-world", "kekd.yaml" };
 	const struct site *s = *state;
 
 	for (size_t i = 0; i < STR_COUNT(names); i++) {
@@ -261,6 +343,22 @@ static const struct {
 	{ "  key: server.key\n", "", 8, "tls.key is missing", "path" },
 	{ "server.key", "nothing.key", 10, "nothing.key cannot be read", "put the file there" },
 	{ "server.key", "pin-world", 10, "mode 0604", "chmod 600 /tmp/" },
+	{ "server.key", "other.key", 10, "is not the key of the certificate", "belong together" },
+	{ "server.key", "pin", 10, "holds no PEM private key", "passphrase" },
+	{ "server.pem", "pin", 9, "holds no PEM certificate", "comes first" },
+	{ "ca.pem", "pin", 11, "holds no PEM certificate", "list the CAs" },
+	{ "ca.pem", "server.pem", 11, "certificate 1", "list the CAs" },
+	{ "tokens:\n", "crl: { file: pin }\ntokens:\n", 12, "holds no PEM CRL", "openssl crl" },
+	{ "tokens:\n", "crl: { file: missing.crl }\ntokens:\n", 12, "cannot be read",
+		"put the file there" },
+	{ "tokens:\n", "crl: { on_expired: warn }\ntokens:\n", 12, "says nothing without CRLs",
+		"crl.file" },
+	{ "tokens:\n", "crl: { file: crl.pem, on_expired: no }\ntokens:\n", 12, "on_expired",
+		"not known" },
+	{ "tokens:\n", "deny: [ alice ]\ntokens:\n", 12, "\"alice\" is not an identity",
+		"uri:URI" },
+	{ "tokens:\n", "deny:\n  - dns:a\n  - cn:alice\ntokens:\n", 14, "can never match",
+		"common_name" },
 	{ "server.pem", "/", 9, "is not a file", "correct the path" },
 	{ "state_dir: state", "state_dir: pin", 3, "is not a directory", "correct the path" },
 	{ "  dir: audit", "  dir: state", 22, "audit.dir is state_dir", "another directory" },
@@ -319,6 +417,96 @@ each_fault_is_named_with_its_line_and_a_remedy(void **state)
 }
 
 static void
+what_has_expired_is_told_and_taken(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	char text[8192];
+
+	replace("  certificate: server.pem\n  key: server.key\n  client_ca: ca.pem\n",
+		"  certificate: expired.pem\n  key: server.key\n  client_ca: ca.pem\n"
+		"crl:\n  file: crl-old.pem\n  on_expired: warn\n",
+		text);
+	assert_int_equal(load(s, text, &c), 0);
+	assert_non_null(strstr(s->output, "kekd.yaml:9: warning: tls.certificate"));
+	assert_non_null(strstr(s->output, "kekd.yaml:13: warning: crl.file"));
+	assert_true(c->crl.warn_expired);
+}
+
+static void
+files_that_kekd_nets_user_cannot_read_are_named(void **state)
+{
+	struct site *s = *state;
+	struct config *c = NULL;
+	char text[8192];
+
+	if (geteuid() != 0)
+		skip();
+	replace("user: \"0\"", "user: \"65534\"", text);
+	assert_int_equal(chmod(s->dir, 0755), 0);
+	assert_true(load(s, text, &c) < 0);
+	assert_non_null(strstr(s->output, "kekd.yaml:10: tls.key: user 65534 cannot read"));
+	assert_null(strstr(s->output, "kekd.yaml:9: "));
+	assert_int_equal(chmod(s->dir, 0700), 0);
+	assert_true(load(s, text, &c) < 0);
+	assert_non_null(strstr(s->output, "kekd.yaml:9: tls.certificate: user 65534 cannot read"));
+}
+
+static void
+find_row(const char *name, void *user)
+{
+	size_t *count = user;
+
+	(*count)++;
+	for (const struct config_setting *s = config_settings; s->name; s++)
+		if (strcmp(s->name, name) == 0)
+			return;
+	fail_msg("%s: say in src/config/settings.c and doc/operations.md what a change of it takes",
+		name);
+}
+
+static void
+every_setting_says_whether_a_reload_or_a_restart_brings_it_into_force(void **state)
+{
+	size_t count = 0, rows = 0;
+
+	(void)state;
+	config_each_setting(find_row, &count);
+	for (const struct config_setting *s = config_settings; s->name; s++)
+		rows++;
+	assert_int_equal(rows, count);
+}
+
+static void
+a_reload_takes_what_may_change_and_leaves_the_rest(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *before = NULL;
+	_cleanup_(config_freep) struct config *after = NULL;
+	char text[8192];
+	size_t changed = 0;
+
+	replace("  workers: 2\n  deadline: 500ms\n",
+		"  workers: 1\n  deadline: 1s\ncrl: { file: crl.pem, on_expired: warn }\n"
+		"deny: [ dns:a, dns:b ]\nidentity: { common_name: true }\n",
+		text);
+	assert_int_equal(load(s, good, &before), 0);
+	assert_int_equal(load(s, text, &after), 0);
+	for (const struct config_setting *row = config_settings; row->name; row++)
+		changed += !config_setting_same(row, before, after);
+	assert_int_equal(changed, 6);
+	config_take_reloadable(before, after);
+	assert_int_equal(before->deny_count, 2);
+	assert_string_equal(before->deny[1], "dns:b");
+	assert_non_null(before->crl.file);
+	assert_true(before->crl.warn_expired);
+	assert_true(before->identity.common_name);
+	assert_int_equal(before->hsm.workers, 2);
+	assert_int_equal(before->hsm.deadline_ms, 500);
+	assert_int_equal(after->deny_count, 0);
+}
+
+static void
 all_faults_of_meaning_are_told_at_once(void **state)
 {
 	struct site *s = *state;
@@ -368,9 +556,11 @@ kekd_net_reads_its_part_as_it_was_cut(void **state)
 	_cleanup_(config_freep) struct config *c = NULL;
 	struct net_part p;
 	json_t *part;
+	char text[8192];
 	int fd;
 
-	assert_int_equal(load(s, good, &c), 0);
+	replace("tokens:\n", "crl: { file: crl.pem }\ndeny: [ dns:a ]\ntokens:\n", text);
+	assert_int_equal(load(s, text, &c), 0);
 	part = config_net_part(c, true);
 	assert_non_null(part);
 	fd = part_fd(part);
@@ -379,6 +569,10 @@ kekd_net_reads_its_part_as_it_was_cut(void **state)
 	assert_true(p.init);
 	assert_string_equal(p.cluster, "lab");
 	assert_string_equal(p.tls_key, c->tls.key);
+	assert_string_equal(p.crl_file, c->crl.file);
+	assert_false(p.crl_warn_expired);
+	assert_int_equal(p.deny_count, 1);
+	assert_string_equal(p.deny[0], "dns:a");
 	assert_int_equal(p.tokens_count, 1);
 	assert_string_equal(p.tokens[0], "main");
 	assert_int_equal(p.deadline_ms, 500);
@@ -450,6 +644,11 @@ main(void)
 		cmocka_unit_test(a_worker_may_keep_a_request_longer_than_its_deadline),
 		cmocka_unit_test(module_and_pin_source_may_come_with_the_uri),
 		cmocka_unit_test(each_fault_is_named_with_its_line_and_a_remedy),
+		cmocka_unit_test(what_has_expired_is_told_and_taken),
+		cmocka_unit_test(files_that_kekd_nets_user_cannot_read_are_named),
+		cmocka_unit_test(
+			every_setting_says_whether_a_reload_or_a_restart_brings_it_into_force),
+		cmocka_unit_test(a_reload_takes_what_may_change_and_leaves_the_rest),
 		cmocka_unit_test(all_faults_of_meaning_are_told_at_once),
 		cmocka_unit_test(an_empty_and_a_missing_file_are_refused),
 		cmocka_unit_test(kekd_net_reads_its_part_as_it_was_cut),
