@@ -439,12 +439,15 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 		.node = node_name,
 		.tokens = (const char *const *)tokens,
 		.tokens_count = 2 };
+	require(traffic_open(http_routes, &node.traffic) == 0);
 	make_keys();
 	pristine = *doubles;
 	make_blob();
-	http.config = (struct http_config){
-		.node = &node, .hooks = &hooks, .routes = http_routes, .in_flight_max = 100
-	};
+	http.config = (struct http_config){ .node = &node,
+		.hooks = &hooks,
+		.routes = http_routes,
+		.traffic = node.traffic,
+		.in_flight_max = 100 };
 	peer.http = &http;
 	strcpy(peer.address, "127.0.0.1:1");
 	return 0;
