@@ -22,6 +22,8 @@ static const struct {
 		"stop the program that has it (ss -ltnp shows it), or change listen" },
 	{ EADDRNOTAVAIL, "this host has no such address",
 		"change listen, or wait for the network" },
+	{ EAFNOSUPPORT, "this host does not have this kind of address",
+		"take the address out of listen, or switch IPv4 or IPv6 on" },
 	{ EACCES, "no permission", "ports below 1024 need root: start as root, or change listen" },
 };
 

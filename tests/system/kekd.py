@@ -423,11 +423,11 @@ class Kekd:
 
     # -- running it
 
-    def run(self, *arguments, timeout=PATIENCE):
-        """kekd in the foreground, to its end."""
+    def run(self, *arguments, timeout=PATIENCE, before=None):
+        """kekd in the foreground, to its end. before: called in its process before it is kekd."""
         return subprocess.run(
             [os.path.join(BUILD, "kekd"), *arguments, "--config", self.config_path],
-            env=self.environment, check=False, text=True, timeout=timeout,
+            env=self.environment, check=False, text=True, timeout=timeout, preexec_fn=before,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def init(self):

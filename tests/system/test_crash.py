@@ -143,7 +143,7 @@ def test_everything_killed_at_random_moments_of_rotating_and_wrapping(own):
     print(f"KEKD_TEST_SEED={seed}")
     moments = random.Random(seed)
     blobs, rotations = [], 0
-    for _ in range(100 if LONG else 20):
+    for _ in range(200 if LONG else 20):
         stop = threading.Event()
         acknowledged = [None]
 
