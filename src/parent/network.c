@@ -127,6 +127,7 @@ obey(struct parent *p, const struct control_message *m)
 	if (m->kind == CONTROL_READY) {
 		if (!p->init)
 			log_info("serving");
+		notify_ready(p);
 	} else if (m->kind == CONTROL_RELOADED) {
 		reload_answered(p, m);
 	} else if (m->kind == CONTROL_KILL && m->token < p->config->tokens_count &&
@@ -169,6 +170,7 @@ void
 network_ended(struct parent *p, int wait_status, uint64_t now_ns)
 {
 	child_ended(&p->net, now_ns, 0);
+	notify_not_ready(p);
 	if (WIFSIGNALED(wait_status))
 		log_warning("kekd-net was killed by signal %d", WTERMSIG(wait_status));
 	else if (WEXITSTATUS(wait_status) != CHILD_EXIT_OK)

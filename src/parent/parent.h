@@ -91,6 +91,16 @@ void child_started(struct child *c, pid_t pid, int control, uint64_t now_ns);
 void child_ended(struct child *c, uint64_t now_ns, uint64_t least_ns);
 void child_kill(struct child *c, int signal_number);
 
+/* ---- notify.c ---- */
+
+#define NOTIFY_STATUS_SIZE 1024
+
+struct notify {
+	bool ready, reloading;
+	uint64_t alive_every_ns, alive_ns; /* 0: nobody watches; the next time */
+	char status[NOTIFY_STATUS_SIZE];
+};
+
 /* ---- supervise.c, workers.c, network.c ---- */
 
 struct worker {
@@ -123,6 +133,7 @@ struct parent {
 	struct account net_account, worker_account;
 	char *net_program, *worker_program;
 	char **net_environment;
+	char **worker_environment; /* the parent's, but for what is between it and its manager */
 	int listen_fds[PARENT_LISTEN_MAX];
 	unsigned listen_count;
 	int hsm_dir;
@@ -130,6 +141,7 @@ struct parent {
 	struct secret key; /* that workers share */
 	struct child net;
 	struct token tokens[CONFIG_TOKENS_MAX];
+	struct notify notify;
 	enum parent_phase phase;
 	uint64_t phase_end_ns;
 	unsigned unsent;  /* messages that kekd-net had no room for: bits 1 << enum control_kind */
@@ -145,6 +157,14 @@ void parent_end(struct parent *p, int status); /* begins the end: drains, then s
 /* reload.c. After SIGHUP, and when kekd-net answers. */
 void reload_tick(struct parent *p);
 void reload_answered(struct parent *p, const struct control_message *m);
+
+void notify_open(struct parent *p);
+void notify_tick(struct parent *p, uint64_t now_ns); /* its state in words; that it lives */
+void notify_ready(struct parent *p);
+void notify_not_ready(struct parent *p);
+void notify_reloading(struct parent *p);
+void notify_reloaded(struct parent *p);
+void notify_stopping(struct parent *p);
 
 void network_tick(struct parent *p, uint64_t now_ns);
 void network_message(struct parent *p);

@@ -82,12 +82,15 @@ reload_tick(struct parent *p)
 	p->reloads++;
 	config_freep(&p->pending);
 	err = load(p->config_path, &findings, &p->pending);
-	if (err == 0)
+	if (err == 0) {
 		send_part(p);
-	else if (findings)
+		return; /* it is answered */
+	}
+	if (findings)
 		tell_findings(p, findings);
 	else
 		log_error("reload: %s: send SIGHUP again", strerror(-err));
+	notify_reloaded(p);
 }
 
 /* ": a, b" of the settings with this effect that are not the same any more. */
@@ -140,4 +143,5 @@ reload_answered(struct parent *p, const struct control_message *m)
 		config_take_reloadable(p->config, p->pending);
 	}
 	config_freep(&p->pending);
+	notify_reloaded(p);
 }

@@ -21,6 +21,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern char **environ;
+
 #define DRAIN_TIME_NS (20 * CLOCK_S)
 #define WORKERS_TIME_NS (5 * CLOCK_S)
 #define INIT_TIME_NS (120 * CLOCK_S)
@@ -41,6 +43,7 @@ parent_end(struct parent *p, int status)
 		return;
 	p->status = status;
 	p->phase = PARENT_DRAINING;
+	notify_stopping(p);
 	p->phase_end_ns = clock_boot_ns() + DRAIN_TIME_NS;
 	network_tell(p, CONTROL_STOP);
 	/* A kekd-net that is only to give up needs no drain, and waits for a worker that will not
@@ -101,6 +104,13 @@ on_terminate(struct parent *p)
 }
 
 static void
+on_reload(struct parent *p)
+{
+	p->reload_wanted = true;
+	notify_reloading(p);
+}
+
+static void
 on_signal(struct parent *p)
 {
 	struct signalfd_siginfo info;
@@ -110,7 +120,7 @@ on_signal(struct parent *p)
 	if (info.ssi_signo == SIGCHLD)
 		bury_children(p);
 	else if (info.ssi_signo == SIGHUP)
-		p->reload_wanted = true;
+		on_reload(p);
 	else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
 		on_terminate(p);
 }
@@ -191,6 +201,7 @@ loop(struct parent *p)
 		workers_tick(p, now_ns);
 		reload_tick(p);
 		phase_tick(p, now_ns);
+		notify_tick(p, now_ns);
 		if (p->phase == PARENT_ENDING && p->net.pid == 0 && !workers_any(p))
 			break;
 		wait_and_handle(p);
@@ -265,6 +276,28 @@ make_environment(struct parent *p)
 	return 0;
 }
 
+/* A worker has the whole one, since its module may need it. */
+static int
+make_worker_environment(struct parent *p)
+{
+	static const char *const others[] = { "NOTIFY_SOCKET=", "WATCHDOG_USEC=", "WATCHDOG_PID=" };
+	size_t count = 0, n = 0;
+
+	while (environ[count])
+		count++;
+	p->worker_environment = calloc(count + 1, sizeof(char *));
+	if (!p->worker_environment)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++) {
+		bool theirs = true;
+		for (size_t k = 0; k < STR_COUNT(others); k++)
+			theirs = theirs && strncmp(environ[i], others[k], strlen(others[k])) != 0;
+		if (theirs)
+			p->worker_environment[n++] = environ[i];
+	}
+	return 0;
+}
+
 static int
 make_key(struct parent *p)
 {
@@ -320,7 +353,8 @@ open_parent(struct parent *p)
 		return CHILD_EXIT_OPERATOR;
 	if (sandbox_enter(SANDBOX_PARENT) != 0)
 		return CHILD_EXIT_OPERATOR;
-	if (make_environment(p) != 0 || make_key(p) != 0 || open_signals(p) != 0) {
+	if (make_environment(p) != 0 || make_worker_environment(p) != 0 || make_key(p) != 0 ||
+		open_signals(p) != 0) {
 		log_error("the parent cannot start: no memory or no randomness: try again");
 		return CHILD_EXIT_FAILED;
 	}
@@ -335,6 +369,7 @@ close_parent(struct parent *p)
 	for (size_t i = 0; p->net_environment && p->net_environment[i]; i++)
 		free(p->net_environment[i]);
 	free(p->net_environment);
+	free(p->worker_environment);
 	free(p->net_program);
 	free(p->worker_program);
 	account_free(&p->net_account);
@@ -371,6 +406,7 @@ parent_run(struct config *config, const char *config_path, bool init)
 		for (unsigned i = 0; i < p.listen_count; i++)
 			log_info("listening on %s", config->listen[i]);
 		p.phase_end_ns = clock_boot_ns() + INIT_TIME_NS;
+		notify_open(&p);
 		loop(&p);
 		status = p.status;
 	}

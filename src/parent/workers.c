@@ -19,8 +19,6 @@
 
 #define PIN_CHECK_NS (2 * CLOCK_S)
 
-extern char **environ;
-
 /* What a worker is born with, and what stays with others. */
 struct birth {
 	int fds[CHILD_FD_KEY - CHILD_FD_PART + 1]; /* in the order of enum child_fd */
@@ -92,7 +90,7 @@ launch(struct parent *p, unsigned token, unsigned worker, struct birth *b, uint6
 	};
 	const struct spawn s = { .program = p->worker_program,
 		.account = &p->worker_account,
-		.environment = environ,
+		.environment = p->worker_environment,
 		.fds = b->fds,
 		.fds_count = sizeof(b->fds) / sizeof(b->fds[0]) };
 	struct worker *w = &p->tokens[token].workers[worker];
