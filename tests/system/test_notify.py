@@ -140,3 +140,13 @@ def test_what_is_between_it_and_its_manager_reaches_no_child(managed):
         with open(f"/proc/{pid}/environ", "rb") as f:
             environment = f.read()
         assert b"NOTIFY_SOCKET" not in environment and b"WATCHDOG" not in environment
+
+
+def test_a_reload_that_is_refused_ends_too(managed):
+    server, manager = managed
+    server.start()
+    server.write_config("cluster: [\n")
+    kill(server.process.pid, signal.SIGHUP)
+    manager.hears("READY=1", times=2)
+    assert "RELOADING=1" in manager.listen()
+    server.wait_ready()
