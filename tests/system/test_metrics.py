@@ -441,3 +441,39 @@ def test_a_clock_that_is_behind_the_metadata_is_told(make_server):
     server.start()
     with server.http("admin-1") as admin:
         assert 1700 < scrape(admin).get("kekd_store_clock_skew_seconds") <= 1800
+
+
+# ---- contrib/prometheus ----
+
+CONTRIB = os.path.join(TOP, "contrib", "prometheus")
+
+
+@pytest.fixture
+def promtool():
+    path = shutil.which("promtool")
+    if not path:
+        pytest.skip("promtool is not installed (package prometheus)")
+
+    def run(*arguments):
+        done = subprocess.run([path, *arguments], cwd=CONTRIB, check=False, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+    return run
+
+
+def test_the_alert_rules_are_valid_and_fire_when_they_should(promtool):
+    promtool("check", "config", "--syntax-only", "prometheus.yml")
+    assert "SUCCESS" in promtool("check", "rules", "kekd.rules.yml")
+    assert "SUCCESS" in promtool("test", "rules", "kekd.rules.test.yml")
+
+
+def test_the_alerts_go_by_metrics_that_there_are():
+    with open(os.path.join(CONTRIB, "kekd.rules.yml"), encoding="utf-8") as f:
+        rules = f.read()
+    named = set(re.findall(r"\b(?:kekd|process)_[a-z_]+[a-z]\b", rules))
+    known = documented()
+    for name, kind in list(known.items()):
+        if kind == "histogram":
+            known |= {name + suffix: kind for suffix in ("_bucket", "_count", "_sum")}
+    assert named and not named - known.keys()
