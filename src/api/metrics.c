@@ -26,6 +26,8 @@ struct scrape {
 	const struct sealed_counts *counts;
 	struct http_connections connections;
 	struct process_usage process;
+	struct http_certificates certificates;
+	struct node_reload reload;
 	struct keyring_summary keys;
 };
 
@@ -244,6 +246,72 @@ static void
 accepted(struct scrape *s)
 {
 	number(s, s->connections.accepted);
+}
+
+/* ---- certificates ---- */
+
+/* Those that are in use; one without an end has no sample. */
+static void
+each_life(struct scrape *s, bool end)
+{
+	const struct http_certificates *c = &s->certificates;
+	const struct {
+		const char *name;
+		const struct identity_life *life;
+		bool used;
+	} lives[] = {
+		{ "server", &c->server, c->taken_us > 0 },
+		{ "client_ca", &c->client_ca, c->taken_us > 0 },
+		{ "crl", &c->crl, c->has_crl },
+	};
+
+	for (size_t i = 0; i < STR_COUNT(lives); i++)
+		if (lives[i].used && lives[i].life->to_us != UINT64_MAX)
+			metrics_real(&s->text,
+				seconds(end ? lives[i].life->to_us : lives[i].life->from_us),
+				"certificate", lives[i].name, NULL);
+}
+
+static void
+certificate_start(struct scrape *s)
+{
+	each_life(s, false);
+}
+
+static void
+certificate_expiry(struct scrape *s)
+{
+	each_life(s, true);
+}
+
+static void
+certificates_taken(struct scrape *s)
+{
+	if (s->certificates.taken_us > 0)
+		real(s, seconds(s->certificates.taken_us));
+}
+
+static void
+certificate_faults(struct scrape *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < STR_COUNT(s->certificates.faults); i++)
+		n += s->certificates.faults[i][0] != '\0';
+	number(s, n);
+}
+
+static void
+reload_successful(struct scrape *s)
+{
+	number(s, s->reload.time_us == 0 || s->reload.taken);
+}
+
+static void
+reload_time(struct scrape *s)
+{
+	if (s->reload.time_us > 0)
+		real(s, seconds(s->reload.time_us));
 }
 
 /* ---- the token ---- */
@@ -547,6 +615,19 @@ static const struct {
 	GAUGE("connections", connections, "Connections that are open."),
 	COUNTER("connections_total", accepted, "Connections accepted."),
 
+	GAUGE("certificate_start_timestamp_seconds", certificate_start,
+		"When what is in use became valid, since 1970; of several, the one that ends "
+		"first."),
+	GAUGE("certificate_expiry_timestamp_seconds", certificate_expiry,
+		"When what is in use ends, since 1970; of several, the one that ends first."),
+	GAUGE("certificates_taken_timestamp_seconds", certificates_taken,
+		"When certificates or revocation lists last came into force, since 1970."),
+	GAUGE("certificate_files_refused", certificate_faults,
+		"Changed files that cannot be used; what was in force before stays."),
+	GAUGE("reload_successful", reload_successful,
+		"0 when the last SIGHUP changed nothing, as the configuration has faults."),
+	GAUGE("reload_timestamp_seconds", reload_time, "When the last SIGHUP came, since 1970."),
+
 	GAUGE("hsm_token_ready", hsm_token, "1 while a worker of the token is ready."),
 	GAUGE("hsm_queue_operations", hsm_queue, "Operations that wait for a session."),
 	GAUGE("hsm_queue_wait_seconds", hsm_wait,
@@ -630,10 +711,13 @@ take(struct scrape *s)
 	}
 	pthread_mutex_lock(&s->node->lock);
 	s->keys = s->node->summary;
+	s->reload = s->node->reload;
 	pthread_mutex_unlock(&s->node->lock);
 	process_usage(&s->process);
-	if (s->node->http)
+	if (s->node->http) {
 		http_connections(s->node->http, &s->connections);
+		http_certificates(s->node->http, &s->certificates);
+	}
 }
 
 void

@@ -443,6 +443,53 @@ def test_a_clock_that_is_behind_the_metadata_is_told(make_server):
         assert 1700 < scrape(admin).get("kekd_store_clock_skew_seconds") <= 1800
 
 
+def not_after(path):
+    text = subprocess.run(["openssl", "x509", "-in", path, "-noout", "-enddate"], check=True,
+                          capture_output=True, text=True).stdout.strip().partition("=")[2]
+    return datetime.datetime.strptime(text, "%b %d %H:%M:%S %Y %Z").replace(
+        tzinfo=datetime.timezone.utc).timestamp()
+
+
+def test_the_end_of_each_certificate_is_told_and_whether_changed_ones_are_in_force(own):
+    name = "kekd_certificate_expiry_timestamp_seconds"
+    with own.http("admin-1") as admin:
+        before = scrape(admin)
+        assert before.get(name, certificate="server") == not_after(own.path("server.pem"))
+        assert before.get(name, certificate="client_ca") == not_after(own.path("ca.pem"))
+        assert before.get(name, certificate="crl") is None
+        new = own.pki.ca.issue("server-2", "DNS:localhost,IP:127.0.0.1", eku="serverAuth",
+                               last=datetime.timedelta(hours=7))
+        for source, target in ((new.key, "server.key"), (new.pem, "server.pem")):
+            shutil.copy(source, own.path(target))
+        now = wait_for(lambda: (s := scrape(admin)).get(name, certificate="server") == not_after(
+            new.pem) and s, "the new certificate is told")
+        taken = "kekd_certificates_taken_timestamp_seconds"
+        assert now.get(taken) > before.get(taken)
+        assert now.get("kekd_certificate_files_refused") == 0
+        with open(own.path("server.pem"), "w", encoding="utf-8") as f:
+            f.write("no certificate\n")
+        now = wait_for(lambda: (s := scrape(admin)).get(
+            "kekd_certificate_files_refused") == 1 and s, "the bad one is told")
+        assert now.get(name, certificate="server") == not_after(new.pem)
+
+
+def test_a_reload_that_changed_nothing_is_told(own):
+    with own.http("admin-1") as admin:
+        now = scrape(admin)
+        assert now.get("kekd_reload_successful") == 1
+        assert now.get("kekd_reload_timestamp_seconds") is None
+        own.settings["no_such_setting"] = 1
+        own.write_config()
+        kill(own.process.pid, signal.SIGHUP)
+        now = wait_for(lambda: (s := scrape(admin)).get(
+            "kekd_reload_timestamp_seconds") and s, "the reload is told")
+        assert now.get("kekd_reload_successful") == 0
+        del own.settings["no_such_setting"]
+        own.write_config()
+        kill(own.process.pid, signal.SIGHUP)
+        wait_for(lambda: scrape(admin).get("kekd_reload_successful") == 1, "it is mended")
+
+
 # ---- contrib/prometheus ----
 
 CONTRIB = os.path.join(TOP, "contrib", "prometheus")
