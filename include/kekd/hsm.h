@@ -98,6 +98,9 @@ struct hsm_token_status {
 int hsm_token_status(struct hsm *hsm, unsigned token, struct hsm_token_status *ret_status);
 bool hsm_token_ready(struct hsm *hsm, unsigned token);	   /* at least one worker is ready */
 uint8_t hsm_token_iv_len(struct hsm *hsm, unsigned token); /* 12 until a worker said otherwise */
+/* All tokens have so much to do that hsm_submit refuses single operations: for refusing them before
+ * their bodies are read. Any thread, no lock. */
+bool hsm_is_behind(const struct hsm *hsm);
 size_t hsm_queued(struct hsm *hsm);
 
 #endif

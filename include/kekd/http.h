@@ -111,6 +111,7 @@ void problem_format(struct buf *b, int err, const char *detail, const char *requ
 /* What the listener asks of the rest. Any thread, never blocks. */
 struct http_hooks {
 	int (*serves)(const struct node *n); /* 0, KEKD_ESTARTING, KEKD_EHELD or KEKD_ESTOPPING */
+	bool (*is_behind)(const struct node *n); /* no token takes a single operation now */
 	uint64_t (*revision)(struct node *n);
 	int (*control)(
 		struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
@@ -138,7 +139,9 @@ struct http_config {
 	size_t listen_count;
 	unsigned threads;	    /* of each listener's pool */
 	struct http_tls_config tls; /* copied */
-	size_t in_flight_max;	    /* requests under way, over all: more get 503 overloaded */
+	/* Over all listeners. More requests, or more bytes of long bodies, get 503 overloaded; for
+	 * more connections an idle one or a stranger's is closed. */
+	size_t in_flight_max, bodies_max, connections_max;
 };
 int http_open(const struct http_config *config, struct http **ret_http, char ret_error[256]);
 

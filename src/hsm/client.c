@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -103,6 +104,7 @@ struct worker {
 struct token {
 	struct queue queue, bulk; /* served in turn */
 	bool bulk_turn;
+	atomic_bool behind; /* single operations are refused, until half of what waits is done */
 	unsigned next_worker;
 	struct worker *replaced; /* it hung, and is to come back before another one goes; or NULL */
 	uint64_t replaced_ns;
@@ -390,6 +392,79 @@ token_next_queue(struct token *t)
 	return t->bulk_turn ? &t->bulk : &t->queue;
 }
 
+/* Operations that the token does in a microsecond, by what was measured. */
+static double
+token_pace(const struct hsm *hsm, const struct token *t)
+{
+	double pace = 0;
+
+	for (unsigned i = 0; i < hsm->config.workers; i++) {
+		const struct worker *w = &t->workers[i];
+		double cost = w->status.micros_per_op;
+		if (worker_usable(w))
+			pace += w->status.hello.sessions /
+				(cost < COST_CREDIBLE ? cost : COST_CREDIBLE);
+	}
+	return pace;
+}
+
+static size_t
+token_sessions(const struct hsm *hsm, const struct token *t)
+{
+	size_t n = 0;
+
+	for (unsigned i = 0; i < hsm->config.workers; i++)
+		n += worker_usable(&t->workers[i]) ? t->workers[i].status.hello.sessions : 0;
+	return n;
+}
+
+static double
+larger(double a, double b)
+{
+	return a > b ? a : b;
+}
+
+/* Microseconds that n more operations would wait, and the most that they may. */
+static double
+token_wait(const struct hsm *hsm, const struct token *t, size_t n, double *ret_most)
+{
+	const struct queue *q = n > BULK_COUNT ? &t->bulk : &t->queue;
+	const struct queue *other = n > BULK_COUNT ? &t->queue : &t->bulk;
+	double pace = token_pace(hsm, t), deadline = hsm->config.deadline_ms * 1000.0, most;
+
+	if (n > BULK_COUNT)
+		most = larger(BULK_WAIT_MICROS, (double)n / pace);
+	else
+		most = larger(
+			WAIT_MICROS, (double)(WAIT_OPERATIONS * token_sessions(hsm, t)) / pace);
+	*ret_most = most < deadline / 2 ? most : deadline / 2;
+	return (double)q->count / pace * (other->count > 0 ? 2 : 1);
+}
+
+static bool
+token_is_behind(const struct hsm *hsm, struct token *t, size_t n)
+{
+	double most, wait;
+
+	if ((n > BULK_COUNT ? &t->bulk : &t->queue)->count == 0)
+		return false;
+	wait = token_wait(hsm, t, n, &most);
+	if (wait > most && n <= BULK_COUNT)
+		atomic_store(&t->behind, true);
+	return wait > most;
+}
+
+static void
+token_note_progress(const struct hsm *hsm, struct token *t)
+{
+	double most;
+
+	if (!atomic_load(&t->behind))
+		return;
+	if (t->queue.count == 0 || token_wait(hsm, t, 1, &most) <= most / 2)
+		atomic_store(&t->behind, false);
+}
+
 static void
 token_dispatch(struct hsm *hsm, struct token *t)
 {
@@ -599,6 +674,7 @@ worker_receive(struct hsm *hsm, struct token *t, struct worker *w)
 		w->given_up = err != -EPIPE;
 	}
 	token_dispatch(hsm, t);
+	token_note_progress(hsm, t);
 	pthread_mutex_unlock(&hsm->lock);
 }
 
@@ -979,65 +1055,12 @@ batch_count(const struct hsm_batch *batch, unsigned token)
 	return n;
 }
 
-/* Operations that the token does in a microsecond, by what was measured. */
-static double
-token_pace(const struct hsm *hsm, const struct token *t)
-{
-	double pace = 0;
-
-	for (unsigned i = 0; i < hsm->config.workers; i++) {
-		const struct worker *w = &t->workers[i];
-		double cost = w->status.micros_per_op;
-		if (worker_usable(w))
-			pace += w->status.hello.sessions /
-				(cost < COST_CREDIBLE ? cost : COST_CREDIBLE);
-	}
-	return pace;
-}
-
-static size_t
-token_sessions(const struct hsm *hsm, const struct token *t)
-{
-	size_t n = 0;
-
-	for (unsigned i = 0; i < hsm->config.workers; i++)
-		n += worker_usable(&t->workers[i]) ? t->workers[i].status.hello.sessions : 0;
-	return n;
-}
-
-static double
-larger(double a, double b)
-{
-	return a > b ? a : b;
-}
-
-/* Would n more operations wait too long? */
-static bool
-token_is_behind(const struct hsm *hsm, const struct token *t, size_t n)
-{
-	const struct queue *q = n > BULK_COUNT ? &t->bulk : &t->queue;
-	const struct queue *other = n > BULK_COUNT ? &t->queue : &t->bulk;
-	double pace = token_pace(hsm, t), wait = (double)q->count / pace, most;
-	double deadline = hsm->config.deadline_ms * 1000.0;
-
-	if (q->count == 0)
-		return false;
-	if (other->count > 0)
-		wait *= 2;
-	if (n > BULK_COUNT)
-		most = larger(BULK_WAIT_MICROS, (double)n / pace);
-	else
-		most = larger(
-			WAIT_MICROS, (double)(WAIT_OPERATIONS * token_sessions(hsm, t)) / pace);
-	return wait > (most < deadline / 2 ? most : deadline / 2);
-}
-
 /* Under the lock: can all of the batch be taken? bounded: its client can be told to come again. */
 static int
 batch_admit(const struct hsm *hsm, const struct hsm_batch *batch, bool bounded)
 {
 	for (unsigned i = 0; i < hsm->config.tokens; i++) {
-		const struct token *t = &hsm->tokens[i];
+		struct token *t = &hsm->tokens[i];
 		size_t n = batch_count(batch, i);
 		if (n > 0 && (hsm->stop || !token_usable(hsm, t)))
 			return KEKD_EHSM;
@@ -1322,6 +1345,15 @@ hsm_token_iv_len(struct hsm *hsm, unsigned token)
 			iv_len = hsm->tokens[token].workers[i].status.hello.iv_len;
 	pthread_mutex_unlock(&hsm->lock);
 	return iv_len;
+}
+
+bool
+hsm_is_behind(const struct hsm *hsm)
+{
+	for (unsigned i = 0; i < hsm->config.tokens; i++)
+		if (!atomic_load(&hsm->tokens[i].behind))
+			return false;
+	return true;
 }
 
 size_t

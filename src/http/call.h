@@ -34,8 +34,12 @@ struct http_trust {
 
 struct http_live; /* live.c: both of them, now */
 
+struct connections; /* connections.c: those that are open */
+
 struct http {
 	struct http_config config;
+	struct connections *connections;
+	atomic_size_t bodies; /* bytes of long bodies that are held */
 	struct http_live *live;
 	struct MHD_Daemon *daemons[HTTP_LISTEN_MAX];
 	size_t daemons_count;
@@ -44,12 +48,21 @@ struct http {
 	atomic_bool draining;
 };
 
+enum peer_phase { PEER_HANDSHAKE, PEER_IDLE, PEER_HEADERS, PEER_BODY, PEER_WORKING, PEER_REPLY };
+
 /* One TLS connection. The chain is verified at its first request, and that verdict stands until the
  * first of its certificates or a CRL ends, or what is trusted has changed. */
 struct peer {
 	struct http *http;
 	struct http_pair *pair; /* that the handshake was done with */
 	uint64_t generation;	/* of the trust that the verdict comes from */
+	int fd;
+	_Atomic enum peer_phase phase;
+	_Atomic uint64_t deadline_ns; /* boot clock: by then the phase must be over */
+	atomic_bool known;	      /* it has shown the certificate of a client */
+	bool unread;		      /* answered while its request was not read to the end */
+	bool ended;		      /* under the lock of connections.c, as what follows */
+	struct peer *older, *newer;
 	struct sockaddr_storage sockaddr;
 	char address[64];
 	bool verified;
@@ -64,6 +77,8 @@ struct http_call {
 	struct peer *peer;
 	struct MHD_Connection *connection;
 	struct buf body;
+	size_t body_counted; /* of http's bodies */
+	bool crowded;	     /* its body was let go: too many others are held */
 	bool suspended;
 	bool counted; /* among the client's requests in flight */
 	bool early;   /* refused before the body was read */
@@ -94,6 +109,14 @@ int http_trust_new(struct identity_ca *ca, struct identity_crl *crl,
 void http_trust_unrefp(struct http_trust **t);
 bool http_trust_denies(const struct http_trust *t, const struct identity *id);
 
+/* connections.c. HTTP threads, but for open and freep. */
+int connections_open(size_t max, struct connections **ret_connections);
+void connections_freep(struct connections **c); /* after the daemons */
+/* Where there are too many, the stranger or the idle one that is to go is ended; or p itself. */
+void connections_add(struct connections *c, struct peer *p);
+void connections_remove(struct connections *c, struct peer *p);
+void peer_enter(struct peer *p, enum peer_phase phase); /* from now on it does this */
+
 /* tls.c */
 /* Asks for the client's certificate with an empty list of CAs. */
 void http_tls_prepare(gnutls_session_t session);
@@ -115,6 +138,8 @@ struct http_call *http_call_new(struct http *h, struct peer *peer, struct MHD_Co
 void http_call_free(struct http_call *call);
 /* Everything that can be told before the body: 0, or the request was refused with request_fail. */
 int http_call_admit(struct http_call *call, const char *method, const char *path);
+/* A part of the body. */
+void http_call_take_body(struct http_call *call, const char *data, size_t size);
 /* The whole body is there. */
 void http_call_run(struct http_call *call);
 

@@ -16,8 +16,6 @@
 #include <string.h>
 #include <time.h>
 
-#define CONNECTIONS_MAX 4096
-
 static void
 format_address(struct peer *p)
 {
@@ -44,12 +42,35 @@ peer_new(struct http *h, struct MHD_Connection *connection)
 	if (!p)
 		return NULL;
 	p->http = h;
+	p->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	if (info && info->client_addr && info->client_addr->sa_family == AF_INET)
 		memcpy(&p->sockaddr, info->client_addr, sizeof(struct sockaddr_in));
 	else if (info && info->client_addr && info->client_addr->sa_family == AF_INET6)
 		memcpy(&p->sockaddr, info->client_addr, sizeof(struct sockaddr_in6));
 	format_address(p);
 	return p;
+}
+
+static struct peer *
+peer_of(struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+		connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return info ? info->socket_context : NULL;
+}
+
+/* The client's Finished: TLS stands. */
+static int
+on_handshake(gnutls_session_t session, unsigned type, unsigned when, unsigned incoming,
+	const gnutls_datum_t *message)
+{
+	struct peer *peer = peer_of(gnutls_session_get_ptr(session));
+
+	(void)type, (void)when, (void)message;
+	if (peer && incoming)
+		peer_enter(peer, PEER_IDLE);
+	return 0;
 }
 
 static void
@@ -69,14 +90,21 @@ on_connection(void *user, struct MHD_Connection *connection, void **context,
 
 	metrics_add(code == MHD_CONNECTION_NOTIFY_CLOSED ? &h->closed : &h->accepted, 1);
 	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+		if (*context)
+			connections_remove(h->connections, *context);
 		peer_free(*context);
 		*context = NULL;
 		return;
 	}
 	*context = peer_new(user, connection);
+	if (*context)
+		connections_add(h->connections, *context);
 	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
-	if (info && info->tls_session)
-		http_tls_prepare(info->tls_session);
+	if (!info || !info->tls_session)
+		return;
+	http_tls_prepare(info->tls_session);
+	gnutls_handshake_set_hook_function(
+		info->tls_session, GNUTLS_HANDSHAKE_FINISHED, GNUTLS_HOOK_POST, on_handshake);
 }
 
 static enum MHD_Result
@@ -107,18 +135,22 @@ queue_reply(struct http_call *call)
 	if (atomic_load(&call->http->draining) || r->status == 401)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 	call->queued = true;
+	peer_enter(call->peer, PEER_REPLY);
 	result = MHD_queue_response(call->connection, (unsigned)r->status, response);
 	MHD_destroy_response(response);
 	return result;
 }
 
-static struct peer *
-peer_of(struct MHD_Connection *connection)
+/* The request line is there; its headers are not. What is returned is the request's context. */
+static void *
+on_request_line(void *user, const char *uri, struct MHD_Connection *connection)
 {
-	const union MHD_ConnectionInfo *info = MHD_get_connection_info(
-		connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct peer *peer = peer_of(connection);
 
-	return info ? info->socket_context : NULL;
+	(void)user, (void)uri;
+	if (peer)
+		peer_enter(peer, PEER_HEADERS);
+	return NULL;
 }
 
 static enum MHD_Result
@@ -135,12 +167,13 @@ on_request(void *user, struct MHD_Connection *connection, const char *url, const
 		if (!call)
 			return MHD_NO;
 		*context = call;
+		peer_enter(peer, PEER_BODY);
 		http_call_admit(call, method, url);
+		peer->unread = call->early && !call->swallow;
 		if (!call->early || call->suspended)
 			return MHD_YES; /* on to the body, or here again once resumed */
 	} else if (*upload_size > 0) {
-		if (!call->early)
-			buf_put(&call->body, upload, *upload_size);
+		http_call_take_body(call, upload, *upload_size);
 		*upload_size = 0;
 		return MHD_YES;
 	} else if (!call->early && !call->started) {
@@ -165,8 +198,10 @@ on_completed(void *user, struct MHD_Connection *connection, void **context,
 
 	(void)user, (void)connection, (void)code;
 	*context = NULL;
-	if (call)
-		http_call_free(call);
+	if (!call)
+		return;
+	peer_enter(call->peer, PEER_IDLE);
+	http_call_free(call);
 }
 
 static void
@@ -179,6 +214,13 @@ on_log(void *user, const char *format, va_list ap)
 	log_debug("libmicrohttpd: %s", text);
 }
 
+/* Each thread has its share of the limit: connections.c is to be the one that bounds them all. */
+static unsigned
+daemon_limit(const struct http *h)
+{
+	return (unsigned)(h->config.connections_max + 64) * h->config.threads;
+}
+
 static struct MHD_Daemon *
 start(struct http *h, int fd)
 {
@@ -187,8 +229,8 @@ start(struct http *h, int fd)
 		MHD_OPTION_THREAD_POOL_SIZE, h->config.threads, MHD_OPTION_NOTIFY_CONNECTION,
 		on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
 		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_CONNECTION_IDLE_S,
-		MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
-		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY,
+		MHD_OPTION_URI_LOG_CALLBACK, on_request_line, NULL, MHD_OPTION_CONNECTION_LIMIT,
+		daemon_limit(h), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY,
 		MHD_OPTION_HTTPS_CERT_CALLBACK, http_tls_choose, MHD_OPTION_HTTPS_PRIORITIES,
 		HTTP_PRIORITIES, MHD_OPTION_END);
 }
@@ -206,6 +248,11 @@ http_open(const struct http_config *config, struct http **ret_http, char ret_err
 	err = http_live_open(&config->tls, &h->live, ret_error);
 	if (err != 0) {
 		free(h);
+		return err;
+	}
+	err = connections_open(config->connections_max, &h->connections);
+	if (err != 0) {
+		http_freep(&h);
 		return err;
 	}
 	for (size_t i = 0; i < config->listen_count && i < HTTP_LISTEN_MAX; i++) {
@@ -239,6 +286,7 @@ http_freep(struct http **h)
 		return;
 	for (size_t i = 0; i < (*h)->daemons_count; i++)
 		MHD_stop_daemon((*h)->daemons[i]);
+	connections_freep(&(*h)->connections);
 	http_live_freep(&(*h)->live);
 	free(*h);
 	*h = NULL;

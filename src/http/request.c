@@ -50,6 +50,7 @@ http_call_free(struct http_call *call)
 	struct request *r = &call->request;
 
 	atomic_fetch_sub(&call->http->in_flight, 1);
+	atomic_fetch_sub(&call->http->bodies, call->body_counted);
 	if (!atomic_load(&call->answered))
 		metrics_add(&call->http->abandoned, 1);
 	if (r->state)
@@ -386,12 +387,40 @@ admit_client(struct http_call *call)
 			r->identity.name);
 		return KEKD_ECLIENT;
 	}
+	atomic_store(&call->peer->known, true);
 	if (!client_address_allowed(r->client, (const struct sockaddr *)&call->peer->sockaddr)) {
 		request_fail(r, KEKD_EADDRESS, "client %s may not come from %s", r->client->name,
 			r->address);
 		return KEKD_EADDRESS;
 	}
 	return 0;
+}
+
+/* libmicrohttpd ends a connection that is answered while its request is not read to the end, and a
+ * new handshake costs more than a short body. Who asks whether he may send it is answered at once.
+ */
+static bool
+is_short(struct http_call *call)
+{
+	const char *length = header(call, MHD_HTTP_HEADER_CONTENT_LENGTH);
+
+	if (header(call, MHD_HTTP_HEADER_TRANSFER_ENCODING) || header(call, MHD_HTTP_HEADER_EXPECT))
+		return false;
+	return !length || strtoull(length, NULL, 10) <= SWALLOW_MAX;
+}
+
+/* While the token has too much to do, a short request is not worth its parsing: it can hold but few
+ * operations. A batch may have its place still. */
+static int
+admit_work(struct http_call *call)
+{
+	struct request *r = &call->request;
+
+	if (!r->route || r->route->plane != HTTP_DATA || !is_short(call) ||
+		!call->http->config.hooks->is_behind(r->node))
+		return 0;
+	request_fail(r, KEKD_EOVERLOAD, "too much waits for the token: try again");
+	return KEKD_EOVERLOAD;
 }
 
 static int
@@ -494,7 +523,7 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 		return err;
 	}
 	if ((err = admit_identity(call)) != 0 || (err = admit_client(call)) != 0 ||
-		(err = admit_limits(call)) != 0)
+		(err = admit_work(call)) != 0 || (err = admit_limits(call)) != 0)
 		return err;
 	if (!r->route) {
 		request_fail(r, route_err, "%s %s: see /v1/openapi.yaml", r->audit.method,
@@ -505,19 +534,6 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 		(err = admit_conditions(call)) != 0)
 		return err;
 	return admit_body(call);
-}
-
-/* libmicrohttpd ends a connection that is answered while its request is not read to the end, and a
- * new handshake costs more than a short body. Who asks whether he may send it is answered at once.
- */
-static bool
-is_short(struct http_call *call)
-{
-	const char *length = header(call, MHD_HTTP_HEADER_CONTENT_LENGTH);
-
-	if (header(call, MHD_HTTP_HEADER_TRANSFER_ENCODING) || header(call, MHD_HTTP_HEADER_EXPECT))
-		return false;
-	return !length || strtoull(length, NULL, 10) <= SWALLOW_MAX;
 }
 
 int
@@ -538,6 +554,35 @@ http_call_admit(struct http_call *call, const char *method, const char *path)
 
 /* ---- with the body ---- */
 
+/* Long bodies are bounded all together: 4,096 of them would be 4 GiB. */
+static bool
+count_body(struct http_call *call)
+{
+	struct http *h = call->http;
+	size_t more = call->body.len > SWALLOW_MAX ? call->body.len - call->body_counted : 0;
+
+	if (atomic_fetch_add(&h->bodies, more) + more > h->config.bodies_max) {
+		atomic_fetch_sub(&h->bodies, more);
+		return false;
+	}
+	call->body_counted += more;
+	return true;
+}
+
+void
+http_call_take_body(struct http_call *call, const char *data, size_t size)
+{
+	if (call->early || call->crowded || call->body.bad)
+		return;
+	buf_put(&call->body, data, size);
+	call->crowded = !count_body(call);
+	if (call->crowded || call->body.bad) {
+		bool bad = call->body.bad;
+		buf_free(&call->body);
+		call->body.bad = bad;
+	}
+}
+
 /* One was counted when the request came in. */
 static void
 charge_batch(struct request *r)
@@ -554,6 +599,11 @@ parse_body(struct http_call *call)
 	struct request *r = &call->request;
 	char error[JSON_ERROR_SIZE];
 
+	if (call->crowded) {
+		request_fail(r, KEKD_EOVERLOAD,
+			"too many large bodies are held: come again, or send smaller batches");
+		return KEKD_EOVERLOAD;
+	}
 	if (call->body.bad) {
 		request_fail(r, KEKD_ETOOLARGE, "at most %d bytes are taken: split the batch",
 			HTTP_BODY_MAX);
@@ -607,6 +657,7 @@ http_call_run(struct http_call *call)
 	int err;
 
 	call->started = true;
+	peer_enter(call->peer, PEER_WORKING);
 	if (parse_body(call) != 0)
 		return;
 	if (r->route->plane == HTTP_DATA || r->route->plane == HTTP_CONTROL)

@@ -17,11 +17,15 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #define QUEUE_MAX 20000
 #define IN_FLIGHT_MAX 4096
+#define BODIES_MAX ((size_t)64 << 20)
+#define CONNECTIONS_MAX 4096
+#define OTHER_FILES 256 /* workers, store, audit log, connections on their way out */
 #define DRAIN_MS 15000
 #define LISTEN_MAX 16
 
@@ -99,6 +103,28 @@ open_audit(struct node *n)
 	return err;
 }
 
+/* As many as there are files for; the limit is raised as far as it may be. */
+static size_t
+connections_max(void)
+{
+	const rlim_t want = CONNECTIONS_MAX + OTHER_FILES;
+	struct rlimit files = { want, want };
+	size_t max;
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	if (files.rlim_cur < want) {
+		files.rlim_cur = files.rlim_max < want ? files.rlim_max : want;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	if (files.rlim_cur >= want)
+		return CONNECTIONS_MAX;
+	max = files.rlim_cur > 2 * OTHER_FILES ? files.rlim_cur - OTHER_FILES : files.rlim_cur / 2;
+	log_warning("at most %zu connections: %lu open files are allowed (RLIMIT_NOFILE, "
+		    "LimitNOFILE= in a systemd unit), %lu are wanted",
+		max, (unsigned long)files.rlim_cur, (unsigned long)want);
+	return max;
+}
+
 static int
 open_http(struct node *n, size_t listen_count)
 {
@@ -116,6 +142,8 @@ open_http(struct node *n, size_t listen_count)
 		.threads = cores > 1 ? (unsigned)cores : 2,
 		.tls = node_tls_config(&n->part),
 		.in_flight_max = IN_FLIGHT_MAX,
+		.bodies_max = BODIES_MAX,
+		.connections_max = connections_max(),
 	};
 	char error[256] = "";
 	int err;

@@ -540,6 +540,12 @@ node_init_cluster(struct node *n)
 
 /* ---- what the listener asks ---- */
 
+static bool
+hook_is_behind(const struct node *n)
+{
+	return hsm_is_behind(n->hsm);
+}
+
 static uint64_t
 hook_revision(struct node *n)
 {
@@ -577,4 +583,4 @@ hook_control(struct node *n, void (*run)(void *), void *user)
 	return err;
 }
 
-const struct http_hooks node_hooks = { node_serves, hook_revision, hook_control };
+const struct http_hooks node_hooks = { node_serves, hook_is_behind, hook_revision, hook_control };
