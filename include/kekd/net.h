@@ -74,7 +74,7 @@ struct node {
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;
 	_Atomic enum node_phase phase;
-	uint64_t started_us;
+	uint64_t started_us, started_ns; /* real time, and the boot clock */
 	/* the main thread's own: when the certificates' ends were last told */
 	uint64_t next_watch_ns;
 	struct {

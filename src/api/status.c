@@ -249,9 +249,7 @@ read_locked(struct node *n, json_t **ret_unknown, char ret_reason[256])
 static json_int_t
 uptime_s(const struct node *n)
 {
-	uint64_t now = clock_real_us();
-
-	return now > n->started_us ? (json_int_t)((now - n->started_us) / 1000000) : 0;
+	return (json_int_t)((clock_boot_ns() - n->started_ns) / CLOCK_S);
 }
 
 void

@@ -72,6 +72,7 @@ open_node(struct node *n)
 	pthread_mutex_init(&n->lock, NULL);
 	n->exit_wanted = -1;
 	n->started_us = clock_real_us();
+	n->started_ns = clock_boot_ns();
 	node_set_phase(n, NODE_STARTING, "starting");
 	err = hsm_open(&hsm, &n->hsm);
 	if (err == 0)

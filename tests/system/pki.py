@@ -73,7 +73,7 @@ class Certificate:
 class Authority:
     """A CA in a directory of its own."""
 
-    def __init__(self, directory, name="Test CA", parent=None):
+    def __init__(self, directory, name="Test CA", parent=None, days=2):
         """parent: the CA that issues this one; else it signs itself."""
         self.dir = directory
         os.makedirs(os.path.join(directory, "issued"))
@@ -86,8 +86,8 @@ class Authority:
             parent.issue_authority(name, self)
             return
         self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-                     "-nodes", "-keyout", self.path("ca.key"), "-out", self.pem, "-days", "2",
-                     "-extensions", "authority", CN=name)
+                     "-nodes", "-keyout", self.path("ca.key"), "-out", self.pem, "-days",
+                     str(days), "-extensions", "authority", CN=name)
 
     def path(self, name):
         return os.path.join(self.dir, name)
