@@ -2,6 +2,7 @@
 /* kekctl client …: who may do what. */
 #include "ctl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const char *
@@ -62,6 +63,35 @@ add_texts(const struct ctl_args *a, const char *option, const char *member, json
 	json_object_set_new(body, member, texts);
 }
 
+#define LIMIT_MAX 1000000
+
+static const struct {
+	const char *option, *member;
+} limits[] = { { "requests-per-s", "requests_per_s" }, { "in-flight", "in_flight" } };
+
+/* Into the body's limits; what is not given stays. */
+static int
+add_limits(const struct ctl_args *a, json_t *body)
+{
+	for (size_t i = 0; i < STR_COUNT(limits); i++) {
+		const char *text = args_value(a, limits[i].option);
+		char *end = NULL;
+		long n = text ? strtol(text, &end, 10) : 0;
+		if (!text)
+			continue;
+		if (end == text || *end || n < 0 || n > LIMIT_MAX) {
+			say_error("--%s \"%s\" is not a number from 0 to %d", limits[i].option,
+				text, LIMIT_MAX);
+			return CTL_USAGE;
+		}
+		if (!json_object_get(body, "limits"))
+			json_object_set_new(body, "limits", json_object());
+		json_object_set_new(json_object_get(body, "limits"), limits[i].member,
+			json_integer((json_int_t)n));
+	}
+	return CTL_OK;
+}
+
 static int
 check_add(const struct ctl *ctl)
 {
@@ -83,6 +113,8 @@ run_add(struct ctl *ctl)
 
 	if (status == CTL_OK)
 		status = add_grants(&ctl->args, body);
+	if (status == CTL_OK)
+		status = add_limits(&ctl->args, body);
 	if (status != CTL_OK)
 		return status;
 	add_texts(&ctl->args, "identity", "identities", body);
@@ -92,6 +124,45 @@ run_add(struct ctl *ctl)
 		show_json(client);
 	else if (status == CTL_OK && !ctl->quiet)
 		printf("%s: added\n", name);
+	return status;
+}
+
+/* ---- changing ---- */
+
+/* What the server tells of a record beside what it takes. */
+static const char *const told[] = { "revision", "refused" };
+
+static int
+check_set(const struct ctl *ctl)
+{
+	for (size_t i = 0; i < STR_COUNT(limits); i++)
+		if (args_has(&ctl->args, limits[i].option))
+			return ctl_check_name("client", ctl->args.words[0]);
+	say_error("nothing to set: --requests-per-s or --in-flight");
+	return CTL_USAGE;
+}
+
+static int
+run_set(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *body = NULL;
+	_cleanup_(json_freep) json_t *client = NULL;
+	const char *name = ctl->args.words[0];
+	char etag[64];
+	int status = check_set(ctl);
+
+	if (status == CTL_OK)
+		status = ctl_get_etag(ctl, client_path(name), etag, &body);
+	if (status == CTL_OK)
+		status = add_limits(&ctl->args, body);
+	for (size_t i = 0; status == CTL_OK && i < STR_COUNT(told); i++)
+		json_object_del(body, told[i]);
+	if (status == CTL_OK)
+		status = ctl_request(ctl, "PUT", client_path(name), body, etag, NULL, &client);
+	if (status == CTL_OK && ctl->json)
+		show_json(client);
+	else if (status == CTL_OK && !ctl->quiet)
+		printf("%s: set\n", name);
 	return status;
 }
 
@@ -266,7 +337,8 @@ run_whoami(struct ctl *ctl)
 
 const struct ctl_command ctl_client_commands[] = {
 	{ "client add",
-		"NAME --identity ID [--identity ID]... --grant KEYS:OPS... [--address CIDR]...",
+		"NAME --identity ID [--identity ID]... --grant KEYS:OPS... [--address CIDR]... "
+		"[--requests-per-s N] [--in-flight N]",
 		"Lets the owner of a certificate in",
 		"An identity is what the certificate says: uri:URI or dns:NAME of its subject\n"
 		"alternative name, or spki:SHA256 of its public key. A grant is a glob over key\n"
@@ -275,7 +347,11 @@ const struct ctl_command ctl_client_commands[] = {
 		"client.read client.write cluster.write backup audit.read status.read "
 		"metrics.read\n"
 		"approve. Those that name no key need the glob *.",
-		" identity grant address ", 1, 1, run_add },
+		" identity grant address requests-per-s in-flight ", 1, 1, run_add },
+	{ "client set", "NAME [--requests-per-s N] [--in-flight N]", "Changes a client's limits",
+		"On each node: operations a second, of which a batch of N is N, and requests at a\n"
+		"time. 0 takes a limit away. What is above gets 429 with Retry-After.",
+		" requests-per-s in-flight ", 1, 1, run_set },
 	{ "client list", "", "Lists the clients", NULL, "", 0, 0, run_list },
 	{ "client show", "NAME", "Shows a client and its grants", NULL, "", 1, 1, run_show },
 	{ "client rm", "NAME", "Removes a client: it gets nothing from then on", NULL, "", 1, 1,

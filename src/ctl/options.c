@@ -34,6 +34,8 @@ const struct ctl_option ctl_options[] = {
 		false },
 	{ "grant", 0, "KEYS:OPS", "a glob over key names, and operations after a colon", false },
 	{ "address", 0, "CIDR", "allow this network or address only; may be given again", false },
+	{ "requests-per-s", 0, "N", "limit: operations a second on each node; 0: none", false },
+	{ "in-flight", 0, "N", "limit: requests at a time on each node; 0: none", false },
 	{ "mix", 0, "OP=N,...", "shares of the operations (wrap=1,unwrap=1)", false },
 	{ "connections", 0, "N", "connections, each with one request at a time (32)", false },
 	{ "threads", 0, "N", "threads that make the load (half of the cores, 1 to 8)", false },

@@ -136,6 +136,23 @@ def test_clients_are_added_listed_shown_and_removed(server, ctl):
     ctl("client", "show", "cli-app", status=NOT_FOUND)
 
 
+def test_a_clients_limits_are_set_and_taken_away(server, ctl):
+    server.pki.clients.setdefault("cli-limit", server.pki.client("cli-limit"))
+    ctl("client", "add", "cli-limit", "--identity", "uri:" + spiffe("cli-limit"),
+        "--grant", "demo:wrap", "--requests-per-s", "5")
+    before = js(ctl("client", "show", "cli-limit", "-o", "json"))
+    assert before["limits"] == {"requests_per_s": 5, "in_flight": 0}
+    ctl("client", "set", "cli-limit", "--in-flight", "7")
+    shown = js(ctl("client", "show", "cli-limit", "-o", "json"))
+    assert shown["limits"] == {"requests_per_s": 5, "in_flight": 7}
+    assert shown["grants"] == before["grants"] and shown["identities"] == before["identities"]
+    ctl("client", "set", "cli-limit", "--requests-per-s", "0")
+    assert js(ctl("client", "show", "cli-limit", "-o", "json"))["limits"]["requests_per_s"] == 0
+    ctl("client", "set", "cli-limit", status=USAGE)
+    ctl("client", "set", "cli-limit", "--in-flight", "-1", status=USAGE)
+    ctl("client", "set", "absent", "--in-flight", "1", status=NOT_FOUND)
+
+
 def test_status_and_hsm_tell_how_it_is(ctl):
     assert "serving" in out(ctl("status"))
     status = js(ctl("status", "-o", "json"))
@@ -197,7 +214,7 @@ def test_every_command_has_help(ctl):
     general = out(ctl("--help"))
     for command in ("key create", "key list", "key show", "key rotate", "key enable",
                     "key disable", "key primary", "wrap", "unwrap", "generate", "rewrap",
-                    "client add", "client list", "client show", "client rm", "audit verify",
+                    "client add", "client set", "client list", "client show", "client rm", "audit verify",
                     "hsm status", "hsm objects", "status", "version"):
         assert command.split()[-1] in general
         text = out(ctl(*command.split(), "--help"))
