@@ -214,7 +214,8 @@ def test_every_command_has_help(ctl):
     general = out(ctl("--help"))
     for command in ("key create", "key list", "key show", "key rotate", "key enable",
                     "key disable", "key primary", "wrap", "unwrap", "generate", "rewrap",
-                    "client add", "client set", "client list", "client show", "client rm", "audit verify",
+                    "client add", "client set", "client list", "client show", "client rm",
+                    "audit verify",
                     "hsm status", "hsm objects", "status", "version"):
         assert command.split()[-1] in general
         text = out(ctl(*command.split(), "--help"))
