@@ -178,9 +178,10 @@ on_message(struct node *n)
 	case CONTROL_LISTEN:
 		/* Before the first byte of a stranger is read, and after what is loaded is loaded.
 		 */
-		if (open_audit(n) != 0 || sandbox_enter(SANDBOX_NET) != 0 ||
-			open_http(n, m.count) != 0)
+		if (open_audit(n) != 0 || sandbox_enter(SANDBOX_NET) != 0)
 			err = KEKD_EINVALID;
+		else if (open_http(n, m.count) != 0)
+			err = -EAGAIN; /* a certificate that is being replaced will be whole soon */
 		else
 			err = control_open(n, &n->control);
 		break;
@@ -221,7 +222,9 @@ run(struct node *n, int signals)
 		if (fds[0].revents) {
 			r = on_message(n);
 			if (r != 0)
-				return r > 0 ? CHILD_EXIT_OK : CHILD_EXIT_OPERATOR;
+				return r > 0	      ? CHILD_EXIT_OK
+				       : r == -EAGAIN ? CHILD_EXIT_FAILED
+						      : CHILD_EXIT_OPERATOR;
 		}
 		if (fds[1].revents && read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info) &&
 			info.ssi_signo != SIGHUP)

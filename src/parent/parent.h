@@ -127,6 +127,7 @@ struct parent {
 	struct config *config;
 	const char *config_path;
 	struct config *pending; /* read again, and not yet taken by kekd-net */
+	pid_t pending_net;	/* who was asked to */
 	uint32_t reloads;
 	bool reload_wanted;
 	bool init;

@@ -43,16 +43,22 @@ send_part(struct parent *p)
 	json_text_free(text);
 }
 
-/* Line by line; the first ones go to kekd-net's status. */
 static void
-tell_findings(struct parent *p, char *findings)
+log_lines(enum log_level level, char *text)
 {
 	char *rest = NULL;
 
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		log_write(level, "reload: %s", line);
+}
+
+/* The first ones go to kekd-net's status, too. */
+static void
+tell_findings(struct parent *p, char *findings)
+{
 	log_error("reload: the configuration has faults: everything stays as it was");
 	send_text(p, CONTROL_RELOAD_BAD, *findings ? findings : "the configuration cannot be read");
-	for (char *line = strtok_r(findings, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
-		log_error("reload: %s", line);
+	log_lines(LOG_LEVEL_ERROR, findings);
 }
 
 static int
@@ -68,6 +74,18 @@ load(const char *path, char **ret_findings, struct config **ret_config)
 	return fclose(out) == 0 ? err : -ENOMEM;
 }
 
+/* Perhaps because of it: a kekd-net that starts again is not given it once more. */
+static void
+drop_unanswered(struct parent *p)
+{
+	if (!p->pending || p->pending_net == p->net.pid)
+		return;
+	log_error("reload: kekd-net ended before it answered: everything stays as it was: send "
+		  "SIGHUP again");
+	config_freep(&p->pending);
+	notify_reloaded(p);
+}
+
 /* kekd-net may be between two lives: the signal is kept until it listens. */
 void
 reload_tick(struct parent *p)
@@ -75,6 +93,7 @@ reload_tick(struct parent *p)
 	_cleanup_(str_freep) char *findings = NULL;
 	int err;
 
+	drop_unanswered(p);
 	if (!p->reload_wanted || p->unsent & 1u << CONTROL_RELOAD || p->init ||
 		p->phase != PARENT_RUNNING || p->net.control < 0)
 		return;
@@ -83,6 +102,8 @@ reload_tick(struct parent *p)
 	config_freep(&p->pending);
 	err = load(p->config_path, &findings, &p->pending);
 	if (err == 0) {
+		log_lines(LOG_LEVEL_WARNING, findings);
+		p->pending_net = p->net.pid;
 		send_part(p);
 		return; /* it is answered */
 	}

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 from kekd import kill, wait_for
@@ -304,6 +305,33 @@ def test_what_was_reloaded_is_in_force_when_kekd_net_starts_again(own):
     wait_for(lambda: own.net() not in (None, net) and own.health()[0] == 200, "it is back")
     assert code(own, own.pki.clients["app"]) == "identity_denied"
     wait_for(lambda: len(own.workers()) == 2, "as many workers as before")
+
+
+def test_a_kekd_net_that_dies_over_a_reload_does_not_get_it_again(own):
+    own.settings["deny"] = ["uri:" + spiffe("app")]
+    own.write_config()
+    net = own.net()
+    kill(net, signal.SIGSTOP)
+    kill(own.process.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    kill(net)
+    wait_for(lambda: own.net() not in (None, net) and own.health()[0] == 200, "it is back")
+    assert "kekd-net ended before it answered" in own.log()
+    assert code(own, own.pki.clients["app"]) is None
+    assert hang_up(own)["taken"]
+    assert code(own, own.pki.clients["app"]) == "identity_denied"
+
+
+def test_a_kekd_net_that_starts_while_a_certificate_is_replaced_waits_for_it(own):
+    new = new_server_certificate(own)
+    replace(own.path("server.pem"), read(new.pem))
+    net = own.net()
+    kill(net)
+    wait_for(lambda: "is not the key of" in own.log(), "it does not start")
+    assert own.process.poll() is None
+    replace(own.path("server.key"), read(new.key))
+    own.wait_ready()
+    assert code(own, own.pki.clients["app"]) is None
 
 
 def test_sighup_many_times_under_load_disturbs_nobody(own):

@@ -437,6 +437,168 @@ a_ca_file_must_hold_whole_ca_certificates(void **state)
 	drop(&leaf);
 }
 
+/* A list of `issuer` with `revoked` on it, or none; times relative to NOW. */
+static struct identity_crl *
+list_of(const struct entity *issuer, const struct entity *revoked, int64_t from, int64_t to)
+{
+	X509_CRL *crl = X509_CRL_new();
+	ASN1_TIME *first = ASN1_TIME_set(NULL, NOW + from), *last = ASN1_TIME_set(NULL, NOW + to);
+	struct identity_crl *read = NULL;
+	char path[] = "/tmp/kekd-crl-XXXXXX", error[256] = "";
+	FILE *file = fdopen(mkstemp(path), "w");
+
+	X509_CRL_set_version(crl, X509_CRL_VERSION_2);
+	X509_CRL_set_issuer_name(crl, X509_get_subject_name(issuer->x));
+	X509_CRL_set1_lastUpdate(crl, first);
+	X509_CRL_set1_nextUpdate(crl, last);
+	if (revoked) {
+		X509_REVOKED *r = X509_REVOKED_new();
+		X509_REVOKED_set_serialNumber(r, X509_get_serialNumber(revoked->x));
+		X509_REVOKED_set_revocationDate(r, first);
+		X509_CRL_add0_revoked(crl, r);
+	}
+	assert_true(X509_CRL_sign(crl, issuer->key, EVP_sha256()) > 0);
+	PEM_write_X509_CRL(file, crl);
+	fclose(file);
+	if (identity_crl_load(path, &read, error) != 0)
+		fail_msg("%s", error);
+	unlink(path);
+	ASN1_TIME_free(first);
+	ASN1_TIME_free(last);
+	X509_CRL_free(crl);
+	return read;
+}
+
+/* Verifies a client of root against a list, and drops the list. */
+static int
+against(struct fixture *f, const struct entity *leaf, struct identity_crl *crl, bool warn,
+	struct identity *ret_identity)
+{
+	const struct der chain = { leaf->der, (size_t)leaf->der_len };
+	struct identity_ca *ca = NULL;
+	int err;
+
+	assert_int_equal(identity_ca_with_crl(f->ca, crl, warn, &ca), 0);
+	identity_crl_unrefp(&crl);
+	*ret_identity = (struct identity){ 0 };
+	err = identity_verify(ca, &chain, 1, false, NOW * 1000000ull, ret_identity);
+	identity_ca_unrefp(&ca);
+	return err;
+}
+
+static void
+a_list_revokes_and_one_that_is_missing_expired_early_or_forged_refuses(void **state)
+{
+	struct fixture *f = *state;
+	struct entity leaf = make(&(struct spec){ .cn = "x", .san = "URI:a:b" }, &f->root);
+	struct entity other = make(&(struct spec){ .cn = "y", .san = "URI:a:c" }, &f->root);
+	const struct {
+		const struct entity *issuer, *revoked;
+		int64_t from, to;
+		bool warn;
+		int err;
+	} cases[] = {
+		{ &f->root, NULL, -DAY, DAY, false, 0 },
+		{ &f->root, &other, -DAY, DAY, false, 0 },
+		{ &f->root, &leaf, -DAY, DAY, false, KEKD_ECERTREVOKED },
+		{ &f->root, NULL, -DAY, -1, false, KEKD_ECRLEXPIRED },
+		{ &f->root, NULL, -DAY, -1, true, 0 },
+		{ &f->root, &leaf, -DAY, -1, true, KEKD_ECERTREVOKED },
+		{ &f->root, NULL, 10, DAY, false, KEKD_ECRLMISSING },
+		{ &f->root, NULL, 10, DAY, true, KEKD_ECRLMISSING },
+		{ &f->other_root, NULL, -DAY, DAY, true, KEKD_ECRLMISSING },
+		{ &f->stranger, NULL, -DAY, DAY, true, KEKD_ECRLMISSING },
+	};
+
+	for (size_t i = 0; i < STR_COUNT(cases); i++) {
+		struct identity id;
+		int err = against(f, &leaf,
+			list_of(cases[i].issuer, cases[i].revoked, cases[i].from, cases[i].to),
+			cases[i].warn, &id);
+		if (err != cases[i].err)
+			fail_msg("case %zu: %s", i, kekd_strerror(err));
+		assert_int_equal(id.crl_expired, i == 4);
+	}
+	drop(&leaf);
+	drop(&other);
+}
+
+static void
+a_verdict_ends_with_the_first_thing_that_it_stands_on(void **state)
+{
+	struct fixture *f = *state;
+	struct entity leaf = make(
+		&(struct spec){ .san = "URI:a:b", .from = -DAY, .to = 9 * DAY }, &f->root);
+	struct identity id;
+
+	assert_int_equal(against(f, &leaf, list_of(&f->root, NULL, -DAY, 60), false, &id), 0);
+	assert_int_equal(id.not_after_us, (NOW + 9 * DAY) * 1000000ull);
+	assert_int_equal(id.valid_until_us, (NOW + 60) * 1000000ull);
+	/* The CA ends before the leaf, and this list after both. */
+	assert_int_equal(against(f, &leaf, list_of(&f->root, NULL, -DAY, 30 * DAY), false, &id), 0);
+	assert_int_equal(id.valid_until_us, (NOW + DAY) * 1000000ull);
+	drop(&leaf);
+}
+
+static void
+a_file_of_lists_must_hold_whole_ones(void **state)
+{
+	static const struct {
+		const char *text, *error;
+	} cases[] = {
+		{ "nothing\n", "has no PEM CRL" },
+		{ "-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n", "CRL 1 is damaged" },
+	};
+	struct identity_crl *crl = NULL;
+	char error[256] = "";
+
+	(void)state;
+	for (size_t i = 0; i < STR_COUNT(cases); i++) {
+		char path[] = "/tmp/kekd-crl-XXXXXX";
+		FILE *file = fdopen(mkstemp(path), "w");
+
+		fputs(cases[i].text, file);
+		fclose(file);
+		assert_int_equal(identity_crl_load(path, &crl, error), KEKD_EINVALID);
+		assert_non_null(strstr(error, cases[i].error));
+		unlink(path);
+	}
+	assert_true(identity_crl_load("/nonexistent", &crl, error) < 0);
+	assert_non_null(strstr(error, "/nonexistent cannot be read"));
+	assert_null(crl);
+}
+
+static void
+warnings_come_late_in_a_life_and_never_all_through_it(void **state)
+{
+	static const struct {
+		int64_t life, left; /* days, in tenths */
+		enum identity_age age;
+	} cases[] = {
+		{ 3650, 310, IDENTITY_VALID },
+		{ 3650, 290, IDENTITY_MONTH },
+		{ 3650, 69, IDENTITY_WEEK },
+		{ 3650, 9, IDENTITY_DAY },
+		{ 3650, 0, IDENTITY_OVER },
+		{ 900, 290, IDENTITY_VALID }, /* 90 days: from 22 on */
+		{ 900, 220, IDENTITY_MONTH },
+		{ 70, 60, IDENTITY_VALID },
+		{ 70, 17, IDENTITY_WEEK },
+		{ 10, 9, IDENTITY_VALID }, /* a day: from 6 hours on */
+		{ 10, 2, IDENTITY_DAY },
+	};
+	const uint64_t tenth_us = 8640ull * 1000000u, now_us = NOW * 1000000ull;
+
+	(void)state;
+	for (size_t i = 0; i < STR_COUNT(cases); i++) {
+		uint64_t to_us = now_us + (uint64_t)cases[i].left * tenth_us;
+		struct identity_life life = { to_us - (uint64_t)cases[i].life * tenth_us, to_us };
+		assert_int_equal(identity_life_age(&life, now_us), cases[i].age);
+	}
+	assert_int_equal(identity_life_age(&(struct identity_life){ 0, UINT64_MAX }, now_us),
+		IDENTITY_VALID);
+}
+
 int
 main(void)
 {
@@ -457,6 +619,11 @@ main(void)
 		cmocka_unit_test(weak_keys_and_signatures_are_untrusted),
 		cmocka_unit_test(no_certificate_and_broken_ones_are_refused),
 		cmocka_unit_test(a_ca_file_must_hold_whole_ca_certificates),
+		cmocka_unit_test(
+			a_list_revokes_and_one_that_is_missing_expired_early_or_forged_refuses),
+		cmocka_unit_test(a_verdict_ends_with_the_first_thing_that_it_stands_on),
+		cmocka_unit_test(a_file_of_lists_must_hold_whole_ones),
+		cmocka_unit_test(warnings_come_late_in_a_life_and_never_all_through_it),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
