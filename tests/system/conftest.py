@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
+import openapi  # noqa: E402
 from kekd import HSM_USER, USER, Kekd  # noqa: E402
 from pki import Pki  # noqa: E402
 
@@ -82,6 +83,16 @@ def admin(server):
 def app(server):
     with server.http("app") as h:
         yield h
+
+
+@pytest.fixture(autouse=True)
+def as_described():
+    """No answer during the test that the API's description lacks, seen or swallowed."""
+    openapi.violations.clear()
+    yield
+    found = openapi.violations[:]
+    openapi.violations.clear()
+    assert not found, "\n".join(found[:20])
 
 
 @pytest.fixture(scope="session")

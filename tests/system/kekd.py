@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 
+import openapi
 from pki import spiffe
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -196,7 +197,8 @@ class Http:
         return self.connection
 
     def raw(self, method, path, body=None, headers=()):
-        """One request as it is given; a connection that failed is dropped."""
+        """One request as it is given; a connection that failed is dropped. The answer must be one
+        that the API's description has."""
         try:
             connection = self.connect()
             connection.request(method, path, body=body, headers=dict(headers))
@@ -207,6 +209,7 @@ class Http:
             raise
         if answer.will_close:
             self.close()
+        openapi.check(method, path, dict(headers), body, reply.status, reply.headers, reply.body)
         return reply
 
     def call(self, method, path, body=None, etag=None, create=False, headers=()):

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""openapi.yaml says all that the server answers: every route and every status that it lists is seen
+here, and kekd.py holds each answer of every system test against it (openapi.py)."""
+
+import email.message
+import json
+
+import openapi
+import pytest
+from kekd import Http, b64, wait_for
+from openapi import Description, Violation
+from pki import spiffe
+
+GRANTS = [{"keys": "*", "operations": ["wrap"]}]
+
+
+def test_the_description_is_served_as_it_is_in_the_sources(server):
+    with server.http() as h:
+        reply = h.get("/v1/openapi.yaml")
+    with open(openapi.PATH, "rb") as f:
+        assert reply.status == 200 and reply.body == f.read()
+    assert reply.headers["Content-Type"] == "application/yaml"
+
+
+def walk_keys(admin, app):
+    blob = app.wrap(b"secret", context={"a": "b"})
+    data = {"ciphertext": b64(blob), "context": {"a": "b"}}
+    for operation, one in (("wrap", {"plaintext": b64(b"x")}), ("unwrap", data), ("generate", {}),
+                           ("rewrap", data)):
+        path = f"/v1/keys/demo/{operation}"
+        app.ok("POST", path, one)
+        answers = app.ok("POST", path, {"items": [one, {**one, "context": {"": ""}}]}).json
+        assert [("error" in item) for item in answers["items"]] == [False, True]
+    admin.create_key("walked", labels={"a": "b"})
+    admin.ok("GET", "/v1/keys?limit=1")
+    etag = admin.ok("GET", "/v1/keys/walked").etag
+    admin.ok("PATCH", "/v1/keys/walked", {"labels": {"c": "d"}}, etag=etag)
+    admin.rotate("walked")
+    for change in ("disable", "enable", "primary"):
+        admin.change("walked", f"versions/1/{change}")
+
+
+def walk_clients(admin):
+    etag = admin.put_client("walked", ["uri:" + spiffe("walked")], GRANTS).etag
+    admin.ok("GET", "/v1/clients?after=a")
+    assert admin.ok("GET", "/v1/clients/walked").etag == etag
+    body = {"identities": ["dns:walked.test"], "grants": GRANTS, "addresses": ["127.0.0.0/8"]}
+    etag = admin.ok("PUT", "/v1/clients/walked", body, status=200, etag=etag).etag
+    admin.ok("DELETE", "/v1/clients/walked", etag=etag)
+
+
+def walk_server(admin, anybody):
+    for path in ("/v1/whoami", "/v1/status", "/metrics"):
+        admin.ok("GET", path)
+    for path in ("/v1/openapi.yaml", "/health/live", "/health/ready", "/health/active"):
+        anybody.ok("GET", path)
+
+
+def walk_unready(server):
+    """Health of a server whose token takes no login."""
+    server.start(ready=False)
+    wait_for(lambda: server.health()[0] == 503, "the server says that it is not ready")
+    for name in ("ready", "active"):
+        assert server.health(name)[0] == 503
+
+
+def test_every_route_answers_with_every_status_that_is_described(own, make_server, monkeypatch):
+    fresh = Description(openapi.load())
+    monkeypatch.setattr(openapi, "description", fresh)
+    with own.http("admin-1") as admin, own.http("app") as app, own.http() as anybody:
+        walk_keys(admin, app)
+        walk_clients(admin)
+        walk_server(admin, anybody)
+    refused = make_server().init()
+    refused.write_pin("wrong")
+    walk_unready(refused)
+    described = fresh.described()
+    assert described - fresh.answered == set()
+    assert described <= fresh.answered and len(described) > 20
+
+
+def test_what_is_not_described_gets_a_problem_document(server, admin):
+    for method, path, status, code in (
+            ("GET", "/v1/nothing", 404, "not_found"), ("GET", "/", 404, "not_found"),
+            ("PUT", "/v1/keys", 405, "method_not_allowed"),
+            ("OPTIONS", "/v1/keys/demo", 405, "method_not_allowed"),
+            ("POST", "/health/live", 405, "method_not_allowed")):
+        reply = admin.call(method, path)
+        assert (reply.status, reply.code) == (status, code), path
+    with server.http() as h:
+        assert h.get("/v1/nothing").code == "certificate_required"
+
+
+# ---- the check itself can fail ----
+
+def headers(kind="application/json", **more):
+    message = email.message.Message()
+    for name, value in {"Content-Type": kind, **more}.items():
+        message[name.replace("_", "-")] = value
+    return message
+
+
+def look(body, status=200, answer=None, request=None, path="/v1/keys/demo/unwrap"):
+    answer = answer or headers(Kekd_Revision="7")
+    Description(openapi.load()).look(
+        "POST", path, {"Content-Type": "application/json"},
+        json.dumps(request or {"ciphertext": "AAAA"}).encode(), status, answer,
+        json.dumps(body).encode())
+
+
+GOOD = {"plaintext": "AAAA", "version": 1, "primary": True}
+PROBLEM = {"type": "urn:kekd:error:overloaded", "title": "t", "status": 503, "code": "overloaded",
+           "request_id": "0190a0b0-c0d0-4e00-8f00-000000000001"}
+
+
+def test_an_answer_that_is_described_is_taken():
+    look(GOOD)
+    failed = {"error": {k: v for k, v in PROBLEM.items() if k != "request_id"}}
+    look({"items": [GOOD, failed]}, request={"items": [{"ciphertext": "AAAA"}, {"surprise": 1}]})
+    look(PROBLEM, 503, headers(openapi.PROBLEM, Retry_After="1"))
+
+
+@pytest.mark.parametrize("what", [
+    {"body": {**GOOD, "surprise": 1}},
+    {"body": {"items": [{**GOOD, "surprise": 1}]}},
+    {"body": {"version": 1}},
+    {"body": {**GOOD, "plaintext": "AAA"}},
+    {"body": {**GOOD, "version": "1"}},
+    {"body": GOOD, "status": 204},
+    {"body": GOOD, "answer": headers("text/plain", Kekd_Revision="7")},
+    {"body": GOOD, "answer": headers(Kekd_Revision="x")},
+    {"body": GOOD, "answer": headers()},
+    {"body": GOOD, "answer": headers(Kekd_Revision="7", Surprise="1")},
+    {"body": GOOD, "request": {"ciphertext": "AAAA", "surprise": 1}},
+    {"body": {"items": [GOOD]}, "request": {"items": [{"ciphertext": "AAAA", "surprise": 1}]}},
+    {"body": GOOD, "path": "/v1/surprise"},
+    {"body": PROBLEM, "status": 503, "answer": headers(openapi.PROBLEM)},
+    {"body": PROBLEM, "status": 429, "answer": headers(openapi.PROBLEM, Retry_After="1")},
+    {"body": {**PROBLEM, "code": "surprise"}, "status": 503,
+     "answer": headers(openapi.PROBLEM, Retry_After="1")},
+])
+def test_an_answer_that_is_not_described_is_found(what):
+    with pytest.raises(Violation):
+        look(**what)
+
+
+def test_a_violation_that_a_test_swallows_is_kept(server):
+    class Other(Http):
+        def connect(self):
+            class Surprise:
+                status, will_close, headers = 200, False, email.message.Message()
+
+                def request(self, *_args, **_more):
+                    pass
+
+                def getresponse(self):
+                    return self
+
+                def read(self):
+                    return b""
+            return Surprise()
+    with pytest.raises(Violation):
+        Other(server).get("/v1/status")
+    assert len(openapi.violations) == 1
+    openapi.violations.clear()
