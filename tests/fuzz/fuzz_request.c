@@ -140,6 +140,13 @@ control_post(struct control *c, struct control_job *job)
 	return 0;
 }
 
+static bool
+is_behind(const struct node *n)
+{
+	(void)n;
+	return false;
+}
+
 static uint64_t
 revision(struct node *n)
 {
@@ -419,7 +426,10 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	static char main_token[] = "main", other_token[] = "other", node_name[] = "node-1";
 	static char *tokens[] = { main_token, other_token };
-	static const struct http_hooks hooks = { node_serves, revision, control };
+	static const struct http_hooks hooks = { .serves = node_serves,
+		.is_behind = is_behind,
+		.revision = revision,
+		.control = control };
 
 	(void)argc, (void)argv;
 	fuzz_quiet();
@@ -447,7 +457,9 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 		.hooks = &hooks,
 		.routes = http_routes,
 		.traffic = node.traffic,
-		.in_flight_max = 100 };
+		.in_flight_max = 100,
+		.bodies_max = 1u << 30,
+		.connections_max = 100 };
 	peer.http = &http;
 	strcpy(peer.address, "127.0.0.1:1");
 	return 0;

@@ -40,7 +40,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct fuzz_input in = { data, size };
 	struct lines lines = { 0 };
-	struct check check = { .file = "kekd.yaml", .dir = fuzz_directory(), .lines = &lines };
+	struct check check = {
+		.file = "kekd.yaml", .dir = fuzz_directory(), .lines = &lines, .out = stderr
+	};
 	struct config_token token = { .name = strdup("main"), .uri = fuzz_line(&in) };
 	struct config config = { .tokens = &token, .tokens_count = 1 };
 	char *pin = fuzz_line(&in);
