@@ -156,8 +156,9 @@ void http_watch(struct http *h);
 struct http_certificates {
 	struct identity_life server, client_ca, crl; /* of several the one that ends first */
 	bool has_crl, crl_warn_expired;
-	uint64_t taken_us;   /* when the last of it came into force */
-	char faults[3][256]; /* why changed files are not taken; empty: they are */
+	uint64_t taken_us;		  /* when the last of it came into force */
+	uint64_t accepted_on_expired_crl; /* verdicts since the start */
+	char faults[3][256];		  /* why changed files are not taken; empty: they are */
 };
 void http_certificates(struct http *h, struct http_certificates *ret); /* any thread */
 

@@ -208,10 +208,11 @@ certificates_json(struct node *n)
 	for (size_t i = 0; i < STR_COUNT(c.faults); i++)
 		if (c.faults[i][0])
 			json_array_append_new(faults, text_json(c.faults[i]));
-	return json_pack("{s:o, s:o, s:o, s:s, s:s, s:o}", "server", life_json(&c.server),
+	return json_pack("{s:o, s:o, s:o, s:s, s:I, s:s, s:o}", "server", life_json(&c.server),
 		"client_ca", life_json(&c.client_ca), "crl",
 		c.has_crl ? life_json(&c.crl) : json_null(), "crl_on_expired",
-		c.crl_warn_expired ? "warn" : "refuse", "taken", taken, "faults", faults);
+		c.crl_warn_expired ? "warn" : "refuse", "accepted_on_expired_crl",
+		(json_int_t)c.accepted_on_expired_crl, "taken", taken, "faults", faults);
 }
 
 static json_t *

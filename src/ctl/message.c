@@ -76,6 +76,13 @@ static const struct {
 	{ "certificate_identity",
 		"have it issued with exactly one URI, or with a DNS name, as subject alternative "
 		"name" },
+	{ "certificate_revoked",
+		"have a new certificate issued, with the same URI or DNS name in it" },
+	{ "certificate_crl_missing",
+		"the server's crl.file needs a CRL of every CA that signed the certificate" },
+	{ "certificate_crl_expired", "the server's crl.file needs that CA's new CRL" },
+	{ "identity_denied", "the server's configuration has the identity under deny: take it out, "
+			     "then SIGHUP" },
 	{ "unknown_client", "an administrator adds it: kekctl client add NAME --identity ID "
 			    "--grant 'KEYS:OPS'" },
 	{ "address_not_allowed",

@@ -97,7 +97,8 @@ int http_live_open(
 void http_live_freep(struct http_live **l);
 struct http_pair *http_live_pair(struct http_live *l);	 /* a reference */
 struct http_trust *http_live_trust(struct http_live *l); /* a reference */
-uint64_t http_live_generation(struct http_live *l);	 /* of the trust; no lock */
+void http_live_count_expired_crl(struct http_live *l);
+uint64_t http_live_generation(struct http_live *l); /* of the trust; no lock */
 
 /* credentials.c */
 int http_pair_load(

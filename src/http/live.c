@@ -46,13 +46,14 @@ struct settings {
 };
 
 struct http_live {
-	struct settings settings; /* the watching thread's, as what follows */
+	struct settings settings; /* the watching thread's; others read a flag under the lock */
 	struct stamp tried[GROUPS][2], seen[GROUPS][2];
 	pthread_mutex_t lock; /* of what follows */
 	struct content content;
 	struct http_trust *trust;
 	_Atomic uint64_t generation;
 	uint64_t taken_us;
+	_Atomic uint64_t on_expired_crl;
 	char faults[GROUPS][256];
 };
 
@@ -266,7 +267,9 @@ http_reload(struct http *h, const struct http_tls_config *tls, char ret_error[25
 	err = load_all(l, &s, ret_error);
 	if (err == 0) {
 		struct settings old = l->settings;
+		pthread_mutex_lock(&l->lock);
 		l->settings = s;
+		pthread_mutex_unlock(&l->lock);
 		s = old;
 		for (size_t g = 0; g < GROUPS; g++)
 			set_fault(l, g, "");
@@ -360,6 +363,12 @@ http_live_trust(struct http_live *l)
 	return trust;
 }
 
+void
+http_live_count_expired_crl(struct http_live *l)
+{
+	atomic_fetch_add(&l->on_expired_crl, 1);
+}
+
 uint64_t
 http_live_generation(struct http_live *l)
 {
@@ -380,6 +389,7 @@ http_certificates(struct http *h, struct http_certificates *ret)
 		identity_crl_life(l->content.crl, &c.crl);
 	c.crl_warn_expired = l->settings.crl_warn_expired;
 	c.taken_us = l->taken_us;
+	c.accepted_on_expired_crl = atomic_load(&l->on_expired_crl);
 	_Static_assert(STR_COUNT(c.faults) == GROUPS, "a fault for each group");
 	memcpy(c.faults, l->faults, sizeof(c.faults));
 	pthread_mutex_unlock(&l->lock);

@@ -75,5 +75,7 @@ http_peer_verify(struct peer *peer, gnutls_session_t session, uint64_t now_us)
 	peer->verdict = verify(trust, session, now_us, &peer->identity);
 	peer->generation = trust->generation;
 	peer->verified = true;
+	if (peer->verdict == 0 && peer->identity.crl_expired)
+		http_live_count_expired_crl(peer->http->live);
 	http_trust_unrefp(&trust);
 }

@@ -145,6 +145,11 @@ def test_an_expired_crl_can_be_told_instead_and_still_revokes(make_server, tmp_p
     assert code(site.server, bad) == "certificate_revoked"
     wait_for(lambda: "a CRL of crl.file has expired" in site.server.log(), "the log tells")
     assert any("CRL" in w for w in site.server.health()[1]["warnings"])
+    with site.server.http("admin-1") as admin:  # of the other CA, whose list is good
+        status = admin.status()["certificates"]
+    assert status["crl"]["state"] == "expired" and status["crl_on_expired"] == "warn"
+    assert status["accepted_on_expired_crl"] == 1
+    assert b"EXPIRED, when expired: warn" in site.server.kekctl("status").stdout
 
 
 def test_a_crl_that_expires_ends_the_verdict_on_an_open_connection(site):
