@@ -34,10 +34,11 @@ enum control_kind {
 	CONTROL_RELOAD_BAD, /* SIGHUP came, and the configuration has faults: the descriptor reads
 			       as their text; nothing changes */
 	/* kekd-net → parent */
-	CONTROL_READY,	  /* serving: the first start is over */
-	CONTROL_RELOADED, /* the part of reload `count` is in force (token 1) or refused (token 0)
-			   */
-	CONTROL_KILL,	  /* worker `worker` of `token` hangs: kill and restart it */
+	CONTROL_READY,	   /* serving: the first start is over */
+	CONTROL_RELOADED,  /* the part of reload `count` is in force (token 1) or refused (token 0)
+			    */
+	CONTROL_KILL,	   /* worker `worker` of `token` hangs: kill and restart it */
+	CONTROL_RETRY_PIN, /* an administrator lets a worker of `token` try its PIN once more */
 	/* kekd-hsm → parent */
 	CONTROL_LOGGED_IN, /* the next worker may log in */
 };

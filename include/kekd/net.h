@@ -108,6 +108,9 @@ struct node {
 
 /* 0, or why the node does not serve now: KEKD_ESTARTING, KEKD_EHELD, KEKD_ESTOPPING. No lock. */
 int node_serves(const struct node *n);
+/* Asks kekd to let a worker of the token try its PIN once more. 0, or KEKD_EOVERLOAD. Control
+ * thread. */
+int node_retry_pin(unsigned token);
 /* The index of a logical token by name, or -ENOENT. */
 int node_token(const struct node *n, const char *name);
 /* Is this the client's first refused use of the version in this minute? (Those are always durable

@@ -35,8 +35,9 @@ void api_client_put(struct request *r);	   /* HTTP_CONTROL  PUT    /v1/clients/{
 void api_client_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/clients/{name} */
 
 /* whoami.c, status.c, metrics.c, health.c, openapi.c: never wait for token, store or disk. */
-void api_whoami(struct request *r);	   /* HTTP_READ  GET /v1/whoami, ACCESS_NONE */
-void api_status(struct request *r);	   /* HTTP_READ  GET /v1/status */
+void api_whoami(struct request *r); /* HTTP_READ  GET /v1/whoami, ACCESS_NONE */
+void api_status(struct request *r);
+void api_hsm_retry_pin(struct request *r); /* HTTP_READ  GET /v1/status */
 void api_metrics(struct request *r);	   /* HTTP_READ  GET /metrics */
 void api_health_live(struct request *r);   /* HTTP_OPEN  GET /health/live */
 void api_health_ready(struct request *r);  /* HTTP_OPEN  GET /health/ready */

@@ -64,6 +64,9 @@ const struct http_route http_routes[] = {
 	CHANGE("DELETE", "/v1/clients/{name}", ACCESS_CLIENT_WRITE, "client.delete",
 		HTTP_COND_MATCH, false, api_client_delete),
 
+	CHANGE("POST", "/v1/hsm/retry-pin", ACCESS_CLUSTER_WRITE, "hsm.retry_pin", HTTP_COND_NONE,
+		true, api_hsm_retry_pin),
+
 	READ("/v1/whoami", ACCESS_NONE, "whoami", false, api_whoami),
 	READ("/v1/status", ACCESS_STATUS_READ, "status", false, api_status),
 	READ("/metrics", ACCESS_METRICS_READ, "metrics", false, api_metrics),

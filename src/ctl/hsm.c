@@ -102,6 +102,31 @@ run_objects(struct ctl *ctl)
 	return CTL_OK;
 }
 
+static int
+run_retry_pin(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *body = json_object();
+	_cleanup_(json_freep) json_t *answer = NULL;
+	json_t *token;
+	size_t i;
+	int status;
+
+	if (ctl->args.words_count > 0)
+		json_object_set_new(body, "token", json_string(ctl->args.words[0]));
+	status = ctl_request(ctl, "POST", "/v1/hsm/retry-pin", body, NULL, NULL, &answer);
+	if (status != CTL_OK)
+		return status;
+	if (ctl->json) {
+		show_json(answer);
+		return CTL_OK;
+	}
+	json_array_foreach(json_object_get(answer, "tokens"), i, token)
+		say_note("The PIN of token %s is tried once: \"kekctl hsm status\" tells how that "
+			 "ended.",
+			json_string_value(token));
+	return CTL_OK;
+}
+
 const struct ctl_command ctl_hsm_commands[] = {
 	{ "hsm status", "", "Shows tokens and the workers that use them", NULL, "", 0, 0,
 		run_status },
@@ -110,5 +135,11 @@ const struct ctl_command ctl_hsm_commands[] = {
 		"metadata,\n"
 		"or belong to another program.",
 		"", 0, 0, run_objects },
+	{ "hsm retry-pin", "[TOKEN]", "Lets the PIN of a token that waits for that be tried once",
+		"A PIN that the token refused, or a token that has one try left, waits for an\n"
+		"operator. Make sure of the PIN in the PIN source first. While no worker is "
+		"logged\n"
+		"in the server cannot know you: then use \"kekd retry-pin\" on its host.",
+		"", 0, 1, run_retry_pin },
 	{ NULL },
 };

@@ -61,6 +61,14 @@ node_token(const struct node *n, const char *name)
 	return -ENOENT;
 }
 
+int
+node_retry_pin(unsigned token)
+{
+	const struct control_message m = { .kind = CONTROL_RETRY_PIN, .token = token };
+
+	return control_try_send(CHILD_FD_CONTROL, &m) == 0 ? 0 : KEKD_EOVERLOAD;
+}
+
 /* A table of the last minute per client and version, by hash: a collision only makes one more
  * record durable. */
 bool

@@ -21,6 +21,8 @@ static const char help[] =
 	"  kekd [--config FILE]           run: start kekd-net and the token's workers\n"
 	"  kekd --check [--config FILE]   check the configuration and end\n"
 	"  kekd init [--config FILE]      make the cluster and its seal key in the token, once\n"
+	"  kekd retry-pin [TOKEN] [--config FILE]\n"
+	"                                 let the kekd that runs try a refused PIN once more\n"
 	"  kekd --version, --help\n"
 	"\n"
 	"  -c, --config FILE   the configuration, default " DEFAULT_CONFIG "\n"
@@ -28,11 +30,12 @@ static const char help[] =
 	"Signals: TERM and INT drain and end, HUP reloads. Exit status: 0 done, 1 failed,\n"
 	"2 wrong use, 78 cannot work until the configuration or the token is put right.\n";
 
-enum mode { MODE_RUN, MODE_CHECK, MODE_INIT };
+enum mode { MODE_RUN, MODE_CHECK, MODE_INIT, MODE_RETRY_PIN };
 
 struct command_line {
 	const char *config;
 	enum mode mode;
+	const char *token; /* of retry-pin; may be NULL */
 };
 
 /* 0 to go on, else the exit status in *ret_status. */
@@ -72,6 +75,11 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 		cl->mode = MODE_INIT;
 		return true;
 	}
+	if (argc - optind <= 2 && cl->mode == MODE_RUN && strcmp(argv[optind], "retry-pin") == 0) {
+		cl->mode = MODE_RETRY_PIN;
+		cl->token = argv[optind + 1];
+		return true;
+	}
 	fprintf(stderr, "kekd: \"%s\" is not understood here; kekd --help tells more.\n",
 		argv[optind]);
 	*ret_status = CHILD_EXIT_USAGE;
@@ -89,6 +97,8 @@ run(const struct command_line *cl)
 		printf("%s: no fault found\n", cl->config);
 		return CHILD_EXIT_OK;
 	}
+	if (cl->mode == MODE_RETRY_PIN)
+		return retry_ask(config, cl->token);
 	if (cl->mode == MODE_INIT && config->admins_count == 0) {
 		fprintf(stderr,
 			"%s: admins: nobody could ever use this cluster: name at least one "

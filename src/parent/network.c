@@ -133,6 +133,8 @@ obey(struct parent *p, const struct control_message *m)
 	} else if (m->kind == CONTROL_KILL && m->token < p->config->tokens_count &&
 		   m->worker < p->config->hsm.workers) {
 		kill_hung(p, m->token, m->worker);
+	} else if (m->kind == CONTROL_RETRY_PIN && m->token < p->config->tokens_count) {
+		workers_retry_pin(p, m->token);
 	} else {
 		log_warning("kekd-net sent a message that it may not send: ignored");
 	}

@@ -60,6 +60,14 @@ int pin_open(const char *path, int *ret_fd, struct pin_stamp *ret_stamp);
 bool pin_changed(const char *path, const struct pin_stamp *since);
 bool pin_same(const struct pin_stamp *a, const struct pin_stamp *b);
 
+/* ---- retry.c ---- */
+
+/* Did an operator say so? Once each time. */
+bool retry_take(int hsm_dir, const char *token);
+/* kekd retry-pin: says so to the kekd that runs, and waits until it heard. token: NULL for the only
+ * one. The exit status. */
+int retry_ask(const struct config *config, const char *token);
+
 /* ---- spawn.c ---- */
 
 struct spawn {
@@ -114,6 +122,8 @@ struct token {
 	bool pin_held; /* no start until the PIN source differs from `refused` */
 	struct pin_stamp refused;
 	uint64_t pin_check_ns;
+	bool retry_pin;		  /* the next worker may log in once although the PIN was refused */
+	struct pin_stamp retried; /* the PIN that was tried again through the API */
 	struct pin_stamp accepted; /* the PIN of the last login that succeeded */
 };
 
@@ -178,6 +188,9 @@ void workers_tick(struct parent *p, uint64_t now_ns);
 void workers_message(struct parent *p, unsigned token, unsigned worker);
 /* False: pid is none of the workers. */
 bool workers_ended(struct parent *p, pid_t pid, int wait_status, uint64_t now_ns);
+/* An operator's word through the API: lets a token that is held try its PIN once more; the same
+ * PIN source once. */
+void workers_retry_pin(struct parent *p, unsigned token);
 void workers_kill(struct parent *p, int signal_number);
 void workers_dismiss(struct parent *p); /* all of them start anew, at once */
 bool workers_any(const struct parent *p);

@@ -56,7 +56,8 @@ make_part(const struct parent *p, unsigned token, unsigned worker, int *ret_fd)
 	char *text = NULL;
 	int err;
 
-	if (part && json_object_set_new(part, "pin_known", json_boolean(known)) == 0)
+	if (part && json_object_set_new(part, "pin_known", json_boolean(known)) == 0 &&
+		json_object_set_new(part, "retry_pin", json_boolean(t->retry_pin)) == 0)
 		text = json_canonical(part, NULL);
 	err = text ? spawn_memory(text, strlen(text), ret_fd) : -ENOMEM;
 
@@ -107,9 +108,14 @@ launch(struct parent *p, unsigned token, unsigned worker, struct birth *b, uint6
 	return 0;
 }
 
+/* What an operator said before nobody was waiting for. */
 static void
-hold(struct token *t, const struct pin_stamp *refused, uint64_t now_ns)
+hold(struct parent *p, unsigned token, const struct pin_stamp *refused, uint64_t now_ns)
 {
+	struct token *t = &p->tokens[token];
+
+	if (!t->pin_held)
+		retry_take(p->hsm_dir, p->config->tokens[token].name);
 	t->pin_held = true;
 	t->refused = *refused;
 	t->pin_check_ns = now_ns + PIN_CHECK_NS;
@@ -125,7 +131,7 @@ start(struct parent *p, unsigned token, unsigned worker, uint64_t now_ns)
 	int err = pin_open(config->pin_source, place(&b, CHILD_FD_PIN), &w->pin);
 
 	if (err) {
-		hold(t, &w->pin, now_ns);
+		hold(p, token, &w->pin, now_ns);
 		if (p->init)
 			parent_end(p, CHILD_EXIT_OPERATOR);
 		return;
@@ -134,6 +140,8 @@ start(struct parent *p, unsigned token, unsigned worker, uint64_t now_ns)
 	if (!err)
 		err = launch(p, token, worker, &b, now_ns);
 	birth_close(&b);
+	if (!err)
+		t->retry_pin = false; /* it was for this one */
 	if (err) {
 		log_error("worker %u of token %s cannot be started: %s: trying again", worker,
 			config->name, strerror(-err));
@@ -165,6 +173,36 @@ login_pending(struct parent *p, const struct token *t, uint64_t now_ns)
 	return false;
 }
 
+static void
+let_retry(struct parent *p, unsigned token, const char *where)
+{
+	struct token *t = &p->tokens[token];
+
+	log_warning("token %s: its PIN is tried once, because an operator says so %s",
+		p->config->tokens[token].name, where);
+	t->pin_held = false;
+	t->retry_pin = true;
+}
+
+/* kekd-net could be made to ask for ever: each PIN is tried once on its word. */
+void
+workers_retry_pin(struct parent *p, unsigned token)
+{
+	struct token *t = &p->tokens[token];
+	const char *name = p->config->tokens[token].name;
+
+	if (!t->pin_held) {
+		log_info("token %s: nobody waits for an operator", name);
+	} else if (pin_same(&t->retried, &t->refused)) {
+		log_warning("token %s: its PIN was tried again before: change the PIN source, or "
+			    "use kekd retry-pin on this host",
+			name);
+	} else {
+		t->retried = t->refused;
+		let_retry(p, token, "through the API");
+	}
+}
+
 static bool
 pin_still_held(struct parent *p, unsigned token, uint64_t now_ns)
 {
@@ -181,6 +219,8 @@ pin_still_held(struct parent *p, unsigned token, uint64_t now_ns)
 				 "again",
 				config->name);
 	}
+	if (t->pin_held && retry_take(p->hsm_dir, config->name))
+		let_retry(p, token, "on this host");
 	if (t->pin_held)
 		parent_wake_at(p, t->pin_check_ns);
 	return t->pin_held;
@@ -253,8 +293,9 @@ tell_end(const struct parent *p, unsigned token, unsigned worker, int wait_statu
 		log_warning("worker %u of token %s was killed by signal %d: it starts again",
 			worker, name, WTERMSIG(wait_status));
 	else if (WEXITSTATUS(wait_status) == CHILD_EXIT_PIN)
-		log_error("token %s: the PIN was refused: write the right PIN into %s; no worker "
-			  "logs in before that file changes",
+		log_error(
+			"token %s waits for an operator because of its PIN (see above): no worker "
+			"logs in before %s changes, or kekctl hsm retry-pin, or kekd retry-pin",
 			name, p->config->tokens[token].pin_source);
 	else
 		log_warning("worker %u of token %s ended with status %d: it starts again", worker,
@@ -269,7 +310,7 @@ bury(struct parent *p, unsigned token, unsigned worker, int wait_status, uint64_
 
 	tell_end(p, token, worker, wait_status);
 	if (status == CHILD_EXIT_PIN)
-		hold(&p->tokens[token], &w->pin, now_ns);
+		hold(p, token, &w->pin, now_ns);
 	child_ended(&w->child, now_ns,
 		status == CHILD_EXIT_PIN	? 0
 		: status == CHILD_EXIT_OPERATOR ? CHILD_DELAY_LAST_NS
