@@ -128,29 +128,73 @@ check_clients_ca(struct check *c, const struct config *config)
 			path);
 }
 
+static STACK_OF(X509_CRL) * read_lists(const char *path)
+{
+	_cleanup_(bio_freep) BIO *file = BIO_new_file(path, "r");
+	STACK_OF(X509_CRL) *lists = sk_X509_CRL_new_null();
+	X509_CRL *crl;
+
+	while (file && lists && (crl = PEM_read_bio_X509_CRL(file, NULL, no_passphrase, NULL)))
+		if (sk_X509_CRL_push(lists, crl) <= 0)
+			X509_CRL_free(crl);
+	return lists;
+}
+
+static void
+check_list_times(struct check *c, const char *path, const STACK_OF(X509_CRL) * lists)
+{
+	for (int i = 0; i < sk_X509_CRL_num(lists); i++) {
+		const ASN1_TIME *end = X509_CRL_get0_nextUpdate(sk_X509_CRL_value(lists, i));
+
+		if (end && X509_cmp_current_time(end) < 0)
+			check_warning(c, "crl.file",
+				"crl.file: CRL %d in %s has expired: fetch the new one "
+				"(doc/operations.md)",
+				i + 1, path);
+	}
+}
+
+/* Only a warning: a CA may be there that has issued nothing yet. */
+static void
+check_lists_cover(struct check *c, const struct config *config, const STACK_OF(X509_CRL) * lists)
+{
+	_cleanup_(bio_freep) BIO *file = BIO_new_file(config->tls.client_ca, "r");
+
+	for (;;) {
+		_cleanup_(x509_freep)
+			X509 *x = file ? PEM_read_bio_X509(file, NULL, no_passphrase, NULL) : NULL;
+		char name[200] = "";
+		bool covered = false;
+
+		if (!x)
+			return;
+		for (int i = 0; i < sk_X509_CRL_num(lists) && !covered; i++)
+			covered = X509_NAME_cmp(X509_get_subject_name(x),
+					  X509_CRL_get_issuer(sk_X509_CRL_value(lists, i))) == 0;
+		if (!covered)
+			check_warning(c, "crl.file",
+				"crl.file: %s has no CRL of \"%s\" in tls.client_ca: its clients "
+				"are refused until it has",
+				config->crl.file,
+				X509_NAME_oneline(X509_get_subject_name(x), name, sizeof(name)));
+	}
+}
+
 static void
 check_lists(struct check *c, const struct config *config)
 {
 	const char *path = config->crl.file;
-	_cleanup_(bio_freep) BIO *file = BIO_new_file(path, "r");
-	X509_CRL *crl;
-	unsigned count = 0;
+	STACK_OF(X509_CRL) *lists = read_lists(path);
 
-	for (; file && (crl = PEM_read_bio_X509_CRL(file, NULL, no_passphrase, NULL)); count++) {
-		const ASN1_TIME *end = X509_CRL_get0_nextUpdate(crl);
-
-		if (end && X509_cmp_current_time(end) < 0)
-			check_warning(c, "crl.file",
-				"crl.file: CRL %u in %s has expired: fetch the new one "
-				"(doc/operations.md)",
-				count + 1, path);
-		X509_CRL_free(crl);
-	}
-	if (count == 0)
+	if (sk_X509_CRL_num(lists) <= 0)
 		check_finding(c, "crl.file",
 			"crl.file: %s holds no PEM CRL: put one of each CA there (openssl crl "
 			"-inform DER turns the other form into PEM)",
 			path);
+	else
+		check_lists_cover(c, config, lists);
+	check_list_times(c, path, lists);
+	sk_X509_CRL_pop_free(lists, X509_CRL_free);
 }
 
 /* ---- can kekd-net read it? ---- */

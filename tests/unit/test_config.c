@@ -100,7 +100,7 @@ write_certificate(const struct site *s, const char *name, EVP_PKEY *key, bool ca
 }
 
 static void
-write_crl(const struct site *s, const char *name, EVP_PKEY *key, int days)
+write_crl(const struct site *s, const char *name, EVP_PKEY *key, const char *issuer, int days)
 {
 	char path[128];
 	FILE *f;
@@ -109,6 +109,13 @@ write_crl(const struct site *s, const char *name, EVP_PKEY *key, int days)
 		  *to = X509_gmtime_adj(NULL, 86400L * days);
 
 	X509_CRL_set_version(crl, X509_CRL_VERSION_2);
+	if (issuer) {
+		X509_NAME *issued_by = X509_NAME_new();
+		X509_NAME_add_entry_by_txt(
+			issued_by, "CN", MBSTRING_UTF8, (const unsigned char *)issuer, -1, -1, 0);
+		X509_CRL_set_issuer_name(crl, issued_by);
+		X509_NAME_free(issued_by);
+	}
 	X509_CRL_set1_lastUpdate(crl, from);
 	X509_CRL_set1_nextUpdate(crl, to);
 	assert_true(X509_CRL_sign(crl, key, EVP_sha256()) > 0);
@@ -144,8 +151,9 @@ write_certificates(const struct site *s)
 	write_certificate(s, "server.pem", key, false, 30);
 	write_certificate(s, "expired.pem", key, false, -1);
 	write_certificate(s, "ca.pem", key, true, 30);
-	write_crl(s, "crl.pem", key, 30);
-	write_crl(s, "crl-old.pem", key, -1);
+	write_crl(s, "crl.pem", key, NULL, 30);
+	write_crl(s, "crl-other.pem", key, "other", 30);
+	write_crl(s, "crl-old.pem", key, NULL, -1);
 	write_key(s, "server.key", key);
 	write_key(s, "other.key", other);
 	EVP_PKEY_free(key);
@@ -174,8 +182,8 @@ static int
 remove_site(void **state)
 {
 	static const char *const names[] = { "server.pem", "server.key", "ca.pem", "expired.pem",
-		"crl.pem", "crl-old.pem", "other.key", "module.so", "pin", "pin-empty", "pin-group",
-		"pin-world", "kekd.yaml" };
+		"crl.pem", "crl-old.pem", "crl-other.pem", "other.key", "module.so", "pin",
+		"pin-empty", "pin-group", "pin-world", "kekd.yaml" };
 	const struct site *s = *state;
 
 	for (size_t i = 0; i < STR_COUNT(names); i++) {
@@ -434,6 +442,24 @@ what_has_expired_is_told_and_taken(void **state)
 }
 
 static void
+a_ca_without_a_crl_is_told_and_taken(void **state)
+{
+	struct site *s = *state;
+	struct config *c = NULL;
+	char text[8192];
+
+	replace("tokens:\n", "crl: { file: crl.pem }\ntokens:\n", text);
+	assert_int_equal(load(s, text, &c), 0);
+	assert_string_equal(s->output, "");
+	config_freep(&c);
+	replace("tokens:\n", "crl: { file: crl-other.pem }\ntokens:\n", text);
+	assert_int_equal(load(s, text, &c), 0);
+	assert_non_null(strstr(s->output, "kekd.yaml:12: warning: crl.file"));
+	assert_non_null(strstr(s->output, "has no CRL of"));
+	config_freep(&c);
+}
+
+static void
 files_that_kekd_nets_user_cannot_read_are_named(void **state)
 {
 	struct site *s = *state;
@@ -645,6 +671,7 @@ main(void)
 		cmocka_unit_test(module_and_pin_source_may_come_with_the_uri),
 		cmocka_unit_test(each_fault_is_named_with_its_line_and_a_remedy),
 		cmocka_unit_test(what_has_expired_is_told_and_taken),
+		cmocka_unit_test(a_ca_without_a_crl_is_told_and_taken),
 		cmocka_unit_test(files_that_kekd_nets_user_cannot_read_are_named),
 		cmocka_unit_test(
 			every_setting_says_whether_a_reload_or_a_restart_brings_it_into_force),
