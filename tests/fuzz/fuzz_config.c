@@ -3,6 +3,7 @@
  * The configuration file, from its YAML to the parts of the children. Beside it lie the files that
  * a sound one names, so that the checks of the file system can be passed.
  */
+#include "certificate.h"
 #include "fuzz.h"
 
 #include "kekd/config.h"
@@ -14,13 +15,20 @@
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	static const char *const files[] = { "cert", "key", "ca", "mod", "pin" };
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	X509 *server = fuzz_certificate(key, false), *ca = fuzz_certificate(key, true);
 
 	(void)argc, (void)argv;
 	fuzz_quiet();
 	json_open();
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
-		fuzz_write(files[i], "1\n", 2);
+	fuzz_write_pem("cert", server, NULL);
+	fuzz_write_pem("key", NULL, key);
+	fuzz_write_pem("ca", ca, NULL);
+	fuzz_write("mod", "", 0);
+	fuzz_write("pin", "1\n", 2);
+	X509_free(server);
+	X509_free(ca);
+	EVP_PKEY_free(key);
 	return 0;
 }
 

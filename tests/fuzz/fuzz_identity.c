@@ -5,14 +5,12 @@
  * what is wrong with it otherwise is looked at. Certificates are made when the tests run; none is
  * kept.
  */
+#include "certificate.h"
 #include "fuzz.h"
 
 #include "kekd/access.h"
 #include "kekd/err.h"
 
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
 #include <time.h>
 
 #define CHAIN_MAX 12
@@ -22,50 +20,17 @@ static X509 *ca_certificate;
 static struct identity_ca *ca;
 static uint64_t now_us;
 
-static void
-add_extension(X509 *x, int nid, const char *value)
-{
-	X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, NULL, nid, value);
-
-	require(e && X509_add_ext(x, e, -1) == 1);
-	X509_EXTENSION_free(e);
-}
-
-static void
-make_ca(void)
-{
-	X509_NAME *name;
-
-	ca_key = EVP_EC_gen("P-256");
-	ca_certificate = X509_new();
-	require(ca_key && ca_certificate);
-	X509_set_version(ca_certificate, 2);
-	ASN1_INTEGER_set(X509_get_serialNumber(ca_certificate), 1);
-	X509_gmtime_adj(X509_getm_notBefore(ca_certificate), -86400);
-	X509_gmtime_adj(X509_getm_notAfter(ca_certificate), 86400);
-	name = X509_get_subject_name(ca_certificate);
-	X509_NAME_add_entry_by_txt(
-		name, "CN", MBSTRING_ASC, (const unsigned char *)"fuzz", -1, -1, 0);
-	X509_set_issuer_name(ca_certificate, name);
-	X509_set_pubkey(ca_certificate, ca_key);
-	add_extension(ca_certificate, NID_basic_constraints, "critical,CA:TRUE");
-	require(X509_sign(ca_certificate, ca_key, EVP_sha256()) > 0);
-}
-
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	char error[256];
-	BIO *pem = BIO_new(BIO_s_mem());
-	char *text;
-	long size;
+	char error[256], path[128];
 
 	(void)argc, (void)argv;
-	make_ca();
-	require(PEM_write_bio_X509(pem, ca_certificate) == 1);
-	size = BIO_get_mem_data(pem, &text);
-	require(identity_ca_load(fuzz_write("ca.pem", text, (size_t)size), &ca, error) == 0);
-	BIO_free(pem);
+	ca_key = EVP_EC_gen("P-256");
+	ca_certificate = fuzz_certificate(ca_key, true);
+	fuzz_write_pem("ca.pem", ca_certificate, NULL);
+	snprintf(path, sizeof(path), "%s/ca.pem", fuzz_directory());
+	require(identity_ca_load(path, &ca, error) == 0);
 	now_us = (uint64_t)time(NULL) * 1000000u;
 	return 0;
 }
