@@ -1209,8 +1209,10 @@ a_killed_commit_leaves_a_whole_store(void **state)
 	must_put(f, "keys/b", 0);
 	for (int i = 0; i < 10; i++) {
 		pid_t pid;
-		int status;
+		int status, begun[2];
+		char byte;
 
+		assert_int_equal(pipe(begun), 0);
 		sealed_freep(&f->sealed);
 		store_freep(&f->inner);
 		lab_end(&f->hsm, &f->worker);
@@ -1220,10 +1222,14 @@ a_killed_commit_leaves_a_whole_store(void **state)
 			f->hsm = lab_serve(&f->lab, &f->worker);
 			open_store(f);
 			open_sealed(f);
+			(void)!write(begun[1], "", 1);
 			commit_until_killed(f);
 			_exit(1);
 		}
-		usleep((useconds_t)(300000 + 7777 * i));
+		close(begun[1]);
+		assert_int_equal(read(begun[0], &byte, 1), 1);
+		close(begun[0]);
+		usleep((useconds_t)(20000 + 7777 * i));
 		kill(pid, SIGKILL);
 		assert_int_equal(waitpid(pid, &status, 0), pid);
 		assert_true(WIFSIGNALED(status));
