@@ -249,6 +249,8 @@ run_init(struct node *n)
 	struct pollfd fd = { CHILD_FD_CONTROL, POLLIN, 0 };
 	uint64_t end = clock_boot_ns() + 60 * CLOCK_S;
 
+	if (sandbox_enter(SANDBOX_NET) != 0)
+		return CHILD_EXIT_OPERATOR;
 	while (clock_boot_ns() < end) {
 		struct control_message m;
 		int worker = -1;

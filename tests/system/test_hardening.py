@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from kekd import BUILD, HSM_USER, TOP, USER, comm, kill, wait_for
+from kekd import BUILD, HSM_USER, TOP, USER, alive, comm, kill, wait_for
 
 with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
     CONFIG = f.read()
@@ -195,14 +195,75 @@ def test_programs_are_built_for_control_flow_enforcement():
         assert re.search(r"<main>:\n[^\n]*\bendbr64\b", code), program
 
 
-# ---- what the system does for it ----
-
-UNIT = os.path.join(BUILD, "conf", "kekd.service")
-
+# ---- what becomes of an intruder ----
 
 def needs(program):
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     return pytest.mark.skipif(path is None, reason=f"{program} is not installed")
+
+
+def intrude(pid, call, *arguments):
+    """A debugger has the process make a system call, as an intruder's code would. Its result and
+    errno, or None: the process ended."""
+    number = {"execve": 59, "ptrace": 101, "socket": 41, "mount": 165, "getpid": 39}[call]
+    numbers = ", ".join(str(a) for a in (number, *arguments))
+    done = subprocess.run(
+        ["gdb", "-nx", "-batch", "-p", str(pid), "-ex", "set unwindonsignal on",
+         "-ex", f"print (long) syscall({numbers})", "-ex", "print *(int *) __errno_location()"],
+        check=False, capture_output=True, text=True, timeout=120)
+    values = re.findall(r"^\$\d = (-?\d+)$", done.stdout, re.M)
+    if len(values) < 2:  # what the debugger says then differs, or it fails itself
+        wait_for(lambda: not alive(pid), f"{call} ended the process\n{done.stdout}{done.stderr}")
+        return None
+    return int(values[0]), int(values[1])
+
+
+debugged = [filtered, needs("gdb"),
+            pytest.mark.skipif(platform.machine() != "x86_64", reason="other numbers of calls")]
+
+
+def marked(test):
+    for mark in debugged:
+        test = mark(test)
+    return test
+
+
+@marked
+@pytest.mark.parametrize("call", ["execve", "ptrace"])
+def test_kekd_net_ends_when_made_to_do_what_intruders_do(own, root, call):
+    net = own.net()
+    assert intrude(net, "getpid")[0] == net, "the debugger can make calls"
+    assert intrude(net, call, 0, 0, 0, 0) is None
+    wait_for(lambda: own.net() not in (None, net), "the parent started another")
+    own.wait_ready()
+    assert "killed by signal 31" in own.log()
+    with own.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+
+
+@marked
+def test_kekd_net_makes_no_socket_and_lives_on(own, root):
+    net = own.net()
+    for family in (1, 2, 10):
+        assert intrude(net, "socket", family, 1, 0) == (-1, 38), family
+    with own.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+    assert own.net() == net
+
+
+@marked
+def test_a_worker_runs_no_program_and_reaches_no_network(own, root):
+    worker = own.workers()[0]
+    assert intrude(worker, "execve", 0, 0, 0) == (-1, 1)
+    assert intrude(worker, "socket", 2, 1, 0) == (-1, 97)
+    with own.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+    assert worker in own.workers()
+
+
+# ---- what the system does for it ----
+
+UNIT = os.path.join(BUILD, "conf", "kekd.service")
 
 
 def unit():
