@@ -168,9 +168,20 @@ void http_drain(struct http *h, unsigned timeout_ms);
 void http_freep(struct http **h);
 size_t http_in_flight(struct http *h);
 
+/* Why the server ended a connection that it might have kept. */
+enum http_end {
+	HTTP_ENDED_IDLE,    /* no request for long */
+	HTTP_ENDED_SLOW,    /* handshake, request or reply took too long */
+	HTTP_ENDED_CROWDED, /* there were too many */
+	HTTP_ENDS
+};
+
 struct http_connections {
-	uint64_t open, accepted; /* now; since the start */
-	uint64_t abandoned;	 /* requests whose connection ended before their answer */
+	uint64_t open, most; /* now; how many there may be */
+	uint64_t ended[HTTP_ENDS];
+	uint64_t accepted;  /* since the start */
+	uint64_t unused;    /* ended before a request came: no handshake, or no use of it */
+	uint64_t abandoned; /* requests whose connection ended before their answer */
 };
 void http_connections(struct http *h, struct http_connections *ret_connections); /* any thread */
 

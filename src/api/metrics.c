@@ -243,6 +243,31 @@ connections(struct scrape *s)
 }
 
 static void
+connections_max(struct scrape *s)
+{
+	number(s, s->connections.most);
+}
+
+static void
+connections_ended(struct scrape *s)
+{
+	static const char *const reasons[] = {
+		[HTTP_ENDED_IDLE] = "idle",
+		[HTTP_ENDED_SLOW] = "slow",
+		[HTTP_ENDED_CROWDED] = "crowded",
+	};
+
+	for (size_t i = 0; i < STR_COUNT(reasons); i++)
+		metrics_number(&s->text, s->connections.ended[i], "reason", reasons[i], NULL);
+}
+
+static void
+connections_unused(struct scrape *s)
+{
+	number(s, s->connections.unused);
+}
+
+static void
 accepted(struct scrape *s)
 {
 	number(s, s->connections.accepted);
@@ -613,7 +638,13 @@ static const struct {
 	COUNTER("requests_abandoned_total", abandoned,
 		"Requests whose connection ended before they had an answer."),
 	GAUGE("connections", connections, "Connections that are open."),
+	GAUGE("connections_max", connections_max,
+		"Connections that may be open; for further ones another is ended."),
+	COUNTER("connections_ended_total", connections_ended,
+		"Connections that the server ended, by reason."),
 	COUNTER("connections_total", accepted, "Connections accepted."),
+	COUNTER("connections_unused_total", connections_unused,
+		"Connections that ended before a request came, failed handshakes among them."),
 
 	GAUGE("certificate_start_timestamp_seconds", certificate_start,
 		"When what is in use became valid, since 1970; of several, the one that ends "

@@ -151,6 +151,39 @@ run_status(struct ctl *ctl)
 	return CTL_OK;
 }
 
+static bool
+begins_with(const char *line, const char *prefix)
+{
+	if (strncmp(line, "# HELP ", 7) == 0 || strncmp(line, "# TYPE ", 7) == 0)
+		line += 7;
+	return strncmp(line, prefix, strlen(prefix)) == 0;
+}
+
+static int
+run_metrics(struct ctl *ctl)
+{
+	_cleanup_(kekd_reply_free) struct kekd_reply r = { 0 };
+	const char *prefix = ctl->args.words_count > 0 ? ctl->args.words[0] : "";
+	int status = ctl_exchange(ctl, "GET", "/metrics", NULL, NULL, NULL, &r);
+	char *line, *next;
+
+	if (status != CTL_OK)
+		return status;
+	if (r.status != 200)
+		return say_problem(&r);
+	buf_u8(&r.body, '\0');
+	if (r.body.bad) {
+		say_error("no memory for the answer");
+		return CTL_FAILED;
+	}
+	for (line = (char *)r.body.data; (next = strchr(line, '\n')) != NULL; line = next + 1) {
+		*next = '\0';
+		if (begins_with(line, prefix))
+			show_line(line, false);
+	}
+	return CTL_OK;
+}
+
 static int
 run_version(struct ctl *ctl)
 {
@@ -163,6 +196,9 @@ run_version(struct ctl *ctl)
 
 const struct ctl_command ctl_status_commands[] = {
 	{ "status", "", "Shows the state of the server", NULL, "", 0, 0, run_status },
+	{ "metrics", "[PREFIX]", "Shows what Prometheus is told",
+		"Only what begins with PREFIX, such as kekd_audit. doc/metrics.md explains each.",
+		"", 0, 1, run_metrics },
 	{ "version", "", "Shows kekctl's version; \"status\" has the server's", NULL, "", 0, 0,
 		run_version },
 	{ NULL },

@@ -44,7 +44,8 @@ struct http {
 	struct MHD_Daemon *daemons[HTTP_LISTEN_MAX];
 	size_t daemons_count;
 	atomic_size_t in_flight;
-	atomic_uint_least64_t accepted, closed, abandoned;
+	atomic_uint_least64_t accepted, closed, unused, abandoned;
+	atomic_uint_least64_t ended[HTTP_ENDS];
 	atomic_bool draining;
 };
 
@@ -65,6 +66,7 @@ struct peer {
 	struct peer *older, *newer;
 	struct sockaddr_storage sockaddr;
 	char address[64];
+	bool used; /* a request came */
 	bool verified;
 	int verdict;
 	struct identity identity;

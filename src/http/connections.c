@@ -150,8 +150,10 @@ make_room(struct connections *c, struct peer *newcomer)
 		if (!p)
 			p = newcomer;
 	}
-	if (p)
+	if (p) {
+		metrics_add(&p->http->ended[HTTP_ENDED_CROWDED], 1);
 		end(p);
+	}
 }
 
 void
@@ -196,8 +198,11 @@ static void
 end_overdue(struct connections *c, uint64_t now)
 {
 	for (struct peer *p = c->oldest; p; p = p->newer)
-		if (!p->ended && atomic_load(&p->deadline_ns) <= now)
+		if (!p->ended && atomic_load(&p->deadline_ns) <= now) {
+			bool idle = atomic_load(&p->phase) == PEER_IDLE;
+			metrics_add(&p->http->ended[idle ? HTTP_ENDED_IDLE : HTTP_ENDED_SLOW], 1);
 			end(p);
+		}
 }
 
 /* False: it is done with. */

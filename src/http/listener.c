@@ -87,12 +87,15 @@ on_connection(void *user, struct MHD_Connection *connection, void **context,
 {
 	const union MHD_ConnectionInfo *info;
 	struct http *h = user;
+	struct peer *peer = *context;
 
 	metrics_add(code == MHD_CONNECTION_NOTIFY_CLOSED ? &h->closed : &h->accepted, 1);
 	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-		if (*context)
-			connections_remove(h->connections, *context);
-		peer_free(*context);
+		if (peer)
+			connections_remove(h->connections, peer);
+		if (peer && !peer->used)
+			metrics_add(&h->unused, 1);
+		peer_free(peer);
 		*context = NULL;
 		return;
 	}
@@ -168,6 +171,7 @@ on_request(void *user, struct MHD_Connection *connection, const char *url, const
 			return MHD_NO;
 		*context = call;
 		peer_enter(peer, PEER_BODY);
+		peer->used = true;
 		http_call_admit(call, method, url);
 		peer->unread = call->early && !call->swallow;
 		if (!call->early || call->suspended)
@@ -306,7 +310,11 @@ http_connections(struct http *h, struct http_connections *ret_connections)
 
 	*ret_connections = (struct http_connections){
 		.open = accepted - closed,
+		.most = h->config.connections_max,
 		.accepted = accepted,
+		.unused = metrics_read(&h->unused),
 		.abandoned = metrics_read(&h->abandoned),
 	};
+	for (size_t i = 0; i < HTTP_ENDS; i++)
+		ret_connections->ended[i] = metrics_read(&h->ended[i]);
 }

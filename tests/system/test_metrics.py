@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -208,8 +209,8 @@ def test_a_restart_forgets_no_budget_that_was_used(own):
     assert now.get("kekd_requests_total", operation="wrap", code="ok") == 0
 
 
-def test_the_audit_log_is_told_as_it_is(own):
-    with own.http("app") as app, own.http("admin-1") as admin:
+def test_the_audit_log_is_told_as_it_is(server):
+    with server.http("app") as app, server.http("admin-1") as admin:
         for _ in range(5):
             app.wrap(b"x")
         now, status = scrape(admin), admin.status()
@@ -322,9 +323,10 @@ def test_operations_and_session_copies_of_the_workers_are_counted(own):
 
     def rise(name):
         return now.sum(name) - before.sum(name)
-    assert rise("kekd_hsm_worker_operations_total") == 100
-    assert 2 <= rise("kekd_hsm_worker_frames_total") <= 100
-    assert rise("kekd_hsm_worker_session_copy_hits_total") == 100
+    # The server itself asks the token a few things more: seals, proofs.
+    assert 100 <= rise("kekd_hsm_worker_operations_total") < 150
+    assert 2 <= rise("kekd_hsm_worker_frames_total") < 150
+    assert 100 <= rise("kekd_hsm_worker_session_copy_hits_total") < 150
     assert now.sum("kekd_hsm_worker_operation_cost_seconds") > 0
     assert now.sum("kekd_hsm_worker_frames_in_flight") == 0
 
@@ -441,6 +443,30 @@ def test_a_clock_that_is_behind_the_metadata_is_told(make_server):
     server.start()
     with server.http("admin-1") as admin:
         assert 1700 < scrape(admin).get("kekd_store_clock_skew_seconds") <= 1800
+
+
+def test_connections_are_counted_and_those_that_nobody_used(own):
+    with own.http("admin-1") as admin:
+        before = scrape(admin)
+        with own.http("app") as app:
+            app.wrap(b"x")
+            assert scrape(admin).get("kekd_connections") == 2
+        with socket.create_connection(("127.0.0.1", own.port)):
+            wait_for(lambda: scrape(admin).get("kekd_connections_total") - before.get(
+                "kekd_connections_total") == 2, "both are counted")
+        now = wait_for(lambda: (s := scrape(admin)).get("kekd_connections") == 1 and s,
+                       "both are closed")
+        assert now.get("kekd_connections_unused_total") - before.get(
+            "kekd_connections_unused_total") == 1
+        assert now.get("kekd_connections_max") >= 1000
+
+
+def test_kekctl_shows_what_prometheus_is_told(server):
+    everything = server.kekctl("metrics").stdout.decode()
+    assert "# TYPE kekd_ready gauge\nkekd_ready 1\n" in everything
+    some = server.kekctl("metrics", "kekd_audit").stdout.decode().splitlines()
+    assert some and all(re.match(r"(# (HELP|TYPE) )?kekd_audit", line) for line in some)
+    server.kekctl("metrics", name="app", status=3)
 
 
 def not_after(path):

@@ -88,6 +88,12 @@ def trickle(sockets, stop):
                 s.send(b"x")
 
 
+def told_ended(server, reason):
+    """How many connections the metrics say were ended for it."""
+    text = server.kekctl("metrics", "kekd_connections_ended_total").stdout.decode()
+    return int(re.search(rf'{{reason="{reason}"}} (\d+)', text)[1])
+
+
 def test_who_is_slow_is_ended_after_a_bounded_time_and_hinders_nobody(own, holder):
     """No handshake; headers, or a body, a byte now and then; an answer that is not read."""
     silent = [holder(plain(own)) for _ in range(50)]
@@ -108,6 +114,7 @@ def test_who_is_slow_is_ended_after_a_bounded_time_and_hinders_nobody(own, holde
     thread.start()
     try:
         wait_for(lambda: all(map(ended, silent)), "silence is ended", HANDSHAKE + SLACK)
+        assert told_ended(own, "slow") >= len(silent)
         serves(own)
         stop.set()
         thread.join()  # a TLS socket has one user
@@ -191,6 +198,7 @@ def test_strangers_that_hold_connections_lock_nobody_out(own, holder):
     wait_for(lambda: sum(map(ended, held)) >= len(held) - CONNECTIONS // 4 - 50,
              "the stranger's oldest are ended")
     assert not any(map(ended, neighbours))
+    assert told_ended(own, "crowded") >= sum(map(ended, held)) - 5
     client.sendall(request())
     assert answer(client)[0] == 200
 
