@@ -40,7 +40,12 @@
 /* What may wait, in estimated time: longer queues make no token faster. A session may have some
  * operations before it in any case, and a batch may wait as long as it takes itself. */
 #define WAIT_MICROS 20000.0
-#define WAIT_OPERATIONS 8
+#define WAIT_OPERATIONS 16
+/* A burst may fill the queue; while there is more than a burst, a full one would but make everybody
+ * wait for as long as others are refused. Then it is tried again whether it still is. */
+#define TIGHT_NS (5 * CLOCK_S)
+#define TIGHT_MICROS 5000.0
+#define TIGHT_OPERATIONS 4
 #define BULK_WAIT_MICROS 500000.0
 #define BULK_COUNT 16 /* a batch of more has its place in the other queue */
 #define COST_CREDIBLE \
@@ -104,6 +109,7 @@ struct worker {
 struct token {
 	struct queue queue, bulk; /* served in turn */
 	bool bulk_turn;
+	uint64_t tight_ns;  /* until then less may wait */
 	atomic_bool behind; /* single operations are refused, until half of what waits is done */
 	unsigned next_worker;
 	struct worker *replaced; /* it hung, and is to come back before another one goes; or NULL */
@@ -424,6 +430,23 @@ larger(double a, double b)
 	return a > b ? a : b;
 }
 
+static bool
+token_is_tight(const struct token *t)
+{
+	return clock_boot_ns() < t->tight_ns;
+}
+
+/* Microseconds that a single operation may wait. */
+static double
+token_patience(const struct hsm *hsm, const struct token *t, double pace)
+{
+	bool tight = token_is_tight(t);
+	double a_session = (double)token_sessions(hsm, t) / pace;
+
+	return larger(tight ? TIGHT_MICROS : WAIT_MICROS,
+		a_session * (tight ? TIGHT_OPERATIONS : WAIT_OPERATIONS));
+}
+
 /* Microseconds that n more operations would wait, and the most that they may. */
 static double
 token_wait(const struct hsm *hsm, const struct token *t, size_t n, double *ret_most)
@@ -435,8 +458,7 @@ token_wait(const struct hsm *hsm, const struct token *t, size_t n, double *ret_m
 	if (n > BULK_COUNT)
 		most = larger(BULK_WAIT_MICROS, (double)n / pace);
 	else
-		most = larger(
-			WAIT_MICROS, (double)(WAIT_OPERATIONS * token_sessions(hsm, t)) / pace);
+		most = token_patience(hsm, t, pace);
 	*ret_most = most < deadline / 2 ? most : deadline / 2;
 	return (double)q->count / pace * (other->count > 0 ? 2 : 1);
 }
@@ -449,9 +471,13 @@ token_is_behind(const struct hsm *hsm, struct token *t, size_t n)
 	if ((n > BULK_COUNT ? &t->bulk : &t->queue)->count == 0)
 		return false;
 	wait = token_wait(hsm, t, n, &most);
-	if (wait > most && n <= BULK_COUNT)
+	if (wait <= most)
+		return false;
+	if (n <= BULK_COUNT && !token_is_tight(t))
+		t->tight_ns = clock_boot_ns() + TIGHT_NS;
+	if (n <= BULK_COUNT)
 		atomic_store(&t->behind, true);
-	return wait > most;
+	return true;
 }
 
 static void

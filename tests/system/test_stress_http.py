@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from kekd import LONG, PATIENCE, b64, wait_for
-from load import answer, request, run, tls
+from kekd import LOGGING_MODULE, LONG, PATIENCE, b64, wait_for
+from load import Load, answer, percentile, request, run, tls
 
 # What src/http/connections.c gives them, in seconds, and what a busy machine may add.
 HANDSHAKE, HEADERS, SENDING, READING = 10, 10, 30, 30
@@ -297,3 +297,51 @@ def test_long_bodies_are_bounded_all_together_and_short_ones_served(own, holder)
     assert set(kinds.get(503, [])) == {"overloaded"}, {k: len(v) for k, v in kinds.items()}
     assert len(kinds[503]) >= 80 - 67
     serves(own)
+
+
+def bench(server, connections, *more):
+    done = server.kekctl("bench", "demo", "--mix", "wrap=1", "--connections", str(connections),
+                         "--duration", "20s" if LONG else "4s", "--warmup", "1s",
+                         "--output", "json", *more, name="app", status=None)
+    figures = json.loads(done.stdout)
+    assert figures["all"]["failed"] == figures["all"]["wrong"] == 0
+    return figures
+
+
+@pytest.mark.stress
+def test_ten_times_what_a_slow_token_can_do_leaves_the_accepted_their_time(make_server):
+    """Quiet: as many connections as keep the token busy, and none is refused. Then as many as ask
+    for ten times of what it does; whoever is refused asks again at once."""
+    server = make_server(module=LOGGING_MODULE, workers=1,
+                         environment={"KEKD_TEST_DELAY_US": "1000"}).init().start().populate()
+    net, tried = server.net(), []
+    bench(server, 40)
+    memory = rss_kib(net)
+    for _ in range(4):  # the machine is not ours alone: what kekd does shows in each round
+        time.sleep(5)  # so long it keeps the queue short after an overload
+        quiet, loud = bench(server, 10)["all"], bench(server, 40)["all"]
+        offered = (loud["good"] + loud["refused"]) / (quiet["good"] + quiet["refused"])
+        ratio = loud["latency_ms"]["p99"] / quiet["latency_ms"]["p99"]
+        kept = loud["good"] / quiet["good"]
+        assert quiet["refused"] < quiet["good"] / 10
+        tried.append((offered, ratio, kept))
+        if offered >= 9 and ratio <= 2:
+            break
+    else:
+        raise AssertionError(f"(offered, p99 to quiet p99, good to quiet good): {tried}")
+    assert rss_kib(net) < memory + 8192, (memory, rss_kib(net))
+    kinds = run(server, 2, connections=40)  # asserts that each refusal has its Retry-After
+    assert set(kinds) == {200, 503}
+
+
+@pytest.mark.stress
+def test_a_batch_of_a_thousand_is_done_by_a_slow_token_beside_single_requests(make_server):
+    server = make_server(module=LOGGING_MODULE, workers=2,
+                         environment={"KEKD_TEST_DELAY_US": "1000"}).init().start().populate()
+    items = {"items": [{"plaintext": "eA=="}] * 1000}
+    with Load(server, connections=4) as load, server.http("app") as h:
+        for _ in range(3):
+            reply = h.ok("POST", "/v1/keys/demo/wrap", items)
+            assert not any("error" in i for i in reply.json["items"])
+        kinds = load.stop()
+    assert len(kinds[200]) > 100 and percentile(kinds[200], 0.5) < 0.25

@@ -964,6 +964,94 @@ test_sessions_of_one_worker_work_side_by_side(void **state)
 	bench_close(&b);
 }
 
+/* A worker with one session whose operations take 5 ms, and a client that knows it. */
+static void
+open_slow(struct bench *b)
+{
+	struct blob blob;
+
+	setenv("KEKD_TEST_DELAY_US", "5000", 1);
+	bench_open(b, 1, 20000, &(struct start){ .module = lab.logging });
+	unsetenv("KEKD_TEST_DELAY_US");
+	for (unsigned i = 0; i < 60; i++) {
+		struct hsm_op op = wrap_op(&b->kek, &blob);
+		assert_int_equal(hsm_call(b->hsm, &op, 1), 0);
+		assert_int_equal(op.err, 0);
+	}
+	assert_true(worker_status(b->hsm, 0).micros_per_op > 4000);
+}
+
+#define SINGLES 100
+
+static void
+test_what_would_wait_too_long_is_refused_at_once(void **state)
+{
+	struct flight flight = FLIGHT_INIT;
+	static struct blob blob[SINGLES];
+	struct hsm_op ops[SINGLES], own;
+	struct hsm_batch batch[SINGLES];
+	struct bench b;
+	unsigned taken = 0;
+
+	(void)state;
+	open_slow(&b);
+	assert_false(hsm_is_behind(b.hsm));
+	for (unsigned i = 0; i < SINGLES; i++) {
+		int err;
+		ops[i] = wrap_op(&b.kek, &blob[i]);
+		batch[i] = (struct hsm_batch){ &ops[i], 1, flight_done, &flight, 0, 0 };
+		err = hsm_submit(b.hsm, &batch[i]);
+		assert_true(err == 0 || err == KEKD_EOVERLOAD);
+		taken += err == 0;
+	}
+	/* Sixteen before one's own, as many as were done meanwhile, and some slack in the estimate.
+	 */
+	assert_in_range(taken, 16, SINGLES / 2);
+	assert_true(hsm_is_behind(b.hsm));
+	/* What kekd itself needs of the token is not refused. */
+	own = wrap_op(&b.kek, &blob[0]);
+	assert_int_equal(hsm_call(b.hsm, &own, 1), 0);
+	assert_int_equal(own.err, 0);
+	flight_wait(&flight, taken);
+	assert_false(hsm_is_behind(b.hsm));
+	bench_close(&b);
+}
+
+#define BULK 200
+
+static void
+test_a_batch_is_taken_by_a_slow_token_and_holds_up_no_single_operation(void **state)
+{
+	struct flight bulk_flight = FLIGHT_INIT, flight = FLIGHT_INIT;
+	static struct blob blob[BULK];
+	static struct hsm_op ops[2][BULK];
+	struct hsm_batch bulk[2] = { { ops[0], BULK, flight_done, &bulk_flight, 0, 0 },
+		{ ops[1], BULK, flight_done, &bulk_flight, 0, 0 } };
+	struct bench b;
+
+	(void)state;
+	open_slow(&b);
+	for (unsigned i = 0; i < BULK; i++)
+		ops[0][i] = ops[1][i] = wrap_op(&b.kek, &blob[i]);
+	assert_int_equal(hsm_submit(b.hsm, &bulk[0]), 0);
+	/* A second may wait as long as it takes itself; a third is told to come again. */
+	assert_int_equal(hsm_submit(b.hsm, &bulk[1]), 0);
+	assert_int_equal(hsm_submit(b.hsm, &(struct hsm_batch){ ops[1], BULK }), KEKD_EOVERLOAD);
+	for (unsigned i = 0; i < 10; i++) {
+		struct blob room;
+		struct hsm_op op = wrap_op(&b.kek, &room);
+		struct hsm_batch one = { &op, 1, flight_done, &flight, 0, 0 };
+		assert_int_equal(hsm_submit(b.hsm, &one), 0);
+		flight_wait(&flight, i + 1);
+		assert_int_equal(op.err, 0);
+	}
+	assert_true(hsm_queued(b.hsm) > BULK); /* the batches still wait */
+	flight_wait(&bulk_flight, 2);
+	for (unsigned i = 0; i < BULK; i++)
+		assert_int_equal(ops[0][i].err | ops[1][i].err, 0);
+	bench_close(&b);
+}
+
 /* --- Starts that fail, and the PIN. */
 
 struct failure {
@@ -1273,6 +1361,9 @@ main(void)
 		cmocka_unit_test(test_the_end_of_the_client_ends_what_is_pending),
 		cmocka_unit_test(test_what_is_no_frame_makes_the_client_give_the_worker_up),
 		cmocka_unit_test(test_sessions_of_one_worker_work_side_by_side),
+		cmocka_unit_test(test_what_would_wait_too_long_is_refused_at_once),
+		cmocka_unit_test(
+			test_a_batch_is_taken_by_a_slow_token_and_holds_up_no_single_operation),
 		cmocka_unit_test(test_a_refused_pin_is_tried_once_however_often_the_worker_starts),
 		cmocka_unit_test(
 			test_a_worker_that_is_told_to_end_while_it_logs_in_remembers_a_refusal),
