@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kekd import FAULTY_MODULE, LONG, PATIENCE, Faults, wait_for
+from kekd import FAULTY_MODULE, LONG, PATIENCE, Faults, kill, wait_for
 
 _numbers = itertools.count(1)
 
@@ -231,4 +231,185 @@ def test_a_token_that_stays_ill_restarts_workers_ever_more_slowly(server, faults
     assert len(faults.calls("C_Login")) <= len(faults.calls("C_Initialize"))
     faults.set()
     wait_for(lambda: work.wrap().status == 200, "it serves again")
+    work.check()
+
+
+# ---- a module or a token that is gone, crashes, hangs ----
+
+@pytest.fixture(scope="module")
+def many_faults(tmp_path_factory):
+    return Faults(str(tmp_path_factory.mktemp("many")))
+
+
+@pytest.fixture(scope="module")
+def many(make_shared_server, many_faults):
+    """Four workers: some may be on their way back."""
+    server = make_shared_server(module=FAULTY_MODULE, environment=many_faults.environment,
+                                workers=4, hsm={"deadline": "1s", "hang": "2s"})
+    return server.init().start().populate()
+
+
+@pytest.fixture
+def many_work(many, many_faults):
+    many_faults.set()
+    wait_for(lambda: len(ready_workers(many)) >= 3, "enough workers are ready")
+    w = Work(many)
+    many_faults.forget()
+    yield w
+    many_faults.set()
+    w.close()
+
+
+def lost_one(before, server):
+    return wait_for(lambda: set(before) - set(server.workers()), "a worker ended")
+
+
+ENDS = [f"return {code}" for code in GONE] + ["crash", "exit 1"]
+
+
+@pytest.mark.parametrize("doing,function,end", matrix(
+    [c for c in CALLS if c[0] in ("wrap", "unwrap", "generate")], ENDS))
+def test_what_only_computes_is_done_by_another_worker(
+        many, many_faults, many_work, doing, function, end):
+    before = many.workers()
+    many_faults.set(f"{function} {end} times=1")
+    reply = getattr(many_work, doing)()
+    assert reply.status == 200, reply
+    assert len(lost_one(before, many)) == 1
+    many_work.check()
+
+
+def test_what_ends_two_workers_is_not_given_to_a_third(many, many_faults, many_work):
+    before = many.workers()
+    many_faults.set("C_Encrypt crash")
+    reply = many_work.wrap()
+    assert (reply.status, reply.code) == (503, "hsm_unavailable"), reply
+    many_faults.set()
+    assert len(lost_one(before, many)) <= 2
+    many_work.check()
+
+
+@pytest.mark.parametrize("end", ["crash", "return CKR_DEVICE_REMOVED"])
+def test_the_making_of_a_key_is_never_given_to_another_worker(
+        many, many_faults, many_work, end):
+    before = many.workers()
+    many_faults.set(f"C_GenerateKey {end} times=1")
+    reply = many_work.create()
+    assert (reply.status, reply.code) == (503, "hsm_unavailable"), reply
+    assert len(lost_one(before, many)) == 1
+    assert len(many_faults.calls("C_GenerateKey")) == 1
+    many_work.check()
+    assert many_work.create().status == 201
+    many_work.check()
+
+
+def test_a_call_that_hangs_is_given_up_and_its_worker_replaced(many, many_faults, many_work):
+    before = many.workers()
+    many_faults.set("C_Encrypt hang times=1")
+    reply = many_work.wrap()
+    assert (reply.status, reply.code) == (503, "hsm_timeout"), reply
+    many_work.check()
+    assert len(lost_one(before, many)) == 1
+    many_work.check()
+
+
+def test_a_token_that_is_taken_out_and_put_back_is_served_again(many, many_faults, many_work):
+    many_faults.set("C_GetSlotList empty", "C_* return CKR_DEVICE_REMOVED")
+    wait_for(lambda: many_work.wrap().status == 503 and not ready_workers(many),
+             "nobody is ready")
+    reply = many_work.wrap()
+    assert (reply.status, reply.code) == (503, "hsm_unavailable"), reply
+    assert many.health()[0] == 503
+    many_faults.set()
+    wait_for(lambda: many_work.wrap().status == 200, "it is served again")
+    many_work.check()
+
+
+def test_calls_that_fail_at_the_start_are_made_again_later(many, many_faults, many_work):
+    calls = ["C_Initialize", "C_GetInfo", "C_GetSlotList", "C_GetTokenInfo", "C_OpenSession",
+             "C_FindObjectsInit", "C_GetAttributeValue"]
+    many_faults.set(*(f"{call} return CKR_DEVICE_ERROR times=1" for call in calls))
+    for pid in many.workers():
+        kill(pid)
+    wait_for(lambda: len(ready_workers(many)) == 4, "all workers are back", 3 * PATIENCE)
+    for call in calls:
+        assert "CKR_DEVICE_ERROR" in many_faults.answers(call), call
+    many_work.check()
+
+
+# ---- results that are wrong ----
+
+@pytest.mark.parametrize("doing,function", [
+    ("wrap", "C_Encrypt"), ("unwrap", "C_Decrypt"), ("create", "C_Sign")])
+@pytest.mark.parametrize("wrong", ["short 1", "empty"])
+def test_a_result_of_a_wrong_length_is_never_an_answer(
+        server, faults, work, doing, function, wrong):
+    faults.set(f"{function} {wrong} times=1")
+    reply = getattr(work, doing)()
+    assert reply.status in (200, 201), reply
+    if doing == "unwrap":
+        assert reply.json["plaintext"] == "YmVmb3Jl"
+    work.check()
+    faults.set(f"{function} {wrong}")
+    w = Work.__new__(Work)
+    w.app, w.admin, w.blob, w.name = work.app, work.admin, work.blob, work.name + "-2"
+    assert getattr(w, doing)().status == 503
+    faults.set()
+    settle(server)
+    work.check()
+
+
+def test_random_bytes_that_nobody_made_are_never_a_data_key(server, faults, work):
+    faults.set("C_GenerateRandom return CKR_OK times=1")
+    reply = work.generate()
+    assert reply.status == 200
+    assert len(set(reply.json["plaintext"])) > 8
+
+
+@pytest.mark.parametrize("function", ["C_Encrypt", "C_Decrypt"])
+def test_a_token_that_computes_wrongly_makes_no_version_primary(server, faults, work, function):
+    before = work.admin.key()["primary"]
+    faults.set(f"{function} flip 3")
+    reply = work.rotate()
+    assert reply.status in (409, 503), reply
+    faults.set()
+    assert work.admin.key()["primary"] == before
+    work.check()
+    assert work.rotate().status == 200
+    work.check()
+
+
+def test_a_wrong_bit_of_a_ciphertext_is_found_when_it_is_unwrapped(server, faults, work):
+    faults.set("C_Encrypt flip 20 times=1")
+    blob = work.app.wrap(b"a data key of 32 bytes, or nearly")
+    reply = work.app.try_unwrap(blob)
+    assert (reply.status, reply.code) == (400, "unwrap_failed")
+
+
+# ---- nothing is left out ----
+
+def test_every_call_that_kekd_makes_is_tested_here(server, faults):
+    at_the_start_or_end = {"C_Initialize", "C_Finalize", "C_GetInfo", "C_GetSlotList",
+                           "C_GetTokenInfo", "C_OpenSession", "C_CloseSession", "C_Login",
+                           "C_DestroyObject"}
+    faults.forget()
+    server.stop()
+    server.start()
+    work = Work(server)
+    for doing in ("wrap", "unwrap", "generate", "create", "rotate"):
+        assert getattr(work, doing)().status in (200, 201)
+    work.close()
+    made = {words[0] for words in faults.lines() if words[0] != "="}
+    assert made <= {call for _, call in CALLS} | at_the_start_or_end
+
+
+@pytest.mark.parametrize("code", ["CKR_SESSION_HANDLE_INVALID", "CKR_DEVICE_ERROR"])
+def test_what_cannot_be_tidied_up_hinders_nobody(server, faults, work, code):
+    """C_CloseSession and C_DestroyObject are made for order's sake."""
+    faults.set(f"C_CloseSession,C_DestroyObject return {code}",
+               "C_EncryptInit return CKR_SESSION_CLOSED times=1",
+               "C_DecryptInit return CKR_KEY_HANDLE_INVALID times=1 skip=1")
+    for _ in range(4):
+        assert work.wrap().status == 200
+        assert work.unwrap().status == 200
     work.check()
