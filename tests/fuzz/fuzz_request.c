@@ -133,6 +133,22 @@ node_count_proven(struct node *n, const char *key)
 }
 
 int
+node_retry_pin(unsigned token)
+{
+	require(token < node.part.tokens_count);
+	return 0;
+}
+
+int
+hsm_worker_status(
+	struct hsm *hsm, unsigned token, unsigned worker, struct hsm_worker_status *ret_status)
+{
+	(void)hsm, (void)token, (void)worker;
+	*ret_status = (struct hsm_worker_status){ .hello = { .state = HSM_STATE_PIN_REFUSED } };
+	return 0;
+}
+
+int
 control_post(struct control *c, struct control_job *job)
 {
 	(void)c;
@@ -440,6 +456,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	atomic_store(&node.sealed, doubles_store(doubles));
 	node.part.tokens = tokens;
 	node.part.tokens_count = 2;
+	node.part.workers = 1;
 	node.part.node = node_name;
 	require(keyring_open(&node.keyring) == 0);
 	node.lifecycle = (struct lifecycle){ .store = doubles_store(doubles),

@@ -279,6 +279,7 @@ def requests_http():
         request("GET /v1/openapi.yaml", client=None),
         request(f"POST {key}wrap", {"plaintext": plain}, client="some"),
         request(f"POST {key}wrap", "[1]"),
+        request("POST /v1/hsm/retry-pin", {"token": "main"}),
         request("GET /v1/nothing"),
     ]
 

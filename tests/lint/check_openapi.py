@@ -98,6 +98,33 @@ def check_operation_ids(api, findings):
             seen.add(name)
 
 
+def loose(node, where):
+    """Objects that tell their members, but not that there are no others."""
+    if isinstance(node, dict):
+        if node.get("type") == "object" and "properties" in node \
+                and "additionalProperties" not in node:
+            yield where
+        for name, value in node.items():
+            yield from loose(value, f"{where}/{name}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from loose(value, where)
+
+
+def check_answers(api, findings):
+    """Each operation tells of refusals, and of the revision that a known client gets."""
+    for path, item in api["paths"].items():
+        for method in METHODS & set(item):
+            operation = item[method]
+            for status, answer in operation["responses"].items():
+                headers = list(references(answer)) + list(answer.get("headers", ()))
+                if status < "3" and operation.get("security") != [] and not any(
+                        h.endswith(("Revision", "/Key", "/Client")) for h in headers):
+                    findings.append(f"{DESCRIPTION}: {method} {path} {status}: no Kekd-Revision")
+            if "default" not in operation["responses"]:
+                findings.append(f"{DESCRIPTION}: {method} {path} tells of no refusals")
+
+
 def main():
     with open(os.path.join(TOP, DESCRIPTION), encoding="utf-8") as f:
         api = yaml.safe_load(f)
@@ -109,6 +136,9 @@ def main():
     check_references(api, findings)
     check_parameters(api, findings)
     check_operation_ids(api, findings)
+    check_answers(api, findings)
+    for where in loose(api, ""):
+        findings.append(f"{DESCRIPTION}: {where} allows members that it does not tell")
     finish(findings, "openapi")
 
 

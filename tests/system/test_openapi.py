@@ -7,7 +7,7 @@ import json
 
 import openapi
 import pytest
-from kekd import Http, b64, wait_for
+from kekd import Http, b64, kill, wait_for
 from openapi import Description, Violation
 from pki import spiffe
 
@@ -56,6 +56,17 @@ def walk_server(admin, anybody):
         anybody.ok("GET", path)
 
 
+def walk_refused_pin(server):
+    """One worker is logged in and lets the administrator in, the other one is refused."""
+    server.write_pin("wrong")
+    kill(server.workers()[0])
+    with server.http("admin-1") as admin:
+        wait_for(lambda: "pin_refused" in
+                 [w["state"] for w in admin.status()["tokens"][0]["workers"]],
+                 "the new worker's PIN is refused")
+        assert admin.ok("POST", "/v1/hsm/retry-pin", {"token": "main"}).json["tokens"] == ["main"]
+
+
 def walk_unready(server):
     """Health of a server whose token takes no login."""
     server.start(ready=False)
@@ -71,6 +82,7 @@ def test_every_route_answers_with_every_status_that_is_described(own, make_serve
         walk_keys(admin, app)
         walk_clients(admin)
         walk_server(admin, anybody)
+    walk_refused_pin(own)
     refused = make_server().init()
     refused.write_pin("wrong")
     walk_unready(refused)
