@@ -109,18 +109,33 @@ add_certificates(struct table *t, const json_t *c, const json_t *reload)
 		table_field(t, "Reload", "taken at %.19sZ", string_of(reload, "time"));
 }
 
+/* What workers wait for, and what to do about it. */
+static void
+add_complaints(struct table *t, const json_t *token)
+{
+	const json_t *w;
+	size_t i;
+
+	json_array_foreach(json_object_get(token, "workers"), i, w)
+		if (*string_of(w, "message"))
+			table_field(t, "", "worker %s: %s", show_number(w, "worker"),
+				show_text(w, "message"));
+}
+
 static void
 add_tokens(struct table *t, const json_t *tokens)
 {
 	const json_t *token;
 	size_t i;
 
-	json_array_foreach((json_t *)tokens, i, token)
+	json_array_foreach((json_t *)tokens, i, token) {
 		table_field(t, i == 0 ? "Tokens" : "", "%s: %s, %s, %s", show_text(token, "name"),
 			json_is_true(json_object_get(token, "ready")) ? "ready" : "NOT READY",
 			plural((long long)json_array_size(json_object_get(token, "workers")),
 				"worker"),
 			plural(number_of(token, "objects"), "object"));
+		add_complaints(t, token);
+	}
 }
 
 static int
