@@ -59,8 +59,8 @@ void hsm_freep(struct hsm **hsm); /* ends the thread; what is pending gets KEKD_
 void hsm_attach(struct hsm *hsm, unsigned token, unsigned worker, int fd);
 
 /* 0, or nothing was taken and done is not called: KEKD_EOVERLOAD, while what waits for the token
- * would take longer than clients should wait (by measured cost: 20 ms, or 16 operations of each
- * session; less for 5 s after it happened; more for a batch);
+ * would take longer than clients should wait (by measured cost: 30 ms, or 16 operations of each
+ * session; less for 10 s after it happened; more for a batch);
  * KEKD_EHSM when no worker of a token is ready (at once, so that clients do not hang);
  * KEKD_EINTERNAL for what no frame can hold, and for HSM_OP_DROP (see below). Any thread, never
  * blocks. */

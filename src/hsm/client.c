@@ -39,14 +39,14 @@
 #define REPORT_AGAIN_NS (100 * CLOCK_MS)
 /* What may wait, in estimated time: longer queues make no token faster. A session may have some
  * operations before it in any case, and a batch may wait as long as it takes itself. */
-#define WAIT_MICROS 20000.0
+#define WAIT_MICROS 30000.0
 #define WAIT_OPERATIONS 16
 /* A burst may fill the queue; while there is more than a burst, a full one would but make everybody
  * wait for as long as others are refused. Then it is tried again whether it still is. */
-#define TIGHT_NS (5 * CLOCK_S)
+#define TIGHT_NS (10 * CLOCK_S)
 #define TIGHT_MICROS 5000.0
 #define TIGHT_OPERATIONS 4
-#define BULK_WAIT_MICROS 500000.0
+#define BULK_WAIT_MICROS 1000000.0
 #define BULK_COUNT 16 /* a batch of more has its place in the other queue */
 #define COST_CREDIBLE \
 	100000.0 /* microseconds; above it, a worker stood still rather than worked \
