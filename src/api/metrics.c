@@ -327,6 +327,12 @@ certificate_faults(struct scrape *s)
 }
 
 static void
+crl_accepted(struct scrape *s)
+{
+	number(s, s->certificates.accepted_on_expired_crl);
+}
+
+static void
 reload_successful(struct scrape *s)
 {
 	number(s, s->reload.time_us == 0 || s->reload.taken);
@@ -655,6 +661,8 @@ static const struct {
 		"When certificates or revocation lists last came into force, since 1970."),
 	GAUGE("certificate_files_refused", certificate_faults,
 		"Changed files that cannot be used; what was in force before stays."),
+	COUNTER("crl_expired_accepted_total", crl_accepted,
+		"Clients that were let in although the revocation list has expired."),
 	GAUGE("reload_successful", reload_successful,
 		"0 when the last SIGHUP changed nothing, as the configuration has faults."),
 	GAUGE("reload_timestamp_seconds", reload_time, "When the last SIGHUP came, since 1970."),

@@ -150,6 +150,8 @@ def test_an_expired_crl_can_be_told_instead_and_still_revokes(make_server, tmp_p
     assert status["crl"]["state"] == "expired" and status["crl_on_expired"] == "warn"
     assert status["accepted_on_expired_crl"] == 1
     assert b"EXPIRED, when expired: warn" in site.server.kekctl("status").stdout
+    told = site.server.kekctl("metrics", "kekd_crl").stdout
+    assert b"\nkekd_crl_expired_accepted_total 1\n" in told
 
 
 def test_a_crl_that_expires_ends_the_verdict_on_an_open_connection(site):
