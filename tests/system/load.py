@@ -2,6 +2,8 @@
 """Load in processes of its own: wraps over keep-alive connections, each answer timed."""
 
 import collections
+import http.client
+import io
 import json
 import multiprocessing
 import socket
@@ -9,9 +11,11 @@ import ssl
 import threading
 import time
 
+import openapi
 from kekd import PATIENCE
 
 BODY = json.dumps({"plaintext": "eA=="}).encode()
+KEPT_MAX = 20000  # answers of a process that are held against the API's description afterwards
 FORK = multiprocessing.get_context("fork")
 
 
@@ -50,6 +54,16 @@ def answer(s, buffered=b""):
     return int(head.split(b" ", 2)[1]), head, rest[:length], rest[length:]
 
 
+def check(message, status, head, body):
+    """As kekd.py does with each answer; here when the load is over."""
+    first, _, rest = message.partition(b"\r\n")
+    lines, _, data = rest.partition(b"\r\n\r\n")
+    method, path = first.decode().split(" ")[:2]
+    sent = http.client.parse_headers(io.BytesIO(lines + b"\r\n\r\n"))
+    got = http.client.parse_headers(io.BytesIO(head.partition(b"\r\n")[2] + b"\r\n\r\n"))
+    openapi.check(method, path, sent, data, status, got, body)
+
+
 def percentile(times, part):
     times = sorted(times)
     return times[min(len(times) - 1, int(len(times) * part))]
@@ -78,6 +92,7 @@ class Load:
 
     def run(self, server, name, connections):
         results, errors, bare = collections.defaultdict(list), [], [0]
+        kept = []
 
         def one():
             try:
@@ -85,10 +100,12 @@ class Load:
                     begin = time.monotonic()
                     while not self.stopping.is_set():
                         s.sendall(self.message)
-                        status, head, _, _ = answer(s)
+                        status, head, body, _ = answer(s)
                         results[status].append(time.monotonic() - begin)
                         if status in (429, 503) and b"Retry-After: " not in head:
                             bare[0] += 1
+                        if len(kept) < KEPT_MAX:
+                            kept.append((status, head, body))
                         if self.interval:
                             time.sleep(max(0, begin + self.interval - time.monotonic()))
                         begin = time.monotonic()
@@ -100,7 +117,7 @@ class Load:
             t.start()
         for t in threads:
             t.join()
-        self.queue.put((dict(results), errors, bare[0]))
+        self.queue.put((dict(results), errors, bare[0], kept))
 
     def stop(self):
         """{status: [seconds]}; every 429 and 503 had its Retry-After, no connection ended."""
@@ -109,9 +126,11 @@ class Load:
         self.stopping.set()
         self.results = collections.defaultdict(list)
         for _ in self.made:
-            results, errors, bare = self.queue.get(timeout=2 * PATIENCE)
+            results, errors, bare, kept = self.queue.get(timeout=2 * PATIENCE)
             assert not errors, errors[:3]
             assert bare == 0
+            for status, head, body in kept:
+                check(self.message, status, head, body)
             for status, times in results.items():
                 self.results[status] += times
         for process in self.made:

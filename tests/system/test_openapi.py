@@ -5,6 +5,7 @@ here, and kekd.py holds each answer of every system test against it (openapi.py)
 import email.message
 import json
 
+import load
 import openapi
 import pytest
 from kekd import Http, b64, kill, wait_for
@@ -154,6 +155,17 @@ def test_an_answer_that_is_described_is_taken():
 def test_an_answer_that_is_not_described_is_found(what):
     with pytest.raises(Violation):
         look(**what)
+
+
+def test_an_answer_under_load_is_held_against_the_description_too():
+    head = (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nKekd-Revision: 7\r\n"
+            b"Content-Length: 1")
+    good = {"ciphertext": "AAAA", "key": "demo", "version": 1, "version_id": PROBLEM["request_id"]}
+    load.check(load.request(), 200, head, json.dumps(good).encode())
+    with pytest.raises(Violation):
+        load.check(load.request(), 200, head, json.dumps({**good, "surprise": 1}).encode())
+    assert len(openapi.violations) == 1
+    openapi.violations.clear()
 
 
 def test_a_violation_that_a_test_swallows_is_kept(server):
