@@ -2,7 +2,6 @@
 /* Bounded buffers and readers for all wire data. */
 #include "kekd/buf.h"
 
-#include <openssl/crypto.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,7 @@ void
 buf_free(struct buf *b)
 {
 	if (b->data)
-		OPENSSL_cleanse(b->data, b->cap);
+		explicit_bzero(b->data, b->cap);
 	free(b->data);
 	*b = BUF_INIT(b->limit);
 }
@@ -21,7 +20,7 @@ void
 buf_reset(struct buf *b)
 {
 	if (b->data)
-		OPENSSL_cleanse(b->data, b->len);
+		explicit_bzero(b->data, b->len);
 	b->len = 0;
 	b->bad = false;
 }
@@ -49,7 +48,7 @@ reserve(struct buf *b, size_t len)
 	}
 	if (b->data) {
 		memcpy(data, b->data, b->len);
-		OPENSSL_cleanse(b->data, b->cap);
+		explicit_bzero(b->data, b->cap);
 		free(b->data);
 	}
 	b->data = data;

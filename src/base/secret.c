@@ -49,17 +49,19 @@ secret_equal(const void *a, size_t a_len, const void *b, size_t b_len)
 	return a_len == b_len && CRYPTO_memcmp(a, b, b_len) == 0;
 }
 
+/* Not OPENSSL_cleanse, which takes eight bytes at a time: GnuTLS frees a buffer of 16 KiB for every
+ * record. */
 void
 secret_wipe(void *data, size_t len)
 {
-	OPENSSL_cleanse(data, len);
+	explicit_bzero(data, len);
 }
 
 void
 secret_wiping_free(void *p)
 {
 	if (p)
-		OPENSSL_cleanse(p, malloc_usable_size(p));
+		explicit_bzero(p, malloc_usable_size(p));
 	free(p);
 }
 

@@ -57,7 +57,7 @@ str_base64(struct buf *b, const void *data, size_t len)
 		p += n;
 		len -= n;
 	}
-	OPENSSL_cleanse(quad, sizeof(quad));
+	explicit_bzero(quad, sizeof(quad));
 }
 
 static int
