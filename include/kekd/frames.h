@@ -91,7 +91,8 @@ enum hsm_state {
 	HSM_STATE_NO_TOKEN,	 /* no token matches the URI, or several do */
 	HSM_STATE_NOT_INITIALISED,
 	HSM_STATE_NO_MODULE, /* cannot be loaded */
-	HSM_STATE_FAILED
+	HSM_STATE_FAILED,
+	HSM_STATE_OPENING /* logged in, and still looks through the token: a sign of life */
 };
 
 struct hsm_hello {

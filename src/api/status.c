@@ -35,6 +35,7 @@ static const char *const worker_states[] = {
 	[HSM_STATE_NOT_INITIALISED] = "not_initialised",
 	[HSM_STATE_NO_MODULE] = "no_module",
 	[HSM_STATE_FAILED] = "failed",
+	[HSM_STATE_OPENING] = "starting",
 };
 
 static const char *

@@ -103,7 +103,7 @@ frame_get_hello(const void *frame, size_t len, struct hsm_hello *ret_hello)
 	get_text(&r, h.model, sizeof(h.model));
 	get_text(&r, h.module, sizeof(h.module));
 	get_text(&r, h.message, sizeof(h.message));
-	if (r.bad || reader_left(&r) > 0 || state < HSM_STATE_READY || state > HSM_STATE_FAILED ||
+	if (r.bad || reader_left(&r) > 0 || state < HSM_STATE_READY || state > HSM_STATE_OPENING ||
 		copies > 1 || (h.iv_len != 12 && h.iv_len != 16))
 		return -EBADMSG;
 	h.state = state;

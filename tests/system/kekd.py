@@ -438,12 +438,14 @@ class Kekd:
         assert done.returncode == 0, done.stdout
         return self
 
-    def start(self, ready=True):
+    def start(self, ready=True, before=None):
+        """before: called in its process before it is kekd."""
         assert self.process is None
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [*self.wrapper, os.path.join(BUILD, "kekd"), "--config", self.config_path],
-                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                preexec_fn=before)
         if ready:
             self.wait_ready()
         return self

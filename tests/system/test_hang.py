@@ -2,6 +2,7 @@
 """A token that is slow, stops or hangs: clear answers in time, and service back by itself."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from kekd import LOGGING_MODULE, alive, b64, kill, unb64, wait_for
+from kekd import FAULTY_MODULE, LOGGING_MODULE, LONG, Faults, alive, b64, kill, unb64, wait_for
 from test_crash import Load, all_unwrap, all_workers_ready
 
 DEADLINE, HANG = 1.0, 3.0
@@ -272,3 +273,71 @@ def test_uses_of_session_copies_are_counted(make_server):
         for _ in range(10):
             app.unwrap(app.wrap(b"x"))
     assert hits() >= before + 20
+
+
+def test_a_worker_that_looks_through_a_slow_token_for_long_is_not_killed(make_server, tmp_path):
+    """Many objects far away take their time; each second brings a sign of life."""
+    faults = Faults(str(tmp_path))
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment, workers=1,
+                         hsm=SETTINGS)
+    server.init().start().populate()
+    with server.http("admin-1") as admin:
+        for n in range(12):
+            admin.create_key(f"k{n}")
+    faults.set("C_GetAttributeValue delay 500")
+    start = time.monotonic()
+    kill(server.workers()[0])
+    wait_for(lambda: [w["state"] for w in token(server)["workers"]] == ["starting"],
+             "it opens the token")
+    wait_for(lambda: token(server)["ready"], "it is through", 60)
+    assert time.monotonic() - start > HANG
+    faults.set()
+    assert "hangs" not in server.log()
+    with server.http("app") as app:
+        assert app.unwrap(app.wrap(b"x")) == b"x"
+
+
+def small_sockets():
+    """For the process that calls it: no more room in a socket than the system gives anybody."""
+    drop_from_bounding_set, net_admin = 24, 12
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, net_admin, 0, 0, 0)
+
+
+def fill(server):
+    """So many messages that a new worker's socket has no room behind them."""
+    full = "cannot be started: Resource temporarily unavailable"
+    before = server.log().count(full)
+
+    def is_full():
+        for _ in range(1000):
+            kill(server.process.pid, signal.SIGHUP)
+            time.sleep(0.002)
+        for pid in server.workers()[:1]:
+            kill(pid)
+        time.sleep(0.5)
+        return server.log().count(full) > before
+
+    wait_for(is_full, "kekd-net's socket is full", 120)
+
+
+@pytest.mark.skipif(not LONG, reason="takes a minute")
+@pytest.mark.parametrize("end", [False, True], ids=["it serves on", "it stops"])
+def test_what_kekd_net_has_no_room_for_is_told_as_soon_as_it_has(make_server, end):
+    """A stop and a new worker's socket are not lost when nobody has read for long."""
+    server = make_server(hsm={"deadline": "1s", "hang": "5m"}).init()
+    server.start(before=small_sockets).populate()
+    all_workers_ready(server)
+    net = server.net()
+    with stopped(net):
+        fill(server)
+        if end:
+            kill(server.process.pid, signal.SIGTERM)
+            wait_for(lambda: "info: stopping" in server.log(), "the parent stops")
+    if end:
+        assert server.process.wait(60) == 0
+        server.process = None
+        assert "did not end in time" not in server.log()
+        return
+    all_workers_ready(server)
+    server.wait_ready()
+    assert server.net() == net

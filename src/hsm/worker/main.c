@@ -6,6 +6,7 @@
  */
 #include "worker.h"
 
+#include "kekd/clock.h"
 #include "kekd/control.h"
 #include "kekd/err.h"
 #include "kekd/json.h"
@@ -22,6 +23,8 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define SIGN_NS CLOCK_S
 
 int
 worker_fail(struct worker *w, enum hsm_state state, int exit_status, const char *format, ...)
@@ -58,6 +61,18 @@ ignore_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+void
+worker_sign_of_life(struct worker *w)
+{
+	uint64_t now = clock_boot_ns();
+
+	if (w->hello.state == HSM_STATE_READY || now - w->sign_ns < SIGN_NS)
+		return;
+	w->sign_ns = now;
+	w->hello.state = HSM_STATE_OPENING;
+	worker_send_hello(w);
+}
+
 /* Tells kekd that the next worker may try its PIN. */
 static void
 tell_logged_in(const struct worker *w)
@@ -81,6 +96,7 @@ open_token(struct worker *w)
 	err = pin_login(w, w->home.h);
 	if (err)
 		return err;
+	w->sign_ns = clock_boot_ns();
 	tell_logged_in(w);
 	if (objects_open(w))
 		return worker_fail(w, HSM_STATE_FAILED, CHILD_EXIT_FAILED,

@@ -152,6 +152,7 @@ collect(struct worker *w, struct handles *all)
 		if (class)
 			return class;
 		all->count += found;
+		worker_sign_of_life(w);
 	} while (found > 0);
 	return P11_OK;
 }
@@ -407,8 +408,10 @@ sweep(struct worker *w)
 
 	if (class)
 		return class;
-	for (size_t i = 0; i < count && !class; i++)
+	for (size_t i = 0; i < count && !class; i++) {
 		class = index_object(w, handles[i]);
+		worker_sign_of_life(w);
+	}
 	free(handles);
 	return class;
 }

@@ -146,6 +146,7 @@ struct worker {
 	struct session home; /* read/write: finds, creates, owns the session copies */
 	struct objects objects;
 	struct hsm_hello hello;
+	uint64_t sign_ns; /* of its last sign of life */
 	int exit_status;
 	atomic_uint copies; /* uses of session copies that no answer has told of yet */
 };
@@ -155,6 +156,8 @@ struct worker {
 int worker_fail(struct worker *w, enum hsm_state state, int exit_status, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 void worker_send_hello(struct worker *w);
+/* While it opens the token, about every second: else it would count as hung. */
+void worker_sign_of_life(struct worker *w);
 
 /* 0 or KEKD_EHSM (noted by worker_fail). */
 int p11_open(struct worker *w);
