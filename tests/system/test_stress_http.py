@@ -96,6 +96,7 @@ def told_ended(server, reason):
 
 def test_who_is_slow_is_ended_after_a_bounded_time_and_hinders_nobody(own, holder):
     """No handshake; headers, or a body, a byte now and then; an answer that is not read."""
+    before = files(own.net())
     silent = [holder(plain(own)) for _ in range(50)]
     loris = [holder(tls(own)) for _ in range(40)] + [holder(tls(own, "app")) for _ in range(10)]
     senders = [holder(tls(own, "app")) for _ in range(50)]
@@ -131,7 +132,7 @@ def test_who_is_slow_is_ended_after_a_bounded_time_and_hinders_nobody(own, holde
         with own.http("app") as h:
             def served_and_few():
                 assert h.unwrap(h.wrap(b"x")) == b"x"
-                return files(net) < 60
+                return files(net) <= before + 4  # the idle one's, and one's own
             wait_for(served_and_few, "slow bodies and readers are ended",
                      SENDING + READING + SLACK, 0.1)
     finally:
@@ -198,7 +199,9 @@ def test_strangers_that_hold_connections_lock_nobody_out(own, holder):
     wait_for(lambda: sum(map(ended, held)) >= len(held) - CONNECTIONS // 4 - 50,
              "the stranger's oldest are ended")
     assert not any(map(ended, neighbours))
-    assert told_ended(own, "crowded") >= sum(map(ended, held)) - 5
+    gone = sum(map(ended, held))  # on a busy machine some were silent for too long besides
+    assert told_ended(own, "crowded") + told_ended(own, "slow") >= gone - 5
+    assert told_ended(own, "crowded") > 200
     client.sendall(request())
     assert answer(client)[0] == 200
 
