@@ -212,7 +212,8 @@ def intrude(pid, call, *arguments):
     number = {"execve": 59, "ptrace": 101, "socket": 41, "mount": 165, "getpid": 39}[call]
     numbers = ", ".join(str(a) for a in (number, *arguments))
     done = subprocess.run(
-        ["prlimit", "--core=0:0", "gdb", "-nx", "-batch", "-p", str(pid), "-ex", "set unwindonsignal on",
+        ["prlimit", "--core=0:0", "gdb", "-nx", "-batch", "-p", str(pid),
+         "-ex", "set unwindonsignal on",
          "-ex", f"print (long) syscall({numbers})", "-ex", "print *(int *) __errno_location()"],
         check=False, capture_output=True, text=True, timeout=120, cwd="/")
     values = re.findall(r"^\$\d = (-?\d+)$", done.stdout, re.M)
