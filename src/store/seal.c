@@ -214,7 +214,7 @@ seal_accept(struct sealed *s, uint64_t number, const uint8_t state[SEAL_SIZE])
 	seal_fill_accepted(s, number, state, &a);
 	err = accepted_digest(&a, job.digest);
 	if (err == 0)
-		err = seal_make(s, &job, 1);
+		err = seal_make_sure(s, &job, 1);
 	if (err < 0)
 		return err;
 	memcpy(a.seal, job.seal, SEAL_SIZE);

@@ -115,7 +115,7 @@ seal_bodies(struct sealed *s, struct txn *t)
 		owners[n++] = p;
 	}
 	if (err == 0)
-		err = seal_make(s, jobs, n);
+		err = seal_make_sure(s, jobs, n);
 	for (size_t i = 0; err == 0 && i < n; i++)
 		memcpy(owners[i]->job.seal, jobs[i].seal, SEAL_SIZE);
 	return err;
@@ -162,7 +162,7 @@ seal_commit_record(struct sealed *s, struct txn *t)
 	if (err == 0)
 		err = accepted_digest(&t->accepted, jobs[1].digest);
 	if (err == 0)
-		err = seal_make(s, jobs, 2);
+		err = seal_make_sure(s, jobs, 2);
 	if (err < 0)
 		return err;
 	memcpy(t->items[t->count - 1].job.seal, jobs[0].seal, SEAL_SIZE);

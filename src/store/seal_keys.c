@@ -3,6 +3,7 @@
 #include "sealed.h"
 
 #include "kekd/err.h"
+#include "kekd/log.h"
 
 #include <string.h>
 
@@ -50,6 +51,36 @@ seal_make(const struct sealed *s, struct seal_job *jobs, size_t count)
 
 	for (size_t i = 0; err == 0 && i < count; i += SEAL_BATCH)
 		err = make_batch(s, jobs + i, count - i < SEAL_BATCH ? count - i : SEAL_BATCH);
+	return err;
+}
+
+static int
+make_batch_twice(const struct sealed *s, struct seal_job *jobs, size_t count)
+{
+	uint8_t first[SEAL_BATCH][SEAL_SIZE];
+	int err = make_batch(s, jobs, count);
+
+	for (size_t i = 0; i < count; i++)
+		memcpy(first[i], jobs[i].seal, SEAL_SIZE);
+	if (err == 0)
+		err = make_batch(s, jobs, count);
+	for (size_t i = 0; err == 0 && i < count; i++)
+		if (memcmp(first[i], jobs[i].seal, SEAL_SIZE) != 0) {
+			log_error("the token sealed the same twice and not alike: nothing is "
+				  "written; look at the token");
+			err = KEKD_EHSM;
+		}
+	return err;
+}
+
+int
+seal_make_sure(const struct sealed *s, struct seal_job *jobs, size_t count)
+{
+	int err = 0;
+
+	for (size_t i = 0; err == 0 && i < count; i += SEAL_BATCH)
+		err = make_batch_twice(
+			s, jobs + i, count - i < SEAL_BATCH ? count - i : SEAL_BATCH);
 	return err;
 }
 

@@ -77,6 +77,9 @@ struct seal_job {
 };
 /* Every HMAC of the program goes through here. All or an error: KEKD_EOBJECT, KEKD_EHSM … */
 int seal_make(const struct sealed *s, struct seal_job *jobs, size_t count);
+/* The same for what is written: made twice and compared, since a wrong seal would show only when
+ * the record is read again, and be taken for somebody's change. */
+int seal_make_sure(const struct sealed *s, struct seal_job *jobs, size_t count);
 const struct seal_key *seal_find_key(const struct sealed *s, const struct uuid *id); /* or NULL */
 const struct seal_key *seal_current_key(const struct sealed *s); /* keys_count is above 0 */
 /* The keys that a `cluster` body lists. 0 or KEKD_ERECORD. */

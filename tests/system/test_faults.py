@@ -386,6 +386,21 @@ def test_a_wrong_bit_of_a_ciphertext_is_found_when_it_is_unwrapped(server, fault
     assert (reply.status, reply.code) == (400, "unwrap_failed")
 
 
+@pytest.mark.parametrize("skip", range(4))
+def test_a_wrong_seal_is_never_written(server, faults, work, skip):
+    """It would be taken for a change from outside when it is read again."""
+    faults.forget()
+    faults.set(f"C_Sign flip 0 times=1 skip={skip}")
+    reply = work.create()
+    assert (reply.status, reply.code) == (503, "hsm_unavailable"), reply
+    faults.set()
+    assert work.create().status in (201, 412)
+    with server.http("admin-1") as admin:
+        store = admin.status()["store"]
+    assert store["hold"] == "none" and store["refused"] == []
+    work.check()
+
+
 # ---- nothing is left out ----
 
 def test_every_call_that_kekd_makes_is_tested_here(server, faults):
