@@ -20,7 +20,9 @@ def faults(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(make_shared_server, faults):
     server = make_shared_server(module=FAULTY_MODULE, environment=faults.environment)
-    return server.init().start().populate()
+    server.init().start().populate()
+    settle(server)
+    return server
 
 
 @pytest.fixture(autouse=True)
