@@ -24,6 +24,7 @@
 #define AAD_SIZE 22
 #define IV_SIZE 12
 #define CHECK_EVERY 256
+#define ATTEMPTS 100
 
 static CK_FUNCTION_LIST *p11;
 
@@ -57,11 +58,10 @@ load(const char *path)
 		exit(1);
 	}
 	must(get(&p11), "C_GetFunctionList");
-	must(p11->C_Initialize(NULL), "C_Initialize");
 }
 
-static CK_SLOT_ID
-find_slot(const char *label)
+static bool
+find_slot(const char *label, CK_SLOT_ID *ret_slot)
 {
 	CK_SLOT_ID slots[64];
 	CK_ULONG n = 64;
@@ -71,8 +71,26 @@ find_slot(const char *label)
 	for (CK_ULONG i = 0; i < n; i++)
 		if (p11->C_GetTokenInfo(slots[i], &info) == CKR_OK &&
 			strncmp((char *)info.label, label, strlen(label)) == 0 &&
-			(strlen(label) == sizeof(info.label) || info.label[strlen(label)] == ' '))
-			return slots[i];
+			(strlen(label) == sizeof(info.label) || info.label[strlen(label)] == ' ')) {
+			*ret_slot = slots[i];
+			return true;
+		}
+	return false;
+}
+
+/* SoftHSM misses a token that another process opens at the same moment. */
+static CK_SLOT_ID
+open_slot(const char *label)
+{
+	CK_SLOT_ID slot;
+
+	for (int i = 0; i < ATTEMPTS; i++) {
+		must(p11->C_Initialize(NULL), "C_Initialize");
+		if (find_slot(label, &slot))
+			return slot;
+		p11->C_Finalize(NULL);
+		usleep(20000);
+	}
 	fprintf(stderr, "token: there is no token \"%s\"\n", label);
 	exit(1);
 }
@@ -153,10 +171,13 @@ run(const char *module, const char *label, bool unwraps, double seconds, int rea
 	char byte = 1;
 
 	load(module);
-	l.s = log_in(find_slot(label));
+	l.s = log_in(open_slot(label));
 	l.key = make_key(l.s);
 	encrypt(&l, 0);
-	if (write(ready, &byte, 1) != 1 || read(go, &byte, 1) < 0)
+	if (write(ready, &byte, 1) != 1)
+		exit(1);
+	close(ready); /* where another process fails, nobody waits for it */
+	if (read(go, &byte, 1) < 0)
 		exit(1);
 	begin = now();
 	do {
