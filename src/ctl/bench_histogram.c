@@ -73,7 +73,7 @@ histogram_quantile(const struct histogram *h, double part)
 	uint64_t max = atomic_load_explicit(&h->max, memory_order_relaxed);
 	uint64_t wanted = (uint64_t)(part * (double)total + 0.999999), seen = 0;
 
-	for (size_t i = 0; i < HISTOGRAM_BUCKETS && total > 0; i++) {
+	for (size_t i = 0; i < HISTOGRAM_BUCKETS && wanted < total; i++) {
 		seen += atomic_load_explicit(&h->counts[i], memory_order_relaxed);
 		if (seen > 0 && seen >= wanted)
 			return value_of(i) < max ? value_of(i) : max;
