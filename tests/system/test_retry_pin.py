@@ -87,6 +87,26 @@ def test_the_last_try_waits_for_an_administrator(server, faults):
     assert len(faults.calls("C_Login")) == 1
 
 
+def test_an_operators_word_is_for_one_login_not_for_the_life_of_a_worker(make_server, faults):
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment, workers=1)
+    server.init().start().populate()
+    faults.set(FINAL_TRY)
+    lose_a_worker(server)
+    wait_for_state(server, "pin_final_try")
+    assert server.run("retry-pin").returncode == 0
+    wait_for(lambda: states(server) == ["ready"], "the worker is ready")
+    faults.forget()
+    faults.set(FINAL_TRY, "C_DecryptInit,C_EncryptInit logout times=1")
+    with server.http("app") as app:
+        assert app.call("POST", "/v1/keys/demo/wrap", {"plaintext": "eA=="}).status == 503
+    wait_for_state(server, "pin_final_try")
+    time.sleep(QUIET)
+    assert not faults.calls("C_Login")
+    faults.set()
+    assert server.run("retry-pin").returncode == 0
+    wait_for(lambda: states(server) == ["ready"], "the worker is ready")
+
+
 def test_the_last_try_at_the_start_waits_for_root_on_the_host(server, faults):
     """Nobody can be authorised while no worker is logged in."""
     server.stop()

@@ -425,6 +425,7 @@ log_in(struct worker *w, CK_SESSION_HANDLE session)
 		err = note_try(w, &r);
 	if (err)
 		return err;
+	w->part.retry_pin = false; /* the operator's word was for this one */
 	class = p11_call(&w->p11, Login, session, CKU_USER, w->pin.data, (CK_ULONG)w->pin.len);
 	if (class)
 		return note_failure(w, &r, class);
@@ -433,7 +434,8 @@ log_in(struct worker *w, CK_SESSION_HANDLE session)
 }
 
 /* Being told to end waits until what the token said is on the disk: or the next worker would try a
- * PIN once more that was refused. */
+ * PIN once more that was refused. A login that failed ends the process: until then the lock keeps
+ * other sessions from trying. */
 int
 pin_login(struct worker *w, CK_SESSION_HANDLE session)
 {
@@ -446,7 +448,8 @@ pin_login(struct worker *w, CK_SESSION_HANDLE session)
 	pthread_sigmask(SIG_BLOCK, &ends, &before);
 	pthread_mutex_lock(&w->login_lock);
 	err = log_in(w, session);
-	pthread_mutex_unlock(&w->login_lock);
+	if (!err)
+		pthread_mutex_unlock(&w->login_lock);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return err;
 }
