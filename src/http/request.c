@@ -572,7 +572,8 @@ count_body(struct http_call *call)
 void
 http_call_take_body(struct http_call *call, const char *data, size_t size)
 {
-	if (call->early || call->crowded || call->body.bad)
+	/* Where nobody asked for a body, a stranger may send one: it takes nobody's place. */
+	if (call->early || call->crowded || call->body.bad || !call->request.route->has_body)
 		return;
 	buf_put(&call->body, data, size);
 	call->crowded = !count_body(call);

@@ -302,6 +302,19 @@ def test_long_bodies_are_bounded_all_together_and_short_ones_served(own, holder)
     serves(own)
 
 
+def test_bodies_that_nobody_asked_for_take_no_place_of_others(own, holder):
+    """Health is asked without a certificate."""
+    part = b"x" * 1000000
+    for n in range(80):
+        s = holder(tls(own, "app" if n % 8 == 0 else None))
+        path = b"/v1/whoami" if n % 8 == 0 else b"/health/live"
+        s.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000100\r\n\r\n" % path + part)
+    with own.http("app") as app:
+        items = [{"plaintext": b64(bytes(300))} for _ in range(100)]
+        for _ in range(3):
+            assert app.call("POST", "/v1/keys/demo/wrap", {"items": items}).status == 200
+
+
 def bench(server, connections, *more):
     done = server.kekctl("bench", "demo", "--mix", "wrap=1", "--connections", str(connections),
                          "--duration", "20s" if LONG else "4s", "--warmup", "1s",
