@@ -69,7 +69,7 @@ struct node {
 	struct clients *clients;
 	struct audit *audit;
 	struct control *control;
-	struct http *http;
+	_Atomic(struct http *) http; /* NULL while its first requests come in already */
 	struct traffic *traffic;
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;

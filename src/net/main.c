@@ -146,6 +146,7 @@ open_http(struct node *n, size_t listen_count)
 		.bodies_max = BODIES_MAX,
 		.connections_max = connections_max(),
 	};
+	struct http *http = NULL;
 	char error[256] = "";
 	int err;
 
@@ -153,8 +154,10 @@ open_http(struct node *n, size_t listen_count)
 		return -E2BIG;
 	for (size_t i = 0; i < listen_count; i++)
 		fds[i] = CHILD_FD_CONTROL + 1 + (int)i;
-	err = http_open(&config, &n->http, error);
-	if (err != 0)
+	err = http_open(&config, &http, error);
+	if (err == 0)
+		atomic_store(&n->http, http);
+	else
 		log_error("%s", *error ? error : kekd_strerror(err));
 	return err;
 }
@@ -275,18 +278,20 @@ static void
 close_node(struct node *n)
 {
 	struct sealed *sealed;
+	struct http *http = n->http;
 
 	node_set_phase(n, NODE_STOPPING, "stopping");
-	if (n->http) {
-		http_drain(n->http, DRAIN_MS);
-		if (http_in_flight(n->http) > 0) {
-			log_warning("%zu requests were still under way", http_in_flight(n->http));
+	if (http) {
+		http_drain(http, DRAIN_MS);
+		if (http_in_flight(http) > 0) {
+			log_warning("%zu requests were still under way", http_in_flight(http));
 			audit_close(n->audit); /* other threads still use it */
 			_exit(CHILD_EXIT_OK);
 		}
 	}
 	control_freep(&n->control);
-	http_freep(&n->http);
+	http_freep(&http);
+	atomic_store(&n->http, NULL);
 	audit_freep(&n->audit);
 	hsm_freep(&n->hsm);
 	sealed = atomic_exchange(&n->sealed, NULL);
