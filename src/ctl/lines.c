@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -152,6 +153,7 @@ resume(struct lines *l)
 {
 	_cleanup_(json_freep) json_t *p = NULL;
 	char sha256[65];
+	struct stat st;
 	int status = read_progress(l, &p);
 
 	if (status != CTL_OK)
@@ -169,6 +171,8 @@ resume(struct lines *l)
 		return status;
 	if (strcmp(sha256, string_of(p, "in_sha256")) != 0)
 		return start_anew_hint(l, "the lines that are done have changed in the input");
+	if (fstat(fileno(l->out), &st) != 0 || (uint64_t)st.st_size < l->out_bytes)
+		return start_anew_hint(l, "the lines that are done are not all there any more");
 	if (ftruncate(fileno(l->out), (off_t)l->out_bytes) != 0 ||
 		fseeko(l->out, (off_t)l->out_bytes, SEEK_SET) != 0)
 		return fail_file("go on in", l->partial);
@@ -355,6 +359,21 @@ do_all(struct lines *l, uint64_t size)
 
 /* ---- the whole ---- */
 
+/* Two at once would write over each other; and what another run has just put in place is not to be
+ * touched through the name that it had before. */
+static int
+lock_partial(const struct lines *l)
+{
+	struct stat ours, named;
+
+	if (flock(fileno(l->out), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(l->out), &ours) == 0 &&
+		stat(l->partial, &named) == 0 && ours.st_ino == named.st_ino &&
+		ours.st_dev == named.st_dev)
+		return CTL_OK;
+	say_error("%s: another kekctl works at it", l->partial);
+	return CTL_FAILED;
+}
+
 static int
 open_files(struct lines *l, uint64_t *ret_size)
 {
@@ -378,6 +397,8 @@ open_files(struct lines *l, uint64_t *ret_size)
 	l->out = fd >= 0 ? fdopen(fd, "r+") : NULL;
 	if (!l->out)
 		return fail_file("open", l->partial);
+	if (lock_partial(l) != CTL_OK)
+		return CTL_FAILED;
 	l->digest = EVP_MD_CTX_new();
 	if (!l->digest || EVP_DigestInit_ex(l->digest, EVP_sha256(), NULL) != 1) {
 		say_error("no memory for a hash");

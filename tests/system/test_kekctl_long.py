@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kekctl's long work: a file of ciphertexts rewrapped, an audit log followed, and a terminal."""
 
+import fcntl
 import json
 import os
 import pty
@@ -105,6 +106,32 @@ def test_going_on_with_another_input_or_context_is_refused(ctl, job):
     changed = ctl(*rewrap(key, write(source, blobs[1:]), target), status=USAGE)
     assert b"have changed in the input" in changed.stderr
     assert not target.exists()
+
+
+def test_going_on_without_what_was_done_is_refused(ctl, job):
+    key, _, blobs, source, target = job
+    ctl(*rewrap(key, write(source, blobs[:120] + ["broken"]), target), status=FAILED)
+    os.unlink(f"{target}.partial")
+    lost = ctl(*rewrap(key, write(source, blobs[:130]), target), status=USAGE)
+    assert b"not all there any more" in lost.stderr and b"rm " in lost.stderr
+    assert not target.exists()
+
+
+def test_two_at_once_do_not_write_over_each_other(ctl, job):
+    key, _, _, source, target = job
+    with open(f"{target}.partial", "wb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        f.write(b"another's\n")
+        f.flush()
+        done = ctl(*rewrap(key, source, target), status=FAILED)
+        assert b"another kekctl" in done.stderr
+        assert read(f"{target}.partial") == b"another's\n"
+    ctl(*rewrap(key, source, target))
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
 
 
 def test_a_line_that_fails_is_named_and_left_alone_on_demand(ctl, app, job):
