@@ -63,7 +63,7 @@ bool pin_same(const struct pin_stamp *a, const struct pin_stamp *b);
 /* ---- retry.c ---- */
 
 /* Did an operator say so? Once each time. */
-bool retry_take(int hsm_dir, const char *token);
+bool retry_take(int hsm_dir, const struct account *owner, const char *token);
 /* kekd retry-pin: says so to the kekd that runs, and waits until it heard. token: NULL for the only
  * one. The exit status. */
 int retry_ask(const struct config *config, const char *token);

@@ -8,12 +8,14 @@
 
 #include "kekd/clock.h"
 #include "kekd/log.h"
+#include "kekd/sandbox.h"
 #include "kekd/str.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,13 +29,22 @@ file_name(const char *token, char ret_name[NAME_SIZE])
 	snprintf(ret_name, NAME_SIZE, "retry-pin-%s", token);
 }
 
+/* The directory is its owner's alone, and root's name does not help where a service manager has
+ * left it few rights. Only files are reached under the owner's name: nobody gets to signal us. */
 bool
-retry_take(int hsm_dir, const char *token)
+retry_take(int hsm_dir, const struct account *owner, const char *token)
 {
 	char name[NAME_SIZE];
+	bool taken;
 
 	file_name(token, name);
-	return unlinkat(hsm_dir, name, 0) == 0;
+	if (!owner->change)
+		return unlinkat(hsm_dir, name, 0) == 0;
+	setfsuid(owner->uid);
+	taken = unlinkat(hsm_dir, name, 0) == 0;
+	setfsuid(geteuid());
+	sandbox_harden(); /* with another user comes the system's will about core dumps */
+	return taken;
 }
 
 static int

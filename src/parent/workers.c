@@ -115,7 +115,7 @@ hold(struct parent *p, unsigned token, const struct pin_stamp *refused, uint64_t
 	struct token *t = &p->tokens[token];
 
 	if (!t->pin_held)
-		retry_take(p->hsm_dir, p->config->tokens[token].name);
+		retry_take(p->hsm_dir, &p->worker_account, p->config->tokens[token].name);
 	t->pin_held = true;
 	t->refused = *refused;
 	t->pin_check_ns = now_ns + PIN_CHECK_NS;
@@ -219,7 +219,7 @@ pin_still_held(struct parent *p, unsigned token, uint64_t now_ns)
 				 "again",
 				config->name);
 	}
-	if (t->pin_held && retry_take(p->hsm_dir, config->name))
+	if (t->pin_held && retry_take(p->hsm_dir, &p->worker_account, config->name))
 		let_retry(p, token, "on this host");
 	if (t->pin_held)
 		parent_wake_at(p, t->pin_check_ns);

@@ -310,6 +310,13 @@ def test_kekd_needs_no_other_capability_than_the_units(make_server, root):
     wait_for(lambda: len(server.workers()) == 2, "the parent could start another")
     with server.http("app") as app:
         assert app.unwrap(app.wrap(b"x")) == b"x"
+    server.write_pin("wrong-pin-0815")
+    kill(server.workers()[0])
+    wait_for(lambda: "refused the PIN" in server.log(), "the PIN was refused")
+    done = server.run("retry-pin")
+    assert done.returncode == 0, done.stdout
+    wait_for(lambda: "an operator says so on this host" in server.log(), "the word was heard")
+    assert not os.path.exists(os.path.join(hsm, "retry-pin-main"))
     assert server.stop() == 0
 
 
