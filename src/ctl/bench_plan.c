@@ -27,25 +27,6 @@ const char *const bench_op_names[BENCH_OPS] = { "wrap", "unwrap", "generate", "r
 
 /* ---- options ---- */
 
-static int
-take_number(const struct ctl_args *a, const char *option, unsigned min, unsigned max,
-	unsigned *ret_number)
-{
-	const char *text = args_value(a, option);
-	char *end;
-	unsigned long n;
-
-	if (!text)
-		return CTL_OK;
-	n = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || n < min || n > max) {
-		say_error("--%s \"%s\" is not a number from %u to %u", option, text, min, max);
-		return CTL_USAGE;
-	}
-	*ret_number = (unsigned)n;
-	return CTL_OK;
-}
-
 /* Seconds, with a fraction if need be; or with ms, s, m, h behind. */
 static int
 take_duration(const struct ctl_args *a, const char *option, uint64_t *ret_ns)
@@ -151,12 +132,12 @@ take_options(const struct ctl_args *a, struct bench_plan *plan)
 	plan->size = 32;
 	plan->duration_ns = 10 * CLOCK_S;
 	plan->warmup_ns = 2 * CLOCK_S;
-	if ((status = take_number(a, "connections", 1, CONNECTIONS_MAX, &plan->connections)) !=
+	if ((status = args_number(a, "connections", 1, CONNECTIONS_MAX, &plan->connections)) !=
 			CTL_OK ||
-		(status = take_number(a, "threads", 1, THREADS_MAX, &plan->threads)) != CTL_OK ||
-		(status = take_number(a, "batch", 1, BENCH_BATCH_MAX, &plan->batch)) != CTL_OK ||
-		(status = take_number(a, "bytes", 1, SIZE_MAX_BYTES, &plan->size)) != CTL_OK ||
-		(status = take_number(a, "timeout", 1, 3600, &timeout_s)) != CTL_OK ||
+		(status = args_number(a, "threads", 1, THREADS_MAX, &plan->threads)) != CTL_OK ||
+		(status = args_number(a, "batch", 1, BENCH_BATCH_MAX, &plan->batch)) != CTL_OK ||
+		(status = args_number(a, "bytes", 1, SIZE_MAX_BYTES, &plan->size)) != CTL_OK ||
+		(status = args_number(a, "timeout", 1, CTL_TIMEOUT_MAX_S, &timeout_s)) != CTL_OK ||
 		(status = take_duration(a, "duration", &plan->duration_ns)) != CTL_OK ||
 		(status = take_duration(a, "warmup", &plan->warmup_ns)) != CTL_OK ||
 		(status = take_rate(a, &plan->rate)) != CTL_OK ||

@@ -2,7 +2,6 @@
 /* kekctl client …: who may do what. */
 #include "ctl.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static const char *
@@ -74,20 +73,15 @@ static int
 add_limits(const struct ctl_args *a, json_t *body)
 {
 	for (size_t i = 0; i < STR_COUNT(limits); i++) {
-		const char *text = args_value(a, limits[i].option);
-		char *end = NULL;
-		long n = text ? strtol(text, &end, 10) : 0;
-		if (!text)
+		unsigned n;
+		if (!args_has(a, limits[i].option))
 			continue;
-		if (end == text || *end || n < 0 || n > LIMIT_MAX) {
-			say_error("--%s \"%s\" is not a number from 0 to %d", limits[i].option,
-				text, LIMIT_MAX);
+		if (args_number(a, limits[i].option, 0, LIMIT_MAX, &n) != CTL_OK)
 			return CTL_USAGE;
-		}
 		if (!json_object_get(body, "limits"))
 			json_object_set_new(body, "limits", json_object());
-		json_object_set_new(json_object_get(body, "limits"), limits[i].member,
-			json_integer((json_int_t)n));
+		json_object_set_new(
+			json_object_get(body, "limits"), limits[i].member, json_integer(n));
 	}
 	return CTL_OK;
 }

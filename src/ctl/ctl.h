@@ -38,6 +38,7 @@ struct ctl_option {
 };
 
 #define CTL_ARGS_MAX 128
+#define CTL_TIMEOUT_MAX_S 3600
 
 struct ctl_args {
 	const char *words[CTL_ARGS_MAX]; /* all that is no option, in order */
@@ -58,6 +59,9 @@ bool args_has(const struct ctl_args *a, const char *option);
 const char *args_value(const struct ctl_args *a, const char *option); /* the last one, or NULL */
 size_t args_count(const struct ctl_args *a, const char *option);
 const char *args_nth(const struct ctl_args *a, const char *option, size_t n); /* n < args_count */
+/* The last one as a whole number from min to max; *ret_number stays as it is when there is none. */
+int args_number(const struct ctl_args *a, const char *option, unsigned min, unsigned max,
+	unsigned *ret_number);
 /* The option's values, each K=V, as an object; NULL in *ret_object when there is none. One empty
  * value alone is the empty object. */
 int args_pairs(const struct ctl_args *a, const char *option, json_t **ret_object);

@@ -251,16 +251,12 @@ run_unwrap(struct ctl *ctl)
 static int
 add_bytes(const struct ctl_args *a, json_t *body)
 {
-	const char *text = args_value(a, "bytes");
-	char *end;
-	unsigned long n = text ? strtoul(text, &end, 10) : BYTES_DEFAULT;
+	unsigned n = BYTES_DEFAULT;
+	int status = args_number(a, "bytes", 1, PLAINTEXT_MAX, &n);
 
-	if (text && (*text < '1' || *text > '9' || *end || n > PLAINTEXT_MAX)) {
-		say_error("--bytes \"%s\" is not a number from 1 to %d", text, PLAINTEXT_MAX);
-		return CTL_USAGE;
-	}
-	json_object_set_new(body, "bytes", json_integer((json_int_t)n));
-	return CTL_OK;
+	if (status == CTL_OK)
+		json_object_set_new(body, "bytes", json_integer(n));
+	return status;
 }
 
 /* The wrapped data key first: a plaintext whose ciphertext was lost would encrypt data for ever. */

@@ -2,6 +2,7 @@
 /* The command line: options may stand anywhere, each means the same with every command. */
 #include "ctl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const struct ctl_option ctl_options[] = {
@@ -178,6 +179,25 @@ args_value(const struct ctl_args *a, const char *option)
 	size_t n = args_count(a, option);
 
 	return n > 0 ? args_nth(a, option, n - 1) : NULL;
+}
+
+int
+args_number(const struct ctl_args *a, const char *option, unsigned min, unsigned max,
+	unsigned *ret_number)
+{
+	const char *text = args_value(a, option);
+	char *end;
+	unsigned long n;
+
+	if (!text)
+		return CTL_OK;
+	n = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || n < min || n > max) {
+		say_error("--%s \"%s\" is not a number from %u to %u", option, text, min, max);
+		return CTL_USAGE;
+	}
+	*ret_number = (unsigned)n;
+	return CTL_OK;
 }
 
 static int

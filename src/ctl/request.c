@@ -6,26 +6,6 @@
 #include <string.h>
 
 #define PAGE 500
-#define TIMEOUT_MAX_S 3600
-
-static int
-timeout_ms(const struct ctl_args *a, unsigned *ret_ms)
-{
-	const char *text = args_value(a, "timeout");
-	char *end;
-	unsigned long seconds;
-
-	if (!text)
-		return CTL_OK;
-	seconds = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || seconds < 1 || seconds > TIMEOUT_MAX_S) {
-		say_error("--timeout \"%s\" is not a number of seconds, 1 to %d", text,
-			TIMEOUT_MAX_S);
-		return CTL_USAGE;
-	}
-	*ret_ms = (unsigned)seconds * 1000;
-	return CTL_OK;
-}
 
 static int
 connect_client(struct ctl *ctl)
@@ -33,15 +13,17 @@ connect_client(struct ctl *ctl)
 	_cleanup_(ctl_config_free) struct ctl_config c = { 0 };
 	struct kekd_client_config config = { 0 };
 	char error[256] = "";
+	unsigned timeout_s = 0; /* libkekdclient's own */
 	int status;
 
 	if (ctl->client)
 		return CTL_OK;
-	status = timeout_ms(&ctl->args, &config.timeout_ms);
+	status = args_number(&ctl->args, "timeout", 1, CTL_TIMEOUT_MAX_S, &timeout_s);
 	if (status == CTL_OK)
 		status = ctl_config_load(&ctl->args, &c);
 	if (status != CTL_OK)
 		return status;
+	config.timeout_ms = timeout_s * 1000;
 	config.endpoints = (const char *const *)c.endpoints;
 	config.endpoints_count = c.endpoints_count;
 	config.ca = c.ca;

@@ -77,21 +77,6 @@ show(const struct ctl *ctl, const char *line, size_t len)
 }
 
 static int
-last_records(const struct ctl_args *a, size_t *ret_last)
-{
-	const char *text = args_value(a, "last");
-	char *end = NULL;
-	unsigned long n = text ? strtoul(text, &end, 10) : LAST;
-
-	if (text && (*text < '0' || *text > '9' || *end || n > LAST_MAX)) {
-		say_error("--last \"%s\" is not a number from 0 to %d", text, LAST_MAX);
-		return CTL_USAGE;
-	}
-	*ret_last = n;
-	return CTL_OK;
-}
-
-static int
 show_all(const struct ctl *ctl, struct audit_reader *r)
 {
 	bool follow = args_has(&ctl->args, "follow");
@@ -119,8 +104,8 @@ audit_tail_run(struct ctl *ctl)
 {
 	struct audit_reader *r = NULL;
 	const char *dir = ctl->args.words[0];
-	size_t last = LAST;
-	int status = last_records(&ctl->args, &last), err;
+	unsigned last = LAST;
+	int status = args_number(&ctl->args, "last", 0, LAST_MAX, &last), err;
 
 	if (status != CTL_OK)
 		return status;
