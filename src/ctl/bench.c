@@ -254,14 +254,14 @@ run_load(struct ctl *ctl, struct run *r)
 		atomic_store(&r->clock.stopped, true);
 	join_workers(r);
 	if (r->shows)
-		bench_progress_end();
+		progress_wipe();
 	return status == CTL_OK ? report(r, ctl->json) : status;
 }
 
 static int
 run_bench(struct ctl *ctl)
 {
-	struct run r = { .signals = open_signals(), .shows = isatty(STDERR_FILENO) && !ctl->quiet };
+	struct run r = { .signals = open_signals(), .shows = progress_wanted(ctl) };
 	int status = bench_plan_make(ctl, &r.plan);
 
 	if (status == CTL_OK)

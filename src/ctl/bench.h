@@ -160,7 +160,6 @@ struct bench_outcome {
 
 void bench_progress(const struct bench_plan *plan, struct bench_worker *workers,
 	const struct bench_clock *clock, uint64_t now_ns, struct bench_tally *before);
-void bench_progress_end(void);
 void bench_show_table(const struct bench_outcome *o);
 void bench_show_json(const struct bench_outcome *o);
 

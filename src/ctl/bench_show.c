@@ -92,17 +92,17 @@ print_progress(const struct bench_plan *plan, const struct bench_clock *clock, u
 	const struct sums *all, double rate)
 {
 	if (now_ns < clock->measure_ns) {
-		fprintf(stderr, "\r\033[Kwarming up: %.0f of %.0f s, %u connections",
+		progress_line(show_format("warming up: %.0f of %.0f s, %u connections",
 			seconds_since(now_ns, clock->begin_ns), (double)plan->warmup_ns / 1e9,
-			atomic_load(&clock->connected));
+			atomic_load(&clock->connected)));
 		return;
 	}
-	fprintf(stderr,
-		"\r\033[K%.0f of %.0f s: %s/s, p50 %.2f ms, p99 %.2f ms, %s refused, %s failed",
-		seconds_since(now_ns, clock->measure_ns), (double)plan->duration_ns / 1e9,
-		grouped((uint64_t)(rate + 0.5)), ms(histogram_quantile(all->latency, 0.5)),
-		ms(histogram_quantile(all->latency, 0.99)), grouped(all->refused),
-		grouped(all->failed + all->wrong + all->errors));
+	progress_line(
+		show_format("%.0f of %.0f s: %s/s, p50 %.2f ms, p99 %.2f ms, %s refused, %s failed",
+			seconds_since(now_ns, clock->measure_ns), (double)plan->duration_ns / 1e9,
+			grouped((uint64_t)(rate + 0.5)), ms(histogram_quantile(all->latency, 0.5)),
+			ms(histogram_quantile(all->latency, 0.99)), grouped(all->refused),
+			grouped(all->failed + all->wrong + all->errors)));
 }
 
 /* The figures of the time since the last call. */
@@ -127,12 +127,6 @@ bench_progress(const struct bench_plan *plan, struct bench_worker *workers,
 	sums_free(&all);
 	sums_free(&old);
 	free(sum);
-}
-
-void
-bench_progress_end(void)
-{
-	fputs("\r\033[K", stderr);
 }
 
 /* ---- the table ---- */

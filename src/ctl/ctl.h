@@ -178,6 +178,10 @@ struct progress {
 void progress_start(struct progress *p, const struct ctl *ctl, uint64_t total, uint64_t done);
 void progress_show(struct progress *p, uint64_t done, const char *note);
 void progress_end(struct progress *p); /* wipes the line away */
+/* For work that tells more than how far it is. */
+bool progress_wanted(const struct ctl *ctl);
+void progress_line(const char *text); /* in the place of the one before, cut off at the edge */
+void progress_wipe(void);
 
 /* ---- lines.c ---- */
 

@@ -11,15 +11,14 @@
 #define DRAW_NS (100 * CLOCK_MS)
 #define BAR 24
 
-void
-progress_start(struct progress *p, const struct ctl *ctl, uint64_t total, uint64_t done)
+bool
+progress_wanted(const struct ctl *ctl)
 {
-	*p = (struct progress){ .total = total, .first = done, .start_ns = clock_boot_ns() };
-	p->shown = !ctl->quiet && isatty(STDERR_FILENO);
+	return !ctl->quiet && isatty(STDERR_FILENO);
 }
 
-static void
-draw(const char *text)
+void
+progress_line(const char *text)
 {
 	struct winsize size = { .ws_col = 80 };
 
@@ -27,6 +26,13 @@ draw(const char *text)
 	fprintf(stderr, "\r%-*.*s", size.ws_col > 1 ? size.ws_col - 1 : 79,
 		size.ws_col > 1 ? size.ws_col - 1 : 79, text);
 	fflush(stderr);
+}
+
+void
+progress_start(struct progress *p, const struct ctl *ctl, uint64_t total, uint64_t done)
+{
+	*p = (struct progress){ .total = total, .first = done, .start_ns = clock_boot_ns() };
+	p->shown = progress_wanted(ctl);
 }
 
 /* done: of total, in the same unit; note: what else is to be told. */
@@ -51,15 +57,20 @@ progress_show(struct progress *p, uint64_t done, const char *note)
 			show_duration((json_int_t)((double)(p->total - done) * seconds /
 						   (double)(done - p->first))));
 	snprintf(text, sizeof(text), "[%s] %3.0f %%  %s%s", bar, part * 100, note, left);
-	draw(text);
+	progress_line(text);
+}
+
+void
+progress_wipe(void)
+{
+	progress_line("");
+	fputc('\r', stderr);
 }
 
 void
 progress_end(struct progress *p)
 {
-	if (p->shown && p->next_ns > 0) {
-		draw("");
-		fputc('\r', stderr);
-	}
+	if (p->shown && p->next_ns > 0)
+		progress_wipe();
 	p->shown = false;
 }
