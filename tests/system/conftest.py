@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -71,6 +72,21 @@ def separate(make_shared_server, root):
 def own(make_server):
     """The same for one test alone, which may do it harm."""
     return make_server().init().start().populate()
+
+
+@pytest.fixture
+def small_disk(make_server, root):
+    """One whose audit directory has one MiB in all."""
+    server = make_server()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs",
+                           server.audit_dir], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        yield server.init().start().populate()
+    finally:
+        server.stop()
+        subprocess.run(["umount", "-l", server.audit_dir], check=True)
 
 
 @pytest.fixture

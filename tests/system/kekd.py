@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 import time
 
 import openapi
@@ -70,6 +72,26 @@ def wait_for(condition, what, seconds=PATIENCE, every=0.02):
         if time.monotonic() > end:
             raise AssertionError(f"did not happen in {seconds} s: {what}")
         time.sleep(every)
+
+
+def in_threads(count, work):
+    """work(n) in so many threads; what they returned."""
+    results, errors = [None] * count, []
+
+    def run(n):
+        try:
+            results[n] = work(n)
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if errors:
+        raise errors[0]
+    return results
 
 
 def yaml(value, indent=0):
@@ -136,6 +158,21 @@ def children(pid):
             if fields and int(fields[1]) == pid and fields[0] not in "ZX":
                 found.append(int(name))
     return sorted(found)
+
+
+def proc_status(pid):
+    """/proc/PID/status, by its fields' names; pid: also PID/task/TID."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def descriptors(pid):
+    """{number: what it is}."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
 
 
 def kill(pid, number=signal.SIGKILL):
@@ -551,11 +588,39 @@ class Kekd:
             f"{done.stdout!r}\n{done.stderr.decode()}")
         return done
 
+    def on_a_terminal(self, *arguments, name="app", stdin=b"", **environment):
+        """kekctl with its output and errors on a terminal: (exit status, what it showed)."""
+        master, slave = pty.openpty()
+        try:
+            with subprocess.Popen(
+                    [os.path.join(BUILD, "kekctl"), "--config", self.kekctl_config(name),
+                     *arguments], stdin=subprocess.PIPE, stdout=slave, stderr=slave,
+                    env={**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8",
+                         **environment}) as process:
+                os.close(slave)
+                process.stdin.write(stdin)
+                process.stdin.close()
+                shown = b""
+                with contextlib.suppress(OSError):  # EIO: the last one closed it
+                    while piece := os.read(master, 65536):
+                        shown += piece
+                return process.wait(PATIENCE), shown
+        finally:
+            os.close(master)
+
     # -- what it wrote
 
     def audit_files(self):
         return sorted(os.path.join(self.audit_dir, n) for n in os.listdir(self.audit_dir)
                       if n.endswith(".jsonl"))
+
+    def fill_audit_disk(self):
+        """The file that takes all the room there was."""
+        path = os.path.join(self.audit_dir, "ballast")
+        with open(path, "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(bytes(4096))
+        return path
 
     def audit_lines(self):
         lines = []

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each process has given up, read from /proc; and what the programs were built with."""
 
-import contextlib
 import glob
 import os
 import platform
@@ -11,7 +10,8 @@ import subprocess
 
 import pytest
 
-from kekd import BUILD, HSM_USER, TOP, USER, alive, comm, kill, wait_for
+from kekd import (BUILD, HSM_USER, TOP, USER, alive, comm, descriptors, kill, proc_status,
+                  wait_for)
 
 with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
     CONFIG = f.read()
@@ -21,11 +21,6 @@ PROGRAMS = ("kekd", "kekd-net", "kekd-hsm", "kekctl")
 
 plain = pytest.mark.skipif(TOOLS, reason="sanitizers and gcov need what is given up here")
 filtered = pytest.mark.skipif(not FILTERS, reason="built without a filter of system calls")
-
-
-def status(pid):
-    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
-        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
 
 
 def kilobytes(field):
@@ -38,7 +33,7 @@ def all_threads(pid):
 
 def test_no_process_can_gain_privileges(separate):
     for pid in separate.family():
-        assert status(pid)["NoNewPrivs"] == "1", comm(pid)
+        assert proc_status(pid)["NoNewPrivs"] == "1", comm(pid)
 
 
 @filtered
@@ -47,13 +42,13 @@ def test_every_thread_of_every_process_is_filtered(separate):
         threads = all_threads(pid)
         assert comm(pid) != "kekd-net" or len(threads) > 3
         for thread in threads:
-            assert status(thread)["Seccomp"] == "2", (comm(pid), thread)
+            assert proc_status(thread)["Seccomp"] == "2", (comm(pid), thread)
 
 
 @filtered
 def test_the_children_are_filtered_more_than_the_parent(separate):
     def filters(pid):
-        return int(status(pid)["Seccomp_filters"])
+        return int(proc_status(pid)["Seccomp_filters"])
 
     own = filters(separate.process.pid)
     assert own >= 1 and filters(separate.net()) > own
@@ -64,7 +59,7 @@ def test_the_children_are_filtered_more_than_the_parent(separate):
 def test_the_children_have_users_of_their_own_and_no_capability(separate):
     for pid, uid in [(separate.net(), USER), *((w, HSM_USER) for w in separate.workers())]:
         for thread in all_threads(pid):
-            fields = status(thread)
+            fields = proc_status(thread)
             assert fields["Uid"].split() == [str(uid)] * 4, (comm(pid), fields["Uid"])
             assert fields["Gid"].split() == [str(uid)] * 4, (comm(pid), fields["Gid"])
             for capability in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
@@ -93,7 +88,7 @@ def test_nobody_of_the_same_user_looks_into_a_process(separate):
 
 def test_secrets_are_locked_in_memory(separate):
     for pid in separate.family():
-        assert kilobytes(status(pid)["VmLck"]) >= 64, comm(pid)
+        assert kilobytes(proc_status(pid)["VmLck"]) >= 64, comm(pid)
 
 
 @plain
@@ -108,21 +103,13 @@ def test_locked_memory_stays_out_of_core_dumps(separate):
 
 def test_what_any_process_makes_is_for_its_user_alone(separate):
     for pid in (separate.net(), *separate.workers()):
-        assert status(pid)["Umask"] == "0077", comm(pid)
-
-
-def targets(pid):
-    found = {}
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
-    return found
+        assert proc_status(pid)["Umask"] == "0077", comm(pid)
 
 
 def kinds(pid, server):
     """The descriptors, each by what it is; files of the server by their place."""
     out = []
-    for target in targets(pid).values():
+    for target in descriptors(pid).values():
         target = target.removesuffix(" (deleted)")
         target = re.sub(r"^" + re.escape(server.dir) + "/", "", target)
         out.append(re.sub(r":\[\d+\]$", "", target))
@@ -305,7 +292,7 @@ def test_kekd_needs_no_other_capability_than_the_units(make_server, root):
     server.wrapper = ["setpriv", "--no-new-privs",
                       "--bounding-set=-all" + "".join(f",+{n}" for n in names)]
     server.start().populate()
-    assert bin(int(status(server.process.pid)["CapEff"], 16)).count("1") == len(names)
+    assert bin(int(proc_status(server.process.pid)["CapEff"], 16)).count("1") == len(names)
     kill(server.workers()[0])
     wait_for(lambda: len(server.workers()) == 2, "the parent could start another")
     with server.http("app") as app:

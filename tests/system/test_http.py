@@ -2,25 +2,15 @@
 """HTTP/1.1 over TLS 1.3: connections that last, answers that say what they must."""
 
 import re
-import socket
-import ssl
-import threading
 import time
 import uuid
 
-from kekd import b64
-
-
-def tls(server, name="app"):
-    context = ssl.create_default_context(cafile=server.pki.ca.pem)
-    certificate = server.pki.clients[name]
-    context.load_cert_chain(certificate.pem, certificate.key)
-    raw = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-    return context.wrap_socket(raw, server_hostname="localhost")
+from kekd import b64, in_threads
+from load import tls
 
 
 def test_tls_is_1_3(server):
-    with tls(server) as s:
+    with tls(server, "app") as s:
         assert s.version() == "TLSv1.3"
 
 
@@ -39,30 +29,22 @@ def test_health_needs_no_certificate(server):
 
 def test_128_connections_with_few_threads_never_stall(server):
     """Keep-alive connections beyond the number of threads, all busy at once."""
-    slow, errors = [], []
+    slow = []
 
-    def use():
-        try:
-            with server.http("app") as h:
-                for _ in range(20):
-                    start = time.monotonic()
-                    h.wrap(b"x")
-                    slow.append(time.monotonic() - start)
-        except Exception as e:
-            errors.append(e)
+    def use(_):
+        with server.http("app") as h:
+            for _ in range(20):
+                start = time.monotonic()
+                h.wrap(b"x")
+                slow.append(time.monotonic() - start)
 
-    threads = [threading.Thread(target=use) for _ in range(128)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert not errors, errors[:3]
+    in_threads(128, use)
     assert len(slow) == 128 * 20
     assert max(slow) < 15
 
 
 def test_idle_connections_do_not_keep_others_out(server, app):
-    idle = [tls(server) for _ in range(100)]
+    idle = [tls(server, "app") for _ in range(100)]
     try:
         assert app.unwrap(app.wrap(b"x")) == b"x"
     finally:
@@ -75,7 +57,7 @@ def test_a_client_that_goes_away_midway_harms_nobody(server, app):
     for cut in range(0, 150, 7):
         request = (b"POST /v1/keys/demo/wrap HTTP/1.1\r\nHost: x\r\n"
                    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
-        s = tls(server)
+        s = tls(server, "app")
         s.sendall((request + body)[:cut] or b"P")
         s.close()
     assert app.unwrap(app.wrap(b"x")) == b"x"
@@ -87,7 +69,7 @@ def test_requests_sent_at_once_are_answered_in_order(server):
     two = (b"POST /v1/keys/demo/wrap HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
            b"Content-Length: %d\r\n\r\n" % len(body)) + body
     last = b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    with tls(server) as s:
+    with tls(server, "app") as s:
         s.sendall(one + two + last)
         data = b""
         while chunk := s.recv(65536):
@@ -98,7 +80,7 @@ def test_requests_sent_at_once_are_answered_in_order(server):
 
 def test_expect_continue_is_answered(server):
     body = b'{"plaintext":"eA=="}'
-    with tls(server) as s:
+    with tls(server, "app") as s:
         s.sendall(b"POST /v1/keys/demo/wrap HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
                   b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
         assert b"100 Continue" in s.recv(4096)
@@ -108,7 +90,7 @@ def test_expect_continue_is_answered(server):
 
 def test_who_may_not_is_told_so_before_his_body_comes(server):
     """The answer is there while nothing of a large body was sent."""
-    with tls(server) as s:
+    with tls(server, "app") as s:
         s.sendall(b"POST /v1/keys/other/wrap HTTP/1.1\r\nHost: x\r\n"
                   b"Content-Type: text/plain\r\nContent-Length: 900000\r\n\r\n")
         s.settimeout(10)
@@ -138,7 +120,7 @@ def test_secrets_are_not_for_caches(app):
 
 
 def test_large_headers_are_refused_and_the_server_lives(server, app):
-    with tls(server) as s:
+    with tls(server, "app") as s:
         try:
             s.sendall(b"GET /v1/whoami HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200000 + b"\r\n\r\n")
             assert b" 200 " not in s.recv(4096)

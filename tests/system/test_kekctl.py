@@ -4,13 +4,12 @@
 import base64
 import json
 import os
-import pty
 import stat
 import subprocess
 
 import pytest
 
-from kekd import BUILD, PATIENCE
+from kekd import BUILD
 from pki import spiffe
 
 USAGE, REFUSED, NOT_FOUND, CONFLICT, UNVERIFIED, UNAVAILABLE = 2, 3, 4, 5, 6, 7
@@ -70,30 +69,13 @@ def test_generate_keeps_the_plaintext_inside_unless_it_is_asked_for(ctl, tmp_pat
                name="app").stdout == plain.read_bytes()
 
 
-def on_a_terminal(server, *arguments, stdin):
-    master, slave = pty.openpty()
-    try:
-        done = subprocess.run(
-            [os.path.join(BUILD, "kekctl"), "--config", server.kekctl_config("app"), *arguments],
-            input=stdin, stdout=slave, stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
-        os.set_blocking(master, False)
-        try:
-            shown = os.read(master, 65536)
-        except BlockingIOError:
-            shown = b""
-    finally:
-        os.close(master)
-        os.close(slave)
-    return done, shown
-
-
 def test_a_plaintext_goes_to_a_terminal_only_by_force(server, ctl):
     wrapped = ctl("wrap", "demo", stdin=b"secret-bytes", name="app").stdout
-    done, shown = on_a_terminal(server, "unwrap", "demo", stdin=wrapped)
-    assert done.returncode == USAGE and b"secret-bytes" not in shown
-    assert b"--force" in done.stderr
-    done, shown = on_a_terminal(server, "unwrap", "demo", "--force", stdin=wrapped)
-    assert done.returncode == 0 and b"secret-bytes" in shown
+    status, shown = server.on_a_terminal("unwrap", "demo", stdin=wrapped)
+    assert status == USAGE and b"secret-bytes" not in shown
+    assert b"--force" in shown
+    status, shown = server.on_a_terminal("unwrap", "demo", "--force", stdin=wrapped)
+    assert status == 0 and b"secret-bytes" in shown
 
 
 def test_keys_are_shown_as_aligned_tables_and_as_json(ctl):

@@ -4,7 +4,6 @@
 import fcntl
 import json
 import os
-import pty
 import subprocess
 
 import pytest
@@ -192,40 +191,23 @@ def test_following_goes_on_over_a_new_file(make_server):
     assert seen == list(range(last + 1, last + 401))
 
 
-def on_a_terminal(server, *arguments, **environment):
-    master, slave = pty.openpty()
-    try:
-        with subprocess.Popen(
-                [os.path.join(BUILD, "kekctl"), "--config", server.kekctl_config("app"),
-                 *arguments], stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
-                env={**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", **environment}) as p:
-            os.close(slave)
-            shown = b""
-            while True:
-                try:
-                    piece = os.read(master, 65536)
-                except OSError:
-                    break
-                if not piece:
-                    break
-                shown += piece
-            assert p.wait(PATIENCE) == 0, shown
-            return shown
-    finally:
-        os.close(master)
-
-
 def test_colours_are_for_terminals_alone(server, ctl):
+    def shown(**environment):
+        status, text = server.on_a_terminal(*command, **environment)
+        assert status == 0, text
+        return text
+
     command = "audit", "verify", server.audit_dir
-    assert b"\x1b[" in on_a_terminal(server, *command)
-    assert b"\x1b[" not in on_a_terminal(server, *command, NO_COLOR="1")
-    assert b"\x1b[" not in on_a_terminal(server, *command, TERM="dumb")
+    assert b"\x1b[" in shown()
+    assert b"\x1b[" not in shown(NO_COLOR="1")
+    assert b"\x1b[" not in shown(TERM="dumb")
     assert b"\x1b[" not in ctl(*command).stdout
 
 
 def test_long_work_shows_how_far_it_is_on_a_terminal_alone(server, ctl, job):
     key, _, _, source, target = job
-    shown = on_a_terminal(server, *rewrap(key, source, target))
+    status, shown = server.on_a_terminal(*rewrap(key, source, target))
+    assert status == 0, shown
     assert b" lines" in shown and b"#" in shown and b" % " in shown
     assert ctl(*rewrap(key, source, f"{target}-2")).stderr == b""
 

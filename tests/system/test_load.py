@@ -6,27 +6,7 @@ import threading
 
 import pytest
 
-from kekd import LONG, b64, unb64
-
-
-def in_threads(count, work):
-    """work(n) in so many threads; what they returned."""
-    results, errors = [None] * count, []
-
-    def run(n):
-        try:
-            results[n] = work(n)
-        except BaseException as e:
-            errors.append(e)
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    if errors:
-        raise errors[0]
-    return results
+from kekd import LONG, b64, in_threads, unb64
 
 
 @pytest.mark.parametrize("workers, sessions", [(2, 1), (1, 4)])

@@ -8,11 +8,10 @@ import base64
 import json
 import os
 import re
-import threading
 
 import pytest
 
-from kekd import BUILD, LONG, PATIENCE, PIN, b64, comm, wait_for
+from kekd import BUILD, LONG, PATIENCE, PIN, b64, comm, in_threads, wait_for
 
 with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
     pytestmark = pytest.mark.skipif(
@@ -217,24 +216,14 @@ def test_no_data_key_is_left_by_a_request_that_is_refused(serving, keys, why, st
 
 
 def test_no_data_key_is_left_by_many_clients_at_once(serving, keys):
-    faults = []
+    def client(_):
+        with serving.http("app") as http:
+            for _ in range(30):
+                key = keys.new()
+                assert http.unwrap(http.wrap(key)) == key
+            http.wrap(keys.new())
 
-    def client():
-        try:
-            with serving.http("app") as http:
-                for _ in range(30):
-                    key = keys.new()
-                    assert http.unwrap(http.wrap(key)) == key
-                http.wrap(keys.new())
-        except BaseException as e:
-            faults.append(e)
-
-    threads = [threading.Thread(target=client) for _ in range(16)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert not faults
+    in_threads(16, client)
     assert_forgotten(serving, keys)
 
 

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from kekd import BUILD, DATA, LONG, PATIENCE, TOP, b64, kill, wait_for
+from kekd import BUILD, DATA, LONG, PATIENCE, TOP, b64, kill, proc_status, wait_for
 from pki import spiffe
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -58,26 +58,13 @@ class Scrape:
 
 
 @pytest.fixture
-def full_disk(make_server, root):
+def full_disk(small_disk):
     """The file system of its audit log has no room left."""
-    server = make_server()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs",
-                           server.audit_dir], check=False, capture_output=True)
-    if done.returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
-        server.init().start().populate()
-        with open(os.path.join(server.audit_dir, "ballast"), "wb", buffering=0) as f:
-            with contextlib.suppress(OSError):
-                while True:
-                    f.write(bytes(4096))
-        with server.http("app") as app:
-            while app.call("POST", "/v1/keys/demo/wrap", {"plaintext": b64(b"x")}).status == 200:
-                pass
-        yield server
-    finally:
-        server.stop()
-        subprocess.run(["umount", "-l", server.audit_dir], check=True)
+    small_disk.fill_audit_disk()
+    with small_disk.http("app") as app:
+        while app.call("POST", "/v1/keys/demo/wrap", {"plaintext": b64(b"x")}).status == 200:
+            pass
+    return small_disk
 
 
 def scrape(http):
@@ -223,8 +210,7 @@ def test_the_audit_log_is_told_as_it_is(server):
 def test_what_the_process_uses_is_what_the_kernel_says(server, admin):
     now = scrape(admin)
     pid = server.net()
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        status = dict(line.split(":", 1) for line in f.read().splitlines())
+    status = proc_status(pid)
     assert now.get("process_threads") == int(status["Threads"])
     resident = 1024 * int(status["VmRSS"].split()[0])
     assert 0.5 < now.get("process_resident_memory_bytes") / resident < 2

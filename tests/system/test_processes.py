@@ -7,13 +7,12 @@ import signal
 
 import pytest
 
-from kekd import HSM_USER, USER, alive, comm, kill, wait_for
+from kekd import HSM_USER, USER, alive, comm, descriptors, kill, proc_status, wait_for
 
 
 def credentials(pid):
     """Real, effective, saved and file system ids; supplementary groups."""
-    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
-        fields = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    fields = proc_status(pid)
     return ({int(u) for u in fields["Uid"].split()}, {int(g) for g in fields["Gid"].split()},
             fields["Groups"].split(), fields)
 
@@ -38,16 +37,8 @@ def as_user(uid, action):
 
 
 def sockets(pid):
-    found = set()
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
-        except FileNotFoundError:
-            continue
-        match = re.fullmatch(r"socket:\[(\d+)\]", target)
-        if match:
-            found.add(match[1])
-    return found
+    matches = [re.fullmatch(r"socket:\[(\d+)\]", d) for d in descriptors(pid).values()]
+    return {m[1] for m in matches if m}
 
 
 def listening(pid):
@@ -70,16 +61,6 @@ def listening(pid):
 def maps(pid):
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as f:
         return f.read()
-
-
-def open_files(pid):
-    out = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            out.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-        except FileNotFoundError:
-            pass
-    return out
 
 
 def test_the_parent_has_one_kekd_net_and_its_workers(server):
@@ -111,7 +92,7 @@ def test_kekd_net_cannot_open_the_pin_file_or_the_token(separate):
 
 
 def test_kekd_net_does_not_even_hold_the_pin_files_descriptor(separate):
-    files = open_files(separate.net())
+    files = descriptors(separate.net()).values()
     assert not [f for f in files if f.startswith((separate.pin_path, separate.path("tokens")))]
 
 

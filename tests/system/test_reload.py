@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from kekd import LONG, kill, wait_for
+from kekd import LONG, descriptors, kill, wait_for
 from pki import FIRST, Authority, replace, spiffe
 from test_certificates import code, read, wrap
 
@@ -335,12 +335,12 @@ def test_a_kekd_net_that_starts_while_a_certificate_is_replaced_waits_for_it(own
 
 
 def test_sighup_many_times_under_load_disturbs_nobody(own):
-    def descriptors():
+    def open_files():
         hang_up(own)
-        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (own.process.pid, own.net())]
+        return [len(descriptors(pid)) for pid in (own.process.pid, own.net())]
 
     with Load(own), Load(own):
-        before = descriptors() if os.getuid() == 0 else None
+        before = open_files() if os.getuid() == 0 else None
         for i in range(200 if LONG else 20):
             own.settings["deny"] = [f"dns:nobody-{i}.example"]
             own.write_config()
@@ -348,7 +348,7 @@ def test_sighup_many_times_under_load_disturbs_nobody(own):
             time.sleep(0.02)
         hang_up(own)
         if before:
-            wait_for(lambda: descriptors() <= before, "all descriptors are closed again")
+            wait_for(lambda: open_files() <= before, "all descriptors are closed again")
     assert own.process.poll() is None and own.net() is not None
 
 

@@ -3,7 +3,6 @@
 
 import contextlib
 import json
-import os
 import re
 import resource
 import socket
@@ -12,7 +11,7 @@ import time
 
 import pytest
 
-from kekd import LOGGING_MODULE, LONG, PATIENCE, b64, wait_for
+from kekd import LOGGING_MODULE, LONG, PATIENCE, b64, descriptors, proc_status, wait_for
 from load import Load, answer, percentile, request, run, tls
 
 # What src/http/connections.c gives them, in seconds, and what a busy machine may add.
@@ -46,12 +45,11 @@ def serves(server):
 
 
 def files(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(descriptors(pid))
 
 
 def rss_kib(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1])
+    return int(proc_status(pid)["VmRSS"].split()[0])
 
 
 def ended(s):
