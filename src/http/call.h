@@ -60,7 +60,7 @@ struct peer {
 	int fd;
 	_Atomic enum peer_phase phase;
 	_Atomic uint64_t deadline_ns; /* boot clock: by then the phase must be over */
-	atomic_bool known;	      /* it has shown the certificate of a client */
+	atomic_bool known;	      /* its last request was a client's */
 	bool unread;		      /* answered while its request was not read to the end */
 	bool ended;		      /* under the lock of connections.c, as what follows */
 	struct peer *older, *newer;

@@ -387,13 +387,24 @@ admit_client(struct http_call *call)
 			r->identity.name);
 		return KEKD_ECLIENT;
 	}
-	atomic_store(&call->peer->known, true);
 	if (!client_address_allowed(r->client, (const struct sockaddr *)&call->peer->sockaddr)) {
 		request_fail(r, KEKD_EADDRESS, "client %s may not come from %s", r->client->name,
 			r->address);
 		return KEKD_EADDRESS;
 	}
 	return 0;
+}
+
+/* Who was let in once and is not any more is a stranger again. */
+static int
+admit_known(struct http_call *call)
+{
+	int err = admit_identity(call);
+
+	if (err == 0)
+		err = admit_client(call);
+	atomic_store(&call->peer->known, err == 0);
+	return err;
 }
 
 /* libmicrohttpd ends a connection that is answered while its request is not read to the end, and a
@@ -522,8 +533,8 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 		request_fail(r, err, "%s", "try again, or another endpoint");
 		return err;
 	}
-	if ((err = admit_identity(call)) != 0 || (err = admit_client(call)) != 0 ||
-		(err = admit_work(call)) != 0 || (err = admit_limits(call)) != 0)
+	if ((err = admit_known(call)) != 0 || (err = admit_work(call)) != 0 ||
+		(err = admit_limits(call)) != 0)
 		return err;
 	if (!r->route) {
 		request_fail(r, route_err, "%s %s: see /v1/openapi.yaml", r->audit.method,

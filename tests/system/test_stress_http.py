@@ -13,6 +13,7 @@ import pytest
 
 from kekd import LOGGING_MODULE, LONG, PATIENCE, b64, descriptors, proc_status, wait_for
 from load import Load, answer, percentile, request, run, tls
+from pki import spiffe
 
 # What src/http/connections.c gives them, in seconds, and what a busy machine may add.
 HANDSHAKE, HEADERS, SENDING, READING = 10, 10, 30, 30
@@ -202,6 +203,19 @@ def test_strangers_that_hold_connections_lock_nobody_out(own, holder):
     assert told_ended(own, "crowded") > 200
     client.sendall(request())
     assert answer(client)[0] == 200
+
+
+def test_a_client_from_a_forbidden_address_has_a_strangers_share(own, holder):
+    with own.http("admin-1") as admin:
+        admin.put_client("far", ["uri:" + spiffe("other")],
+                         [{"keys": "*", "operations": ["wrap"]}], addresses=["192.0.2.1"])
+    held = []
+    for _ in range(CONNECTIONS // 4 + 60):
+        held.append(holder(tls(own, "other")))
+        held[-1].sendall(request("/v1/keys/demo/wrap"))
+        assert answer(held[-1])[0] == 403
+    wait_for(lambda: told_ended(own, "crowded") >= 50, "its oldest are ended")
+    serves(own)
 
 
 @pytest.mark.skipif(not LONG, reason="4,096 TLS handshakes: --long")
