@@ -90,6 +90,9 @@ void audit_submit(struct audit *a, struct audit_record *r);
 /* Counts a refusal that needs no record of its own, at once: done is not called. False: submit it.
  * A flood of refusals costs no more than this. Any thread, never blocks. */
 bool audit_count(struct audit *a, const struct audit_record *r);
+/* n more (or fewer) records are on their way: while they are many, a sync waits for some of them,
+ * at most a millisecond. Any thread, no lock. */
+void audit_expect(struct audit *a, int n);
 /* Waits until durable; for the control thread. Uses done and user. 0 or KEKD_EAUDIT. */
 int audit_append(struct audit *a, struct audit_record *r);
 

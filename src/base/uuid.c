@@ -3,10 +3,10 @@
 #include "kekd/uuid.h"
 
 #include "kekd/err.h"
+#include "kekd/random.h"
 #include "kekd/str.h"
 
 #include <errno.h>
-#include <openssl/rand.h>
 #include <string.h>
 
 static bool
@@ -20,7 +20,7 @@ uuid_generate(struct uuid *ret_uuid)
 {
 	struct uuid u;
 
-	if (RAND_bytes(u.b, sizeof(u.b)) != 1)
+	if (random_piece(u.b, sizeof(u.b)) != 0)
 		return KEKD_EINTERNAL;
 	u.b[6] = (uint8_t)((u.b[6] & 0x0f) | 0x40);
 	u.b[8] = (uint8_t)((u.b[8] & 0x3f) | 0x80);

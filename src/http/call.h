@@ -86,9 +86,10 @@ struct http_call {
 	bool early;   /* refused before the body was read */
 	bool swallow; /* early, but the body is short: it is read and forgotten */
 	bool queued;
-	bool outcome; /* control plane: the intent is on disk, the answer is its outcome */
-	bool started; /* handed to its handler */
-	int err;      /* of the answer */
+	bool expected; /* by the audit log, for a shared sync */
+	bool outcome;  /* control plane: the intent is on disk, the answer is its outcome */
+	bool started;  /* handed to its handler */
+	int err;       /* of the answer */
 	atomic_bool answered;
 	const char *content_type;
 };

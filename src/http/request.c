@@ -188,6 +188,8 @@ finish(struct request *r, int err)
 {
 	struct http_call *call = r->call;
 
+	if (call->expected)
+		audit_expect(call->http->config.audit, -1);
 	if (r->reply.bad && r->status < 500)
 		put_problem(r, KEKD_EINTERNAL, "the reply does not fit in memory");
 	fill_audit(r);
@@ -674,6 +676,9 @@ http_call_run(struct http_call *call)
 		return;
 	if (r->route->plane == HTTP_DATA || r->route->plane == HTTP_CONTROL)
 		suspend(call);
+	call->expected = r->route->plane == HTTP_DATA;
+	if (call->expected)
+		audit_expect(call->http->config.audit, 1);
 	if (r->route->plane != HTTP_CONTROL) {
 		r->route->handler(r);
 		return;

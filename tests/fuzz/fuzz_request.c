@@ -249,6 +249,12 @@ audit_submit(struct audit *a, struct audit_record *record)
 	record->done(record, 0);
 }
 
+void
+audit_expect(struct audit *a, int n)
+{
+	(void)a, (void)n;
+}
+
 bool
 audit_count(struct audit *a, const struct audit_record *record)
 {

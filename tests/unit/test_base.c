@@ -6,6 +6,7 @@
 #include "kekd/json.h"
 #include "kekd/secret.h"
 #include "kekd/str.h"
+#include "kekd/random.h"
 #include "kekd/uuid.h"
 
 #include <errno.h>
@@ -151,6 +152,28 @@ json_refuses_doubles_depth_and_strangers(void **state)
 	assert_non_null(strstr(error, "missing"));
 }
 
+static int
+compare_pieces(const void *a, const void *b)
+{
+	return memcmp(a, b, 12);
+}
+
+static void
+random_pieces_never_come_twice(void **state)
+{
+	enum { N = 5000 };
+	static uint8_t pieces[N][12];
+
+	(void)state;
+	for (int i = 0; i < N; i++)
+		assert_int_equal(random_piece(pieces[i], sizeof(pieces[i])), 0);
+	qsort(pieces, N, sizeof(pieces[0]), compare_pieces);
+	for (int i = 1; i < N; i++)
+		assert_memory_not_equal(pieces[i - 1], pieces[i], sizeof(pieces[i]));
+	assert_int_equal(random_piece(pieces, 0), KEKD_EINTERNAL);
+	assert_int_equal(random_piece(pieces, RANDOM_PIECE_MAX + 1), KEKD_EINTERNAL);
+}
+
 static void
 uuids_are_version_4_and_strictly_parsed(void **state)
 {
@@ -244,6 +267,7 @@ main(void)
 		cmocka_unit_test(a_reader_stops_at_the_end_of_its_input),
 		cmocka_unit_test(json_strings_are_escaped),
 		cmocka_unit_test(json_refuses_doubles_depth_and_strangers),
+		cmocka_unit_test(random_pieces_never_come_twice),
 		cmocka_unit_test(uuids_are_version_4_and_strictly_parsed),
 		cmocka_unit_test(times_are_rfc_3339),
 		cmocka_unit_test(a_time_that_would_be_written_otherwise_is_refused),

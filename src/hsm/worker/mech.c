@@ -6,9 +6,9 @@
 #include "worker.h"
 
 #include "kekd/log.h"
+#include "kekd/random.h"
 #include "kekd/str.h"
 
-#include <openssl/rand.h>
 #include <string.h>
 
 #define TAG_BITS 128
@@ -56,7 +56,7 @@ make_iv(const struct session *s, struct hsm_op *op)
 
 	op->iv_len = q->iv_len;
 	memset(op->iv, 0, sizeof(op->iv));
-	return (q->flags & QUIRK_TOKEN_IV) || RAND_bytes(op->iv, op->iv_len) == 1;
+	return (q->flags & QUIRK_TOKEN_IV) || random_piece(op->iv, op->iv_len) == 0;
 }
 
 /* A result of another length than the mechanism's is none, whatever the token said of it. */
