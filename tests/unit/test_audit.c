@@ -28,22 +28,6 @@
 
 #include <cmocka.h>
 
-static void
-records_that_never_come_hold_up_nobody(void **state)
-{
-	struct fixture *f = *state;
-
-	open_log(f);
-	audit_expect(f->audit, 1000);
-	for (int i = 0; i < 20; i++)
-		assert_int_equal(append(f, "x"), 0);
-	audit_expect(f->audit, -1000);
-	assert_int_equal(append(f, "y"), 0);
-	close_log(f);
-	assert_int_equal(count(f, "request_id", "x"), 20);
-	assert_int_equal(count(f, "request_id", "y"), 1);
-}
-
 /* ---- failing disks ---- */
 
 static atomic_int fail_writes, fail_syncs, fail_allocations;
@@ -566,6 +550,22 @@ fifty_thousand_records_at_once_are_all_written(void **state)
 }
 
 /* ---- failing disks ---- */
+
+static void
+records_that_never_come_hold_up_nobody(void **state)
+{
+	struct fixture *f = *state;
+
+	open_log(f);
+	audit_expect(f->audit, 1000);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(append(f, "x"), 0);
+	audit_expect(f->audit, -1000);
+	assert_int_equal(append(f, "y"), 0);
+	close_log(f);
+	assert_int_equal(count(f, "request_id", "x"), 20);
+	assert_int_equal(count(f, "request_id", "y"), 1);
+}
 
 static void
 a_file_whose_write_failed_is_never_written_again(void **state)
