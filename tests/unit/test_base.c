@@ -14,6 +14,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -175,6 +177,31 @@ random_pieces_never_come_twice(void **state)
 }
 
 static void
+a_forked_child_draws_other_random_pieces(void **state)
+{
+	uint8_t mine[RANDOM_PIECE_MAX], its[RANDOM_PIECE_MAX];
+	int fds[2], status;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(random_piece(mine, sizeof(mine)), 0); /* there is more in the block */
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int err = random_piece(its, sizeof(its));
+		_exit(err == 0 && write(fds[1], its, sizeof(its)) == sizeof(its) ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(read(fds[0], its, sizeof(its)), sizeof(its));
+	assert_int_equal(random_piece(mine, sizeof(mine)), 0);
+	assert_memory_not_equal(mine, its, sizeof(its));
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void
 uuids_are_version_4_and_strictly_parsed(void **state)
 {
 	struct uuid a, b;
@@ -268,6 +295,7 @@ main(void)
 		cmocka_unit_test(json_strings_are_escaped),
 		cmocka_unit_test(json_refuses_doubles_depth_and_strangers),
 		cmocka_unit_test(random_pieces_never_come_twice),
+		cmocka_unit_test(a_forked_child_draws_other_random_pieces),
 		cmocka_unit_test(uuids_are_version_4_and_strictly_parsed),
 		cmocka_unit_test(times_are_rfc_3339),
 		cmocka_unit_test(a_time_that_would_be_written_otherwise_is_refused),
