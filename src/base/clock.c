@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The two clocks, and RFC 3339. */
+/* The two clocks, RFC 3339, and durations. */
 #include "kekd/clock.h"
 
 #include <errno.h>
@@ -78,4 +78,49 @@ clock_parse(const char *text, uint64_t *ret_real_us)
 		return -EINVAL;
 	*ret_real_us = (uint64_t)s * 1000000u + us;
 	return 0;
+}
+
+/* From the largest: the first that divides is the one to write. */
+static const struct {
+	char name;
+	uint64_t s;
+} units[] = { { 'd', 86400 }, { 'h', 3600 }, { 'm', 60 }, { 's', 1 } };
+
+int
+clock_parse_duration(const char *text, uint64_t *ret_s)
+{
+	const char *p = text;
+	uint64_t n = 0;
+
+	if (*p == '0' && p[1] >= '0' && p[1] <= '9')
+		return -EINVAL;
+	for (; *p >= '0' && *p <= '9'; p++) {
+		n = n * 10 + (uint64_t)(*p - '0');
+		if (n > CLOCK_DURATION_MAX_S)
+			return -EINVAL;
+	}
+	if (p == text || !*p || p[1])
+		return -EINVAL;
+	for (size_t i = 0; i < sizeof(units) / sizeof(*units); i++) {
+		if (units[i].name != *p)
+			continue;
+		if (n > CLOCK_DURATION_MAX_S / units[i].s)
+			return -EINVAL;
+		*ret_s = n * units[i].s;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+void
+clock_format_duration(uint64_t s, char ret_text[CLOCK_DURATION_SIZE])
+{
+	size_t i = 0;
+
+	while (s % units[i].s != 0)
+		i++;
+	if (s == 0)
+		i = sizeof(units) / sizeof(*units) - 1;
+	snprintf(ret_text, CLOCK_DURATION_SIZE, "%llu%c", (unsigned long long)(s / units[i].s),
+		units[i].name);
 }

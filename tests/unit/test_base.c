@@ -267,6 +267,33 @@ errors_have_codes_that_are_found_again(void **state)
 }
 
 static void
+durations_are_one_number_and_one_unit(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t s;
+	} good[] = { { "0s", 0 }, { "45s", 45 }, { "90s", 90 }, { "30m", 1800 }, { "25h", 90000 },
+		{ "1d", 86400 }, { "90d", 7776000 }, { "36525d", CLOCK_DURATION_MAX_S } };
+	static const char *const bad[] = { "", "s", "5", "-5s", "+5s", " 5s", "5 s", "5s ", "05s",
+		"5S", "5w", "1h30m", "1.5h", "36526d", "3155760001s", "99999999999999999999s" };
+	char text[CLOCK_DURATION_SIZE];
+	uint64_t s = 0;
+
+	(void)state;
+	for (size_t i = 0; i < STR_COUNT(good); i++) {
+		assert_int_equal(clock_parse_duration(good[i].text, &s), 0);
+		assert_int_equal(s, good[i].s);
+		clock_format_duration(s, text);
+		assert_string_equal(text, good[i].text);
+	}
+	for (size_t i = 0; i < STR_COUNT(bad); i++)
+		assert_int_equal(clock_parse_duration(bad[i], &s), -EINVAL);
+	assert_int_equal(clock_parse_duration("24h", &s), 0);
+	clock_format_duration(s, text);
+	assert_string_equal(text, "1d");
+}
+
+static void
 secrets_compare_by_content_and_length(void **state)
 {
 	struct secret s;
@@ -299,6 +326,7 @@ main(void)
 		cmocka_unit_test(uuids_are_version_4_and_strictly_parsed),
 		cmocka_unit_test(times_are_rfc_3339),
 		cmocka_unit_test(a_time_that_would_be_written_otherwise_is_refused),
+		cmocka_unit_test(durations_are_one_number_and_one_unit),
 		cmocka_unit_test(errors_have_codes_that_are_found_again),
 		cmocka_unit_test(secrets_compare_by_content_and_length),
 	};
