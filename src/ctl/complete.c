@@ -14,6 +14,7 @@ static const struct {
 	{ "FILE", ":files" },
 	{ "DIR", ":dirs" },
 	{ "KEY", ":keys" },
+	{ "PATH", ":files" },
 	{ "FORMAT", "table\njson" },
 };
 
@@ -71,7 +72,9 @@ split(int argc, char **argv, struct ctl_args *words)
 	const struct ctl_option *open = NULL;
 
 	for (int i = 0; i < argc && words->words_count < CTL_ARGS_MAX; i++) {
-		const struct ctl_option *o = argv[i][0] == '-' ? option_find(argv[i]) : NULL;
+		const struct ctl_option *o = argv[i][0] == '-'
+						     ? option_find(argv[i], words->words[0])
+						     : NULL;
 		if (open)
 			open = NULL; /* this is its value */
 		else if (o)

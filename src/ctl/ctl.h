@@ -24,7 +24,8 @@ enum ctl_exit {
 	CTL_NOT_FOUND = 4,
 	CTL_CONFLICT = 5,
 	CTL_UNVERIFIED = 6,
-	CTL_UNAVAILABLE = 7
+	CTL_UNAVAILABLE = 7,
+	CTL_PENDING = 8
 };
 
 /* ---- options.c: the command line ---- */
@@ -35,6 +36,8 @@ struct ctl_option {
 	const char *argument; /* what stands for it in a usage line; NULL: takes none */
 	const char *help;
 	bool general; /* goes with every command */
+	/* The letter belongs to these commands, and stands behind them; NULL: to all others. */
+	const char *letter_of;
 };
 
 #define CTL_ARGS_MAX 128
@@ -52,8 +55,8 @@ struct ctl_args {
 
 extern const struct ctl_option ctl_options[]; /* ends with a name of NULL */
 
-const struct ctl_option *option_find(
-	const char *arg); /* by "--name", "--name=…" or "-n"; or NULL */
+/* By "--name", "--name=…" or "-n"; or NULL. command: the first word before it, or NULL. */
+const struct ctl_option *option_find(const char *arg, const char *command);
 int args_parse(int argc, char **argv, struct ctl_args *ret_args);
 bool args_has(const struct ctl_args *a, const char *option);
 const char *args_value(const struct ctl_args *a, const char *option); /* the last one, or NULL */
@@ -88,6 +91,7 @@ struct ctl_command {
 extern const struct ctl_command ctl_key_commands[];
 extern const struct ctl_command ctl_data_commands[];
 extern const struct ctl_command ctl_client_commands[];
+extern const struct ctl_command ctl_apply_commands[];
 extern const struct ctl_command ctl_audit_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
 extern const struct ctl_command ctl_status_commands[];

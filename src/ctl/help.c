@@ -11,6 +11,7 @@ static const struct {
 	{ "Keys", ctl_key_commands },
 	{ "Data keys", ctl_data_commands },
 	{ "Clients", ctl_client_commands },
+	{ "From files", ctl_apply_commands },
 	{ "Audit log", ctl_audit_commands },
 	{ "Tokens", ctl_hsm_commands },
 	{ "Server", ctl_status_commands },
@@ -20,7 +21,7 @@ static const struct {
 static const char exit_text[] =
 	"Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by the server, 4 not found,\n"
 	"5 conflict (it changed meanwhile, exists already, or is in another state),\n"
-	"6 verification failed, 7 temporarily unavailable.\n";
+	"6 verification failed, 7 temporarily unavailable, 8 waits for an approval.\n";
 
 /* How many of the words the command's own words are; 0: it is another one. */
 static size_t

@@ -27,6 +27,12 @@ const struct ctl_option ctl_options[] = {
 	{ "version-id", 0, "UUID", "wrap with this version: the primary or the one before", false },
 	{ "lines", 0, NULL, "a ciphertext on each line; goes on where it was broken off", false },
 	{ "keep-going", 0, NULL, "leave a line that fails as it is", false },
+	{ "file", 'f', "PATH", "read this file or directory; may be given again", false,
+		" apply diff " },
+	{ "dry-run", 0, NULL, "show what would be changed, and change nothing", false },
+	{ "keys", 0, NULL, "write the keys", false },
+	{ "clients", 0, NULL, "write the clients", false },
+	{ "policy", 0, NULL, "write the policy", false },
 	{ "last", 'n', "N", "begin with the last N records (10)", false },
 	{ "follow", 'f', NULL, "go on as records are written, until interrupted", false },
 	{ "bytes", 0, "N", "length of a data key (32)", false },
@@ -56,13 +62,29 @@ find_long(const char *name, size_t len)
 	return NULL;
 }
 
-static const struct ctl_option *
-find_letter(char letter)
+static bool
+is_among(const char *words, const char *word)
 {
-	for (const struct ctl_option *o = ctl_options; o->name; o++)
-		if (o->letter && o->letter == letter)
+	char spaced[64];
+
+	snprintf(spaced, sizeof(spaced), " %s ", word);
+	return strstr(words, spaced) != NULL;
+}
+
+static const struct ctl_option *
+find_letter(char letter, const char *command)
+{
+	const struct ctl_option *found = NULL;
+
+	for (const struct ctl_option *o = ctl_options; o->name; o++) {
+		if (!o->letter || o->letter != letter)
+			continue;
+		if (o->letter_of && command && is_among(o->letter_of, command))
 			return o;
-	return NULL;
+		if (!o->letter_of)
+			found = o;
+	}
+	return found;
 }
 
 static int
@@ -100,17 +122,17 @@ take(struct ctl_args *a, const struct ctl_option *o, const char *attached, char 
 }
 
 const struct ctl_option *
-option_find(const char *arg)
+option_find(const char *arg, const char *command)
 {
 	if (arg[1] == '-')
 		return find_long(arg + 2, strcspn(arg + 2, "="));
-	return find_letter(arg[1]);
+	return find_letter(arg[1], command);
 }
 
 static int
 take_option(struct ctl_args *a, const char *arg, char ***next)
 {
-	const struct ctl_option *o = option_find(arg);
+	const struct ctl_option *o = option_find(arg, a->words_count > 0 ? a->words[0] : NULL);
 	const char *equals = strchr(arg, '=');
 
 	if (!o) {
