@@ -38,7 +38,7 @@ run_apply(struct ctl *ctl)
 	if (status != CTL_OK)
 		return status;
 	if (args_has(&ctl->args, "dry-run")) {
-		apply_show_plan(ctl, &s);
+		apply_show_plan(ctl, &s, false);
 		return CTL_OK;
 	}
 	status = apply_do(ctl, &s);
@@ -64,7 +64,7 @@ run_diff(struct ctl *ctl)
 
 	if (status != CTL_OK)
 		return status == CTL_FAILED ? CTL_USAGE : status;
-	apply_show_plan(ctl, &s);
+	apply_show_plan(ctl, &s, true);
 	return differs(&s) ? CTL_FAILED : CTL_OK;
 }
 

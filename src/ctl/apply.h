@@ -89,7 +89,8 @@ int export_run(struct ctl *ctl);
 
 /* ---- apply_show.c ---- */
 
-void apply_show_plan(const struct ctl *ctl, const struct apply_set *s);
+/* differs: in diff's words. */
+void apply_show_plan(const struct ctl *ctl, const struct apply_set *s, bool differs);
 void apply_show_results(const struct ctl *ctl, const struct apply_set *s);
 
 #endif

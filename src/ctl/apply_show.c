@@ -99,15 +99,15 @@ count_result(const struct apply_set *s, enum apply_result result)
 }
 
 static void
-print_nothing(const struct ctl *ctl, const struct apply_set *s)
+print_nothing(const struct ctl *ctl, const struct apply_set *s, bool differs)
 {
 	if (!ctl->quiet)
-		printf("nothing to change (%zu %s compared)\n", s->count,
-			s->count == 1 ? "resource" : "resources");
+		printf("nothing %s (%zu %s compared)\n", differs ? "differs" : "to change",
+			s->count, s->count == 1 ? "resource" : "resources");
 }
 
 void
-apply_show_plan(const struct ctl *ctl, const struct apply_set *s)
+apply_show_plan(const struct ctl *ctl, const struct apply_set *s, bool differs)
 {
 	_cleanup_(table_freep) struct table *t = NULL;
 	size_t unchanged = count_action(s, APPLY_NOTHING), i;
@@ -118,7 +118,7 @@ apply_show_plan(const struct ctl *ctl, const struct apply_set *s)
 		return;
 	}
 	if (unchanged == s->count) {
-		print_nothing(ctl, s);
+		print_nothing(ctl, s, differs);
 		return;
 	}
 	if (ctl->quiet)
@@ -161,7 +161,7 @@ apply_show_results(const struct ctl *ctl, const struct apply_set *s)
 		return;
 	}
 	if (count_action(s, APPLY_NOTHING) == s->count) {
-		print_nothing(ctl, s);
+		print_nothing(ctl, s, false);
 		return;
 	}
 	if (ctl->quiet)
