@@ -46,6 +46,7 @@
 	X(KEKD_ENOCLIENT, "client_not_found", 404, "The client does not exist") \
 	X(KEKD_EMETHOD, "method_not_allowed", 405, "The path does not take this method") \
 	X(KEKD_ESTATE, "invalid_state", 409, "The version's state does not allow this") \
+	X(KEKD_EFROZEN, "frozen", 409, "The key or the service only unwraps for now") \
 	X(KEKD_EDISABLED, "version_not_enabled", 409, "The version is not enabled") \
 	X(KEKD_ENOTPRIMARY, "version_not_primary", 409, "Only the primary version wraps") \
 	X(KEKD_EUNPROVEN, "version_unproven", 409, \

@@ -47,6 +47,9 @@ struct http_route {
 	bool has_body;			   /* a JSON object is read and parsed before the handler */
 	enum http_condition condition;
 	void (*handler)(struct request *r);
+	/* Of a change: does this body only ask what would happen? Then it is audited as a read, and
+	 * its handler changes nothing. NULL: it never does. */
+	bool (*only_asks)(const json_t *body);
 	bool any_key; /* no {key} in the path: a grant of the operation for any key lets in, and
 			 the handler looks for which */
 };

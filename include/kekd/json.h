@@ -34,7 +34,8 @@ enum json_kind {
 	JSON_KIND_INTEGER,
 	JSON_KIND_BOOL,
 	JSON_KIND_ARRAY,
-	JSON_KIND_OBJECT
+	JSON_KIND_OBJECT,
+	JSON_KIND_ANY /* also null: for the caller to look at */
 };
 
 /* What an object may hold. `out` points to: const char * (borrowed) · int64_t (0 or more) · bool ·

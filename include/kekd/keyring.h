@@ -58,6 +58,9 @@ struct key {
 	uint64_t activation; /* number of activations ever, over all versions */
 	uint64_t activated_us;
 	unsigned previous;	      /* primary before the last activation; 0: none */
+	uint64_t rotate_every_s;      /* the period; 0: it does not rotate by itself */
+	uint64_t next_rotation_us;    /* 0: none */
+	bool frozen;		      /* unwraps alone */
 	struct key_version *versions; /* sorted by number */
 	size_t versions_count;
 	bool refused; /* the stored record's seal does not verify: this, the last good one, stays in
@@ -67,6 +70,11 @@ struct key {
 #define KMS_KEY_ID_SIZE (UUID_TEXT_SIZE + 21)
 /* "UUID.ACTIVATION" of the primary; "" when there is none. */
 void key_kms_key_id(const struct key *k, char ret_text[KMS_KEY_ID_SIZE]);
+
+#define ROTATION_JITTER_MAX_US (3600ull * 1000000)
+/* When the key rotates next if its period begins now, 0 without one: up to 5 % and an hour earlier
+ * or later, by name and activation, so that keys made in one go do not rotate in one go. */
+uint64_t key_next_rotation(const struct key *k, uint64_t now_us);
 
 /* A key without versions, with one reference: the first step of creating it. NULL: no memory.
  * labels: borrowed, copied; NULL: none. */

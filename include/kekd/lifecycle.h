@@ -22,11 +22,20 @@ struct lifecycle {
 
 #define LIFECYCLE_ERROR_SIZE 256 /* what happened, to what, what to do */
 
+/* What a key can be set to, apart from its versions. */
+struct lifecycle_settings {
+	const json_t *labels; /* borrowed, copied; NULL: as they are */
+	bool has_rotate_every, has_frozen;
+	uint64_t rotate_every_s; /* 0: it does not rotate by itself */
+	bool frozen;
+};
+
 /* Stages version 1, makes and proves it, activates it. A key of this name that never had a primary
- * (an interrupted creation) is finished instead. token NULL: the first. 0 with a reference to the
- * new record; KEKD_EPRECONDITION when it exists. */
-int lifecycle_create(struct lifecycle *l, const char *name, json_t *labels, const char *token,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+ * (an interrupted creation) is finished instead. settings, token NULL: none, the first. 0 with a
+ * reference to the new record; KEKD_EPRECONDITION when it exists. */
+int lifecycle_create(struct lifecycle *l, const char *name,
+	const struct lifecycle_settings *settings, const char *token, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
 /* Re-uses a staged version if there is one. expected: the record's commit number, or STORE_ANY. */
 int lifecycle_rotate(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
@@ -36,8 +45,29 @@ int lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expect
 /* An older enabled version becomes primary, with a new activation number; proven first. */
 int lifecycle_make_primary(struct lifecycle *l, const char *name, uint64_t expected,
 	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
-int lifecycle_set_labels(struct lifecycle *l, const char *name, uint64_t expected, json_t *labels,
+/* What is so already is no change. The period begins when it is set. */
+int lifecycle_set(struct lifecycle *l, const char *name, uint64_t expected,
+	const struct lifecycle_settings *settings, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+
+/* ---- rotation in its two steps ---- */
+
+/* The first half of lifecycle_rotate: the staged version, made and proven here. The primary stays.
+ */
+int lifecycle_stage(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* The other half: the staged version becomes primary, proven once more. version 0: the newest
+ * staged one; the primary already: nothing to do; KEKD_ESTATE when it is neither. */
+int lifecycle_activate(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* A staged version is given up. Its record stays, and its object in the token. */
+int lifecycle_abandon(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+
+/* Why a key is to rotate by itself now. Never one that is frozen or refused. Any thread. */
+enum rotation_reason { ROTATION_NOT_DUE, ROTATION_PERIOD, ROTATION_BUDGET, ROTATION_REASONS };
+enum rotation_reason rotation_due(const struct key *k, uint64_t now_us);
+const char *rotation_reason_name(enum rotation_reason reason); /* "period", "budget" */
 
 /* The canary (crypto/canary.c): made once per version; proving = unwrap it and compare, then a
  * fresh wrap and unwrap. */

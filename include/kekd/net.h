@@ -60,6 +60,22 @@ struct node_reload {	  /* the last SIGHUP */
 	char fault[512];
 };
 
+/* Keys that were to rotate by themselves and could not. */
+#define NODE_ROTATIONS_FAILING 64
+struct node_rotation_failure {
+	char key[STR_NAME_MAX + 1];
+	enum rotation_reason reason;
+	unsigned tries;
+	uint64_t since_us, again_us, again_ns; /* the last one by the boot clock */
+	int err;
+	char text[LIFECYCLE_ERROR_SIZE];
+};
+struct node_rotations {
+	uint64_t done[ROTATION_REASONS], failures; /* since the start */
+	struct node_rotation_failure failing[NODE_ROTATIONS_FAILING];
+	size_t failing_count;
+};
+
 struct node {
 	struct net_part part;
 	struct hsm *hsm;
@@ -74,6 +90,7 @@ struct node {
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;
 	_Atomic enum node_phase phase;
+	atomic_bool frozen;		 /* the whole service only unwraps */
 	uint64_t started_us, started_ns; /* real time, and the boot clock */
 	/* the main thread's own: when the certificates' ends were last told */
 	uint64_t next_watch_ns;
@@ -85,7 +102,7 @@ struct node {
 	_Atomic int exit_wanted; /* an exit status, or -1 */
 	uint64_t next_poll_ns;
 	bool proofs_done;
-	uint64_t next_summary_ns;
+	uint64_t next_summary_ns, next_rotations_ns;
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];
@@ -99,6 +116,7 @@ struct node {
 	size_t unknown_count;
 	char phase_reason[256];
 	struct keyring_summary summary;
+	struct node_rotations rotations;
 	struct node_reload reload;
 	struct {
 		uint64_t who; /* hash of client and version */
@@ -118,6 +136,8 @@ int node_token(const struct node *n, const char *name);
 bool node_first_refusal(struct node *n, const char *client, const struct uuid *version);
 /* A change has made a new version of this key, and proven it. Control thread. */
 void node_count_proven(struct node *n, const char *key);
+/* The shortest rotate_every that a key may have here, in seconds. Any thread. */
+uint64_t node_rotation_floor_s(struct node *n);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

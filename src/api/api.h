@@ -23,10 +23,15 @@ void api_key_list(struct request *r);	     /* HTTP_READ     GET   /v1/keys */
 void api_key_create(struct request *r);	     /* HTTP_CONTROL  POST  /v1/keys */
 void api_key_get(struct request *r);	     /* HTTP_READ     GET   /v1/keys/{key} */
 void api_key_patch(struct request *r);	     /* HTTP_CONTROL  PATCH /v1/keys/{key} */
-void api_key_rotate(struct request *r);	     /* HTTP_CONTROL  POST  …/rotate */
 void api_version_enable(struct request *r);  /* HTTP_CONTROL  POST  …/versions/{n}/enable */
 void api_version_disable(struct request *r); /* HTTP_CONTROL  POST  …/versions/{n}/disable */
 void api_version_primary(struct request *r); /* HTTP_CONTROL  POST  …/versions/{n}/primary */
+
+/* rotation.c */
+void api_key_rotate(struct request *r);	       /* HTTP_CONTROL  POST  …/rotate */
+bool api_rotate_only_asks(const json_t *body); /* a dry run */
+void api_key_activate(struct request *r);      /* HTTP_CONTROL  POST  …/activate */
+void api_version_abandon(struct request *r);   /* HTTP_CONTROL  POST  …/versions/{n}/abandon */
 
 /* clients.c */
 void api_client_list(struct request *r);   /* HTTP_READ     GET    /v1/clients */

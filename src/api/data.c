@@ -113,6 +113,13 @@ choose_wrap(struct data_call *d, struct item *item, const char *version_id)
 	struct uuid id;
 	int err;
 
+	if (d->key->frozen)
+		return item_fail(item, KEKD_EFROZEN,
+			"an administrator can lift it: kekctl key unfreeze %.30s", d->key->name);
+	if (atomic_load(&d->request->node->frozen))
+		return item_fail(item, KEKD_EFROZEN,
+			"the whole service is; an administrator can lift it: kekctl cluster "
+			"unfreeze");
 	if (version_id && uuid_parse(version_id, &id) != 0)
 		return item_fail(item, KEKD_EINVALID, "version_id is a UUID in lower case");
 	err = key_choose_wrap(d->key, version_id ? &id : NULL, d->request->time_us, &item->to);

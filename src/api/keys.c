@@ -3,7 +3,9 @@
  * Keys and their versions as a resource: list, create, read, labels, rotate, states. What a change
  * does is lifecycle.h's; here requests become its calls and records become JSON.
  */
-#include "api.h"
+#include "keys.h"
+
+#include "kekd/clock.h"
 
 #include <errno.h>
 #include <string.h>
@@ -69,8 +71,8 @@ versions_json(const struct key *k)
 }
 
 /* A version number, or null for "none". */
-static json_t *
-number_json(unsigned number)
+json_t *
+keys_number_json(unsigned number)
 {
 	return number ? json_integer(number) : json_null();
 }
@@ -98,19 +100,32 @@ algorithm_name(enum blob_algorithm algorithm)
 	return names[algorithm];
 }
 
+/* A duration, or null for "none". */
+static json_t *
+duration_json(uint64_t seconds)
+{
+	char text[CLOCK_DURATION_SIZE];
+
+	clock_format_duration(seconds, text);
+	return seconds ? json_string(text) : json_null();
+}
+
 static json_t *
 key_json(const struct key *k)
 {
-	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:b, s:o}", "name",
-		k->name, "algorithm", algorithm_name(k->algorithm), "labels", labels_json(k),
-		"created", api_time(k->created_us), "primary", number_json(k->primary),
-		"activation", (json_int_t)k->activation, "activated", api_time(k->activated_us),
-		"kms_key_id", kms_key_id_json(k), "previous", number_json(k->previous), "revision",
-		(json_int_t)k->commit, "refused", k->refused, "versions", versions_json(k));
+	return json_pack(
+		"{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:b, s:o, s:o, s:b, s:o}",
+		"name", k->name, "algorithm", algorithm_name(k->algorithm), "labels",
+		labels_json(k), "created", api_time(k->created_us), "primary",
+		keys_number_json(k->primary), "activation", (json_int_t)k->activation, "activated",
+		api_time(k->activated_us), "kms_key_id", kms_key_id_json(k), "previous",
+		keys_number_json(k->previous), "revision", (json_int_t)k->commit, "refused",
+		k->refused, "rotate_every", duration_json(k->rotate_every_s), "next_rotation",
+		api_time(k->next_rotation_us), "frozen", k->frozen, "versions", versions_json(k));
 }
 
-static void
-answer_key(struct request *r, int status, const struct key *k)
+void
+keys_answer(struct request *r, int status, const struct key *k)
 {
 	json_t *value = key_json(k);
 
@@ -198,41 +213,69 @@ api_key_get(struct request *r)
 	_cleanup_(key_unrefp) struct key *k = api_find_key(r);
 
 	if (k)
-		answer_key(r, 200, k);
+		keys_answer(r, 200, k);
 }
 
 /* ---- changes ---- */
 
-static uint64_t
-expected(const struct request *r)
+uint64_t
+keys_expected(const struct request *r)
 {
 	return r->if_match_given ? r->if_match : STORE_ANY;
 }
 
-static void
-fail_change(struct request *r, int err, const char *text)
+void
+keys_fail(struct request *r, int err, const char *text)
 {
 	request_fail(r, err, "%s", *text ? text : kekd_strerror(err));
 }
 
 struct creation {
 	const char *name, *algorithm, *token;
-	json_t *labels;
+	struct lifecycle_settings settings;
 };
+
+/* What PATCH and creation have in common. rotate_every: what the body has, or NULL. */
+static int
+read_rotate_every(struct request *r, const json_t *value, struct lifecycle_settings *settings,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	uint64_t floor_s = node_rotation_floor_s(r->node);
+	char floor[CLOCK_DURATION_SIZE];
+
+	settings->has_rotate_every = value != NULL;
+	if (!value || json_is_null(value))
+		return 0;
+	clock_format_duration(floor_s, floor);
+	if (json_is_string(value) &&
+		clock_parse_duration(json_string_value(value), &settings->rotate_every_s) == 0 &&
+		settings->rotate_every_s >= floor_s)
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"rotate_every is a duration from \"%s\" to \"36525d\", such as \"90d\" or "
+		"\"24h\", or null for none",
+		floor);
+	return KEKD_EINVALID;
+}
 
 static int
 creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_SIZE])
 {
+	json_t *labels = NULL, *rotate_every = NULL;
 	const struct json_member members[] = {
 		{ "name", JSON_KIND_STRING, true, &c->name },
 		{ "algorithm", JSON_KIND_STRING, false, &c->algorithm },
-		{ "labels", JSON_KIND_OBJECT, false, &c->labels },
+		{ "labels", JSON_KIND_OBJECT, false, &labels },
 		{ "token", JSON_KIND_STRING, false, &c->token },
+		{ "rotate_every", JSON_KIND_ANY, false, &rotate_every },
 	};
 	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
 
+	if (err == 0)
+		err = read_rotate_every(r, rotate_every, &c->settings, ret_error);
 	if (err < 0)
 		return err;
+	c->settings.labels = labels;
 	if (!str_is_name(c->name)) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"a key's name has 1 to %d of a-z 0-9 . _ - and begins and ends with a "
@@ -263,15 +306,15 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 	return 0;
 }
 
-static void
-set_activation_detail(struct request *r, const struct key *k)
+void
+keys_set_activation_detail(struct request *r, const struct key *k)
 {
 	const struct key_version *v = key_find_version(k, k->primary);
 
 	if (v)
 		api_set_detail(r,
 			json_pack("{s:i, s:o, s:I, s:o, s:s, s:o, s:I}", "version", (int)k->primary,
-				"previous", number_json(k->previous), "activation",
+				"previous", keys_number_json(k->previous), "activation",
 				(json_int_t)k->activation, "kms_key_id", kms_key_id_json(k),
 				"token", v->token, "object_id", object_id_json(&v->object_id),
 				"revision", (json_int_t)k->commit));
@@ -289,20 +332,18 @@ api_key_create(struct request *r)
 		request_fail(r, err, "%s", error);
 		return;
 	}
-	err = lifecycle_create(&r->node->lifecycle, c.name, c.labels, c.token, &k, text);
+	err = lifecycle_create(&r->node->lifecycle, c.name, &c.settings, c.token, &k, text);
 	if (err < 0) {
-		fail_change(r, err, text);
+		keys_fail(r, err, text);
 		return;
 	}
 	node_count_proven(r->node, k->name);
-	set_activation_detail(r, k);
-	answer_key(r, 201, k);
+	keys_set_activation_detail(r, k);
+	keys_answer(r, 201, k);
 }
 
-/* The key of the path can be changed, and the body is what the table says; else the request has
- * been answered. */
-static bool
-may_begin(struct request *r, const struct json_member *members, size_t n)
+bool
+keys_may_begin(struct request *r, const struct json_member *members, size_t n)
 {
 	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	char error[JSON_ERROR_SIZE] = "";
@@ -313,51 +354,59 @@ may_begin(struct request *r, const struct json_member *members, size_t n)
 	return before && err == 0;
 }
 
+/* At least one of them is there. */
+static int
+read_settings(struct request *r, struct lifecycle_settings *s, char ret_error[JSON_ERROR_SIZE])
+{
+	json_t *labels = NULL, *rotate_every = NULL;
+	const struct json_member members[] = {
+		{ "labels", JSON_KIND_OBJECT, false, &labels },
+		{ "rotate_every", JSON_KIND_ANY, false, &rotate_every },
+		{ "frozen", JSON_KIND_BOOL, false, &s->frozen },
+	};
+	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
+
+	if (err == 0)
+		err = read_rotate_every(r, rotate_every, s, ret_error);
+	if (err < 0)
+		return err;
+	s->labels = labels;
+	s->has_frozen = json_object_get(r->body, "frozen") != NULL;
+	if (labels || rotate_every || s->has_frozen)
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE, "give labels, rotate_every or frozen");
+	return KEKD_EINVALID;
+}
+
 void
 api_key_patch(struct request *r)
 {
-	json_t *labels = NULL;
-	const struct json_member members[] = { { "labels", JSON_KIND_OBJECT, true, &labels } };
+	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
-	char text[LIFECYCLE_ERROR_SIZE] = "";
+	struct lifecycle_settings settings = { 0 };
+	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	int err;
 
-	if (!may_begin(r, members, STR_COUNT(members)))
+	if (!before)
 		return;
-	err = lifecycle_set_labels(&r->node->lifecycle, r->key, expected(r), labels, &k, text);
+	err = read_settings(r, &settings, error);
 	if (err < 0) {
-		fail_change(r, err, text);
+		request_fail(r, err, "%s", error);
 		return;
 	}
-	api_set_detail(r, json_pack("{s:I}", "revision", (json_int_t)k->commit));
-	answer_key(r, 200, k);
-}
-
-void
-api_key_rotate(struct request *r)
-{
-	const char *token = NULL;
-	const struct json_member members[] = { { "token", JSON_KIND_STRING, false, &token } };
-	_cleanup_(key_unrefp) struct key *k = NULL;
-	char text[LIFECYCLE_ERROR_SIZE] = "";
-	int err;
-
-	if (!may_begin(r, members, STR_COUNT(members)))
-		return;
-	err = lifecycle_rotate(&r->node->lifecycle, r->key, expected(r), token, &k, text);
+	err = lifecycle_set(&r->node->lifecycle, r->key, keys_expected(r), &settings, &k, text);
 	if (err < 0) {
-		fail_change(r, err, text);
+		keys_fail(r, err, text);
 		return;
 	}
-	node_count_proven(r->node, k->name);
-	set_activation_detail(r, k);
-	answer_key(r, 200, k);
+	api_set_detail(
+		r, json_pack("{s:I, s:b, s:o, s:o}", "revision", (json_int_t)k->commit, "frozen",
+			   k->frozen, "rotate_every", duration_json(k->rotate_every_s),
+			   "next_rotation", api_time(k->next_rotation_us)));
+	keys_answer(r, 200, k);
 }
 
 /* ---- versions ---- */
-
-typedef int version_change_fn(struct lifecycle *l, const char *name, uint64_t expected_commit,
-	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
 
 static int
 enable(struct lifecycle *l, const char *name, uint64_t expected_commit, unsigned version,
@@ -410,8 +459,8 @@ set_version_detail(struct request *r, const struct key *k, unsigned number)
 					  k->primary == number, "revision", (json_int_t)k->commit));
 }
 
-static void
-change_version(struct request *r, version_change_fn *change)
+void
+keys_change_version(struct request *r, keys_version_fn *change)
 {
 	unsigned number = version_number(r->params[1]);
 	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
@@ -431,29 +480,29 @@ change_version(struct request *r, version_change_fn *change)
 		request_fail(r, err, "%s", error);
 		return;
 	}
-	err = change(&r->node->lifecycle, r->key, expected(r), number, &k, text);
+	err = change(&r->node->lifecycle, r->key, keys_expected(r), number, &k, text);
 	if (err < 0) {
-		fail_change(r, err, text);
+		keys_fail(r, err, text);
 		return;
 	}
 	set_version_detail(r, k, number);
-	answer_key(r, 200, k);
+	keys_answer(r, 200, k);
 }
 
 void
 api_version_enable(struct request *r)
 {
-	change_version(r, enable);
+	keys_change_version(r, enable);
 }
 
 void
 api_version_disable(struct request *r)
 {
-	change_version(r, disable);
+	keys_change_version(r, disable);
 }
 
 void
 api_version_primary(struct request *r)
 {
-	change_version(r, lifecycle_make_primary);
+	keys_change_version(r, lifecycle_make_primary);
 }

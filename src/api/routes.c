@@ -6,28 +6,28 @@
 #define OPEN(path, name, handler) \
 	{ \
 		"GET", path, HTTP_OPEN, ACCESS_NONE, ACCESS_NONE, name, false, false, \
-			HTTP_COND_NONE, handler, false \
+			HTTP_COND_NONE, handler, NULL, false \
 	}
 #define DATA(path, operation, alternative, name, handler) \
 	{ \
 		"POST", path, HTTP_DATA, operation, alternative, name, true, true, HTTP_COND_NONE, \
-			handler, false \
+			handler, NULL, false \
 	}
 #define READ(path, operation, name, audited, handler) \
 	{ \
 		"GET", path, HTTP_READ, operation, ACCESS_NONE, name, audited, false, \
-			HTTP_COND_NONE, handler, false \
+			HTTP_COND_NONE, handler, NULL, false \
 	}
 #define CHANGE(method, path, operation, name, condition, body, handler) \
 	{ \
 		method, path, HTTP_CONTROL, operation, ACCESS_NONE, name, true, body, condition, \
-			handler, false \
+			handler, NULL, false \
 	}
 /* The list and the creation of keys: no {key} is in the path. */
 #define KEYS(method, path, plane, operation, name, condition, body, handler) \
 	{ \
 		method, path, plane, operation, ACCESS_NONE, name, true, body, condition, handler, \
-			true \
+			NULL, true \
 	}
 
 const struct http_route http_routes[] = {
@@ -48,8 +48,13 @@ const struct http_route http_routes[] = {
 	READ("/v1/keys/{key}", ACCESS_KEY_READ, "key.read", true, api_key_get),
 	CHANGE("PATCH", "/v1/keys/{key}", ACCESS_KEY_STATE, "key.update", HTTP_COND_MATCH, true,
 		api_key_patch),
-	CHANGE("POST", "/v1/keys/{key}/rotate", ACCESS_KEY_ROTATE, "key.rotate", HTTP_COND_MATCH,
-		true, api_key_rotate),
+	{ "POST", "/v1/keys/{key}/rotate", HTTP_CONTROL, ACCESS_KEY_ROTATE, ACCESS_NONE,
+		"key.rotate", true, true, HTTP_COND_MATCH, api_key_rotate, api_rotate_only_asks,
+		false },
+	CHANGE("POST", "/v1/keys/{key}/activate", ACCESS_KEY_ROTATE, "key.activate",
+		HTTP_COND_MATCH, true, api_key_activate),
+	CHANGE("POST", "/v1/keys/{key}/versions/{n}/abandon", ACCESS_KEY_ROTATE, "version.abandon",
+		HTTP_COND_MATCH, true, api_version_abandon),
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/enable", ACCESS_KEY_STATE, "version.enable",
 		HTTP_COND_MATCH, true, api_version_enable),
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/disable", ACCESS_KEY_STATE, "version.disable",

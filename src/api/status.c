@@ -225,6 +225,31 @@ versions_json(struct node *n)
 }
 
 static json_t *
+failing_json(const struct node_rotation_failure *f)
+{
+	return json_pack("{s:s, s:s, s:i, s:o, s:o, s:s, s:s}", "key", f->key, "reason",
+		rotation_reason_name(f->reason), "tries", (int)f->tries, "since",
+		api_time(f->since_us), "again", api_time(f->again_us), "code",
+		kekd_err_info(f->err)->code, "detail", f->text);
+}
+
+static json_t *
+rotations_json(struct node *n)
+{
+	const struct node_rotations *r = &n->rotations;
+	json_t *failing = json_array(), *value;
+
+	pthread_mutex_lock(&n->lock);
+	for (size_t i = 0; i < r->failing_count; i++)
+		json_array_append_new(failing, failing_json(&r->failing[i]));
+	value = json_pack("{s:I, s:I, s:I, s:o}", "by_period", (json_int_t)r->done[ROTATION_PERIOD],
+		"by_budget", (json_int_t)r->done[ROTATION_BUDGET], "failures",
+		(json_int_t)r->failures, "failing", failing);
+	pthread_mutex_unlock(&n->lock);
+	return value;
+}
+
+static json_t *
 unknown_json(const struct unknown_object *o)
 {
 	char id[2 * OBJECT_ID_MAX];
@@ -279,6 +304,8 @@ api_status(struct request *r)
 	if (value) {
 		json_object_set_new(value, "certificates", certificates_json(n));
 		json_object_set_new(value, "reload", reload_json(n));
+		json_object_set_new(value, "frozen", json_boolean(atomic_load(&n->frozen)));
+		json_object_set_new(value, "rotations", rotations_json(n));
 	}
 	if (value)
 		request_answer_json(r, 200, value);

@@ -89,6 +89,7 @@ static const char *const kind_names[] = {
 	[JSON_KIND_BOOL] = "true or false",
 	[JSON_KIND_ARRAY] = "an array",
 	[JSON_KIND_OBJECT] = "an object",
+	[JSON_KIND_ANY] = "a value",
 };
 
 static bool
@@ -116,6 +117,9 @@ store(const struct json_member *m, json_t *value)
 		if (json_is_object(value))
 			*(json_t **)m->out = value;
 		return json_is_object(value);
+	case JSON_KIND_ANY:
+		*(json_t **)m->out = value;
+		return true;
 	}
 	return false;
 }

@@ -9,6 +9,7 @@ static const struct {
 	const struct ctl_command *commands;
 } groups[] = {
 	{ "Keys", ctl_key_commands },
+	{ "Rotation and freezing", ctl_rotation_commands },
 	{ "Data keys", ctl_data_commands },
 	{ "Clients", ctl_client_commands },
 	{ "From files", ctl_apply_commands },

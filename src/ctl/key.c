@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kekctl key …: keys and their versions. */
-#include "ctl.h"
+/* kekctl key …: keys and their versions. New versions are rotation.c's. */
+#include "key.h"
 
 #include <string.h>
 
-static const char *
+const char *
 key_path(const char *name)
 {
 	return show_format("/v1/keys/%s", name);
@@ -17,6 +17,8 @@ key_state(const json_t *key)
 {
 	if (json_is_true(json_object_get(key, "refused")))
 		return "refused";
+	if (json_is_true(json_object_get(key, "frozen")))
+		return "frozen";
 	return number_of(key, "primary") > 0 ? "ok" : "no primary";
 }
 
@@ -35,8 +37,8 @@ run_list(struct ctl *ctl)
 		show_json(list);
 		return CTL_OK;
 	}
-	t = table_new((const char *const[]){
-		"NAME", "STATE", "PRIMARY", ">VERSIONS", "ACTIVATED", "CREATED", "LABELS", NULL });
+	t = table_new((const char *const[]){ "NAME", "STATE", "PRIMARY", ">VERSIONS", "ACTIVATED",
+		"NEXT ROTATION", "CREATED", "LABELS", NULL });
 	json_array_foreach(json_object_get(list, "keys"), i, key) {
 		if (ctl->quiet) {
 			puts(string_of(key, "name"));
@@ -46,7 +48,8 @@ run_list(struct ctl *ctl)
 				     show_version(key, "primary"),
 				     show_format("%zu",
 					     json_array_size(json_object_get(key, "versions"))),
-				     show_time(key, "activated"), show_time(key, "created"),
+				     show_time(key, "activated"), show_time(key, "next_rotation"),
+				     show_time(key, "created"),
 				     show_pairs(json_object_get(key, "labels")) });
 	}
 	if (table_rows(t) > 0)
@@ -57,8 +60,8 @@ run_list(struct ctl *ctl)
 	return CTL_OK;
 }
 
-static const json_t *
-version_of(const json_t *key, long long number)
+const json_t *
+key_version_of(const json_t *key, long long number)
 {
 	const json_t *version;
 	size_t i;
@@ -83,7 +86,7 @@ static void
 show_head(const json_t *key)
 {
 	_cleanup_(table_freep) struct table *t = table_new_block();
-	const json_t *primary = version_of(key, number_of(key, "primary"));
+	const json_t *primary = key_version_of(key, number_of(key, "primary"));
 
 	table_field(t, "Key", "%s", string_of(key, "name"));
 	table_field(t, "Algorithm", "%s", show_text(key, "algorithm"));
@@ -95,6 +98,14 @@ show_head(const json_t *key)
 	if (primary)
 		table_field(t, "In the token", "%s",
 			show_list(json_object_get(primary, "attributes"), ", "));
+	if (json_is_string(json_object_get(key, "rotate_every")))
+		table_field(t, "Rotates", "every %s, next %s", show_text(key, "rotate_every"),
+			show_time(key, "next_rotation"));
+	else
+		table_field(t, "Rotates", "not by itself");
+	if (json_is_true(json_object_get(key, "frozen")))
+		table_field(t, "FROZEN", "unwraps only; kekctl key unfreeze %s lifts it",
+			string_of(key, "name"));
 	table_field(t, "Labels", "%s", show_pairs(json_object_get(key, "labels")));
 	table_field(t, "Created", "%s", show_time(key, "created"));
 	table_field(t, "Revision", "%s", show_number(key, "revision"));
@@ -140,8 +151,8 @@ run_show(struct ctl *ctl)
 
 /* ---- changing ---- */
 
-static void
-show_change(const struct ctl *ctl, const json_t *key, const char *text)
+void
+key_show_change(const struct ctl *ctl, const json_t *key, const char *text)
 {
 	if (ctl->json)
 		show_json(key);
@@ -167,74 +178,21 @@ run_create(struct ctl *ctl)
 		json_object_set(body, "labels", labels);
 	if (token)
 		json_object_set_new(body, "token", json_string(token));
+	if (args_has(&ctl->args, "rotate-every"))
+		json_object_set_new(body, "rotate_every", key_rotate_every(ctl));
 	status = ctl_request(ctl, "POST", "/v1/keys", body, NULL, "*", &key);
 	if (status != CTL_OK)
 		return status;
-	show_change(ctl, key,
+	key_show_change(ctl, key,
 		show_format("%s: created, %s is the primary version, in token %s", name,
 			show_version(key, "primary"),
-			show_text(version_of(key, number_of(key, "primary")), "token")));
+			show_text(key_version_of(key, number_of(key, "primary")), "token")));
 	return CTL_OK;
-}
-
-/* The key moved on between our reading and the rotation. */
-static int
-explain_lost_rotation(struct ctl *ctl, const char *name, const json_t *before)
-{
-	_cleanup_(json_freep) json_t *now = NULL;
-	int status = ctl_get(ctl, key_path(name), &now);
-
-	if (status != CTL_OK)
-		return status;
-	if (number_of(now, "primary") != number_of(before, "primary"))
-		say_error("%s was rotated by somebody else at the same time: %s is the primary "
-			  "now, it was %s; this command rotated nothing",
-			name, show_version(now, "primary"), show_version(before, "primary"));
-	else
-		say_error("%s was changed by somebody else at the same time (revision %s, it was "
-			  "%s); this command rotated nothing",
-			name, show_number(now, "revision"), show_number(before, "revision"));
-	say_hint("kekctl key show %s, and rotate again if it is still needed", name);
-	return CTL_CONFLICT;
-}
-
-static int
-finish_rotation(struct ctl *ctl, const char *name, const json_t *before, const struct kekd_reply *r)
-{
-	if (r->status == 412)
-		return explain_lost_rotation(ctl, name, before);
-	if (r->status < 200 || r->status > 299)
-		return say_problem(r);
-	show_change(ctl, r->json,
-		show_format("%s: %s is the primary version now, it was %s", name,
-			show_version(r->json, "primary"), show_version(before, "primary")));
-	return CTL_OK;
-}
-
-static int
-run_rotate(struct ctl *ctl)
-{
-	_cleanup_(json_freep) json_t *body = json_object();
-	_cleanup_(json_freep) json_t *before = NULL;
-	_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
-	const char *name = ctl->args.words[0], *token = args_value(&ctl->args, "token");
-	char etag[64];
-	int status = ctl_check_name("key", name);
-
-	if (status == CTL_OK)
-		status = ctl_get_etag(ctl, key_path(name), etag, &before);
-	if (status != CTL_OK)
-		return status;
-	if (token)
-		json_object_set_new(body, "token", json_string(token));
-	status = ctl_exchange(
-		ctl, "POST", show_format("/v1/keys/%s/rotate", name), body, etag, NULL, &reply);
-	return status == CTL_OK ? finish_rotation(ctl, name, before, &reply) : status;
 }
 
 /* "3" or "v3". */
-static int
-version_number(const char *text, unsigned long *ret_number)
+int
+key_version_number(const char *text, unsigned long *ret_number)
 {
 	const char *digits = text + (text[0] == 'v');
 	char *end;
@@ -249,8 +207,8 @@ version_number(const char *text, unsigned long *ret_number)
 	return CTL_OK;
 }
 
-static int
-change_version(struct ctl *ctl, const char *what, const char *done)
+int
+key_change_version(struct ctl *ctl, const char *what, const char *done)
 {
 	_cleanup_(json_freep) json_t *body = json_object();
 	_cleanup_(json_freep) json_t *key = NULL;
@@ -260,7 +218,7 @@ change_version(struct ctl *ctl, const char *what, const char *done)
 	int status = ctl_check_name("key", name);
 
 	if (status == CTL_OK)
-		status = version_number(ctl->args.words[1], &number);
+		status = key_version_number(ctl->args.words[1], &number);
 	if (status == CTL_OK)
 		status = ctl_get_etag(ctl, key_path(name), etag, NULL);
 	if (status == CTL_OK)
@@ -269,26 +227,26 @@ change_version(struct ctl *ctl, const char *what, const char *done)
 			NULL, &key);
 	if (status != CTL_OK)
 		return status;
-	show_change(ctl, key, show_format("%s: v%lu is %s now", name, number, done));
+	key_show_change(ctl, key, show_format("%s: v%lu is %s now", name, number, done));
 	return CTL_OK;
 }
 
 static int
 run_enable(struct ctl *ctl)
 {
-	return change_version(ctl, "enable", "enabled");
+	return key_change_version(ctl, "enable", "enabled");
 }
 
 static int
 run_disable(struct ctl *ctl)
 {
-	return change_version(ctl, "disable", "disabled");
+	return key_change_version(ctl, "disable", "disabled");
 }
 
 static int
 run_primary(struct ctl *ctl)
 {
-	return change_version(ctl, "primary", "the primary version");
+	return key_change_version(ctl, "primary", "the primary version");
 }
 
 static int
@@ -339,23 +297,20 @@ run_label(struct ctl *ctl)
 		status = ctl_request(ctl, "PATCH", key_path(name), body, etag, NULL, &key);
 	if (status != CTL_OK)
 		return status;
-	show_change(ctl, key,
+	key_show_change(ctl, key,
 		show_format("%s: labels are %s", name, show_pairs(json_object_get(key, "labels"))));
 	return CTL_OK;
 }
 
 const struct ctl_command ctl_key_commands[] = {
-	{ "key create", "NAME [--label K=V]... [--token TOKEN]",
+	{ "key create", "NAME [--label K=V]... [--token TOKEN] [--rotate-every TIME]",
 		"Creates a key with its first version, inside the token",
 		"NAME has 1 to 64 of a-z 0-9 . _ - with a letter or digit at both ends.\n"
-		"Without --token, the first token of the server's configuration holds it.",
-		" label token ", 1, 1, run_create },
+		"Without --token, the first token of the server's configuration holds it.\n"
+		"TIME is as 24h or 90d: the key then rotates by itself.",
+		" label token rotate-every ", 1, 1, run_create },
 	{ "key list", "", "Lists the keys that this client may see", NULL, "", 0, 0, run_list },
 	{ "key show", "NAME", "Shows a key and its versions", NULL, "", 1, 1, run_show },
-	{ "key rotate", "NAME [--token TOKEN]", "Makes a new version and wraps with it from now on",
-		"Older versions still unwrap. If somebody else changes the key at the same time,\n"
-		"nothing is done, exit status 5: a repeated command does not rotate twice.",
-		" token ", 1, 1, run_rotate },
 	{ "key enable", "NAME VERSION", "Lets a disabled version work again", NULL, "", 2, 2,
 		run_enable },
 	{ "key disable", "NAME VERSION", "Lets a version refuse to unwrap, until it is enabled",

@@ -98,6 +98,7 @@ static const struct {
 	{ "method_not_allowed", "is the server older than this kekctl? compare \"kekctl status\" "
 				"and \"kekctl version\"" },
 	{ "invalid_state", "\"kekctl key show NAME\" shows every version's state" },
+	{ "frozen", "kekctl key unfreeze NAME, or kekctl cluster unfreeze" },
 	{ "version_not_enabled", "kekctl key enable NAME VERSION" },
 	{ "version_not_primary", "leave --version-id out, or make the version primary: kekctl key "
 				 "primary NAME VERSION" },

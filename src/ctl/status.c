@@ -109,6 +109,22 @@ add_certificates(struct table *t, const json_t *c, const json_t *reload)
 		table_field(t, "Reload", "taken at %.19sZ", string_of(reload, "time"));
 }
 
+static void
+add_rotations(struct table *t, const json_t *s)
+{
+	const json_t *f;
+	size_t i;
+
+	if (json_is_true(json_object_get(s, "frozen")))
+		table_field(t, "FROZEN",
+			"the whole service unwraps only; kekctl cluster unfreeze "
+			"lifts it");
+	json_array_foreach(json_object_get(json_object_get(s, "rotations"), "failing"), i, f)
+		table_field(t, i == 0 ? "Rotation" : "", "%s FAILED %s times, next try at %s: %s",
+			show_text(f, "key"), show_number(f, "tries"), show_time(f, "again"),
+			show_text(f, "detail"));
+}
+
 /* What workers wait for, and what to do about it. */
 static void
 add_complaints(struct table *t, const json_t *token)
@@ -162,6 +178,7 @@ run_status(struct ctl *ctl)
 	add_audit(t, json_object_get(s, "audit"));
 	add_certificates(t, json_object_get(s, "certificates"), json_object_get(s, "reload"));
 	add_contents(t, s);
+	add_rotations(t, s);
 	table_print(t);
 	return CTL_OK;
 }

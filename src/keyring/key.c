@@ -158,6 +158,29 @@ key_kms_key_id(const struct key *k, char ret_text[KMS_KEY_ID_SIZE])
 	snprintf(ret_text, KMS_KEY_ID_SIZE, "%s.%llu", id, (unsigned long long)k->activation);
 }
 
+/* FNV-1a; nothing hangs on its quality. */
+static uint64_t
+spread(const struct key *k)
+{
+	uint64_t hash = 14695981039346656037u ^ k->activation;
+
+	for (const char *p = k->name; *p; p++)
+		hash = (hash ^ (uint8_t)*p) * 1099511628211u;
+	return hash ^ hash >> 29;
+}
+
+uint64_t
+key_next_rotation(const struct key *k, uint64_t now_us)
+{
+	uint64_t every = k->rotate_every_s * 1000000, jitter = every / 20;
+
+	if (every == 0)
+		return 0;
+	if (jitter > ROTATION_JITTER_MAX_US)
+		jitter = ROTATION_JITTER_MAX_US;
+	return now_us + every - jitter + spread(k) % (2 * jitter + 1);
+}
+
 /* A clock that was set back does not cut the previous primary's ten minutes short. */
 static bool
 may_wrap(const struct key *k, const struct key_version *v, uint64_t now_us)

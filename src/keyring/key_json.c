@@ -140,6 +140,24 @@ versions_to_json(const struct key *k)
 	return array;
 }
 
+/* What is absent where it does not apply. 0 or -1. */
+static int
+add_optional(json_t *o, const struct key *k)
+{
+	int err = 0;
+
+	if (k->activation > 0)
+		err |= json_object_set_new(o, "activated", time_to_json(k->activated_us));
+	if (k->rotate_every_s > 0)
+		err |= json_object_set_new(
+			o, "rotate_every_s", json_integer((json_int_t)k->rotate_every_s));
+	if (k->next_rotation_us > 0)
+		err |= json_object_set_new(o, "next_rotation", time_to_json(k->next_rotation_us));
+	if (k->frozen)
+		err |= json_object_set_new(o, "frozen", json_true());
+	return err;
+}
+
 json_t *
 key_to_json(const struct key *k)
 {
@@ -149,8 +167,7 @@ key_to_json(const struct key *k)
 		(json_int_t)k->activation, "previous", (json_int_t)k->previous, "versions",
 		versions_to_json(k));
 
-	if (o && k->activation > 0 &&
-		json_object_set_new(o, "activated", time_to_json(k->activated_us)) < 0) {
+	if (o && add_optional(o, k) < 0) {
 		json_decref(o);
 		return NULL;
 	}
@@ -331,11 +348,28 @@ check_primary(const struct key *k, const char *activated, char ret_error[JSON_ER
 
 /* Fills k, which is empty but for its allocation. */
 static int
+rotation_from_json(
+	struct key *k, const json_t *body, int64_t rotate_every_s, const char *next_rotation)
+{
+	bool has = json_object_get(body, "rotate_every_s") != NULL;
+
+	if (has != (next_rotation != NULL))
+		return KEKD_EINVALID;
+	if (!has)
+		return 0;
+	k->rotate_every_s = (uint64_t)rotate_every_s;
+	if (rotate_every_s < 1 || k->rotate_every_s > CLOCK_DURATION_MAX_S)
+		return KEKD_EINVALID;
+	return clock_parse(next_rotation, &k->next_rotation_us);
+}
+
+static int
 fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 {
-	const char *name, *algorithm, *created, *activated = NULL;
+	const char *name, *algorithm, *created, *activated = NULL, *next_rotation = NULL;
 	json_t *labels, *versions;
-	int64_t primary, activation, previous;
+	int64_t primary, activation, previous, rotate_every_s = 0;
+	bool frozen = true;
 	const struct json_member members[] = {
 		{ "name", JSON_KIND_STRING, true, &name },
 		{ "algorithm", JSON_KIND_STRING, true, &algorithm },
@@ -346,6 +380,9 @@ fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 		{ "activated", JSON_KIND_STRING, false, &activated },
 		{ "previous", JSON_KIND_INTEGER, true, &previous },
 		{ "versions", JSON_KIND_ARRAY, true, &versions },
+		{ "rotate_every_s", JSON_KIND_INTEGER, false, &rotate_every_s },
+		{ "next_rotation", JSON_KIND_STRING, false, &next_rotation },
+		{ "frozen", JSON_KIND_BOOL, false, &frozen },
 	};
 	int err;
 
@@ -359,6 +396,12 @@ fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 	if (clock_parse(created, &k->created_us) < 0 ||
 		(activated && clock_parse(activated, &k->activated_us) < 0))
 		return refuse(ret_error, "\"created\" or \"activated\" is no time");
+	if (!frozen)
+		return refuse(ret_error, "\"frozen\" is true or absent");
+	k->frozen = json_object_get(body, "frozen") != NULL;
+	if (rotation_from_json(k, body, rotate_every_s, next_rotation) < 0)
+		return refuse(ret_error,
+			"\"rotate_every_s\" is 1 s to 100 years, and goes with \"next_rotation\"");
 	if (primary > INT32_MAX || previous > INT32_MAX)
 		return refuse(ret_error, "\"primary\" or \"previous\" is too large");
 	k->primary = (unsigned)primary;

@@ -4,9 +4,10 @@
  * UUID that its object will have), its object in the token, and the one commit that activates it.
  * Each step can be repeated, so that whoever asks again after a crash finishes what was begun.
  */
+#include "change.h"
+
 #include "kekd/clock.h"
 #include "kekd/err.h"
-#include "kekd/lifecycle.h"
 #include "kekd/log.h"
 #include "kekd/nonce.h"
 
@@ -16,172 +17,6 @@
 #include <string.h>
 
 #define OBJECT_LABEL_SIZE 256
-
-static int __attribute__((format(printf, 3, 4)))
-fail(char ret_error[LIFECYCLE_ERROR_SIZE], int err, const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, LIFECYCLE_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return err;
-}
-
-/* The index of a logical token, or KEKD_EHSM. */
-static int
-find_token(const struct lifecycle *l, const char *name, char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	for (unsigned i = 0; i < l->tokens_count; i++)
-		if (strcmp(l->tokens[i], name) == 0)
-			return (int)i;
-	return fail(ret_error, KEKD_EHSM,
-		"token %s is not configured on node %s: add it under tokens, or name another", name,
-		l->node);
-}
-
-/* ---- records ---- */
-
-static const struct {
-	int err;
-	const char *remedy;
-} commit_remedies[] = {
-	{ KEKD_EPRECONDITION, "it has changed since: read it again, then repeat the change" },
-	{ KEKD_ESTORE, "whether the change was stored is not known: read the key, then repeat it" },
-	{ KEKD_EHELD, "the store is held: see the status for why, and what to do" },
-	{ KEKD_ERECORD, "its record is missing or its seal does not verify: put the metadata back "
-			"from a backup" },
-	{ KEKD_EHSM, "the token that seals records cannot be used: see the status, then repeat" },
-	{ KEKD_ETIMEOUT, "the token that seals records did not answer in time: repeat the change" },
-};
-
-static int
-fail_store(const char *name, int err, char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	const char *remedy = kekd_strerror(err);
-
-	for (size_t i = 0; i < STR_COUNT(commit_remedies); i++)
-		if (commit_remedies[i].err == err)
-			remedy = commit_remedies[i].remedy;
-	return fail(ret_error, err, "key %s: %s", name, remedy);
-}
-
-static void
-record_path(const char *name, char ret_path[STORE_PATH_MAX + 1])
-{
-	snprintf(ret_path, STORE_PATH_MAX + 1, "keys/%s", name);
-}
-
-/* Puts k, whose commit number is set, in force; its versions then have their nonce blocks. */
-static int
-publish(struct lifecycle *l, struct key *k, char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	int err = keyring_publish(l->keyring, key_ref(k));
-
-	if (err < 0)
-		fail(ret_error, err,
-			"key %s: no memory for its new record, which is stored: restart kekd",
-			k->name);
-	return err;
-}
-
-/* The key as the store has it now: an earlier commit may have been stored though its answer was an
- * error. KEKD_ENOKEY when there is none. */
-static int
-load(struct lifecycle *l, const char *name, struct key **ret_key,
-	char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	struct sealed_record record = { 0 };
-	char path[STORE_PATH_MAX + 1], why[JSON_ERROR_SIZE];
-	_cleanup_(key_unrefp) struct key *known = keyring_find(l->keyring, name);
-	struct key *k = NULL;
-	int err;
-
-	record_path(name, path);
-	err = sealed_get(l->store, path, &record);
-	/* A record that went missing is no reason to begin a second key of its name. */
-	if (err == -ENOENT && known)
-		return fail_store(name, KEKD_ERECORD, ret_error);
-	if (err == -ENOENT)
-		return fail(ret_error, KEKD_ENOKEY, "key %s does not exist", name);
-	if (err < 0)
-		return fail_store(name, err, ret_error);
-	if (known && !known->refused && known->commit == record.commit) {
-		k = key_ref(known);
-	} else {
-		err = key_from_json(record.body, record.commit, &k, why);
-		if (err == 0)
-			err = publish(l, k, ret_error);
-		else
-			err = fail(ret_error, KEKD_ERECORD,
-				"key %s: its record cannot be read (%s): is it a newer kekd's?",
-				name, why);
-	}
-	sealed_record_free(&record);
-	if (err < 0) {
-		key_unrefp(&k);
-		return err;
-	}
-	*ret_key = k;
-	return 0;
-}
-
-static int
-load_expected(struct lifecycle *l, const char *name, uint64_t expected, struct key **ret_key,
-	char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	struct key *k;
-	int err = load(l, name, &k, ret_error);
-
-	if (err < 0)
-		return err;
-	if (expected != STORE_ANY && expected != k->commit) {
-		key_unrefp(&k);
-		return fail_store(name, KEKD_EPRECONDITION, ret_error);
-	}
-	*ret_key = k;
-	return 0;
-}
-
-static int
-copy_key(const struct key *k, struct key **ret_copy, char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	struct key *copy = key_copy(k);
-
-	if (!copy)
-		return fail(ret_error, -ENOMEM, "key %s: no memory", k->name);
-	*ret_copy = copy;
-	return 0;
-}
-
-/* Stores next in the place of the record with the number that next carries (0: none), and puts it
- * in force. Takes over next; ret_key: a new reference to it. */
-static int
-commit(struct lifecycle *l, struct key *next, struct key **ret_key,
-	char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	char path[STORE_PATH_MAX + 1];
-	struct sealed_change change = { .path = path, .expected = next->commit };
-	uint64_t number;
-	int err = -ENOMEM;
-
-	record_path(next->name, path);
-	change.body = key_to_json(next);
-	if (change.body)
-		err = sealed_commit(l->store, &change, 1, &number);
-	json_decref(change.body);
-	if (err < 0) {
-		fail_store(next->name, err, ret_error);
-		goto out;
-	}
-	next->commit = number;
-	err = publish(l, next, ret_error);
-	if (err == 0)
-		*ret_key = key_ref(next);
-out:
-	key_unrefp(&next);
-	return err;
-}
 
 /* ---- one version's steps ---- */
 
@@ -210,24 +45,17 @@ fail_token(const struct lifecycle *l, const struct key *k, const struct key_vers
 	for (size_t i = 0; i < STR_COUNT(token_remedies); i++)
 		if (token_remedies[i].err == err)
 			remedy = token_remedies[i].remedy;
-	return fail(ret_error, err, "key %s: version %u in token %s on node %s: %s", k->name,
+	return change_fail(ret_error, err, "key %s: version %u in token %s on node %s: %s", k->name,
 		v->number, v->token, l->node, remedy);
 }
 
-static struct key_version *
-find_staged(const struct key *k)
+struct key_version *
+change_find_staged(const struct key *k)
 {
 	for (size_t i = k->versions_count; i-- > 0;)
 		if (k->versions[i].state == VERSION_STAGED)
 			return &k->versions[i];
 	return NULL;
-}
-
-static void
-set_state(struct key_version *v, enum version_state state)
-{
-	v->state = state;
-	v->state_changed_us = clock_real_us();
 }
 
 /* Adds a staged version to next, which is not shared yet. */
@@ -238,19 +66,19 @@ add_staged(struct key *next, const char *token, char ret_error[LIFECYCLE_ERROR_S
 	struct key_version *v;
 
 	if (next->versions_count >= KEY_VERSIONS_MAX)
-		return fail(ret_error, KEKD_ESTATE,
+		return change_fail(ret_error, KEKD_ESTATE,
 			"key %s has %d versions, the most that a key can have: create another key",
 			next->name, KEY_VERSIONS_MAX);
 	if (uuid_generate(&id) < 0)
-		return fail(ret_error, KEKD_EINTERNAL, "the system gives no random bytes");
+		return change_fail(ret_error, KEKD_EINTERNAL, "the system gives no random bytes");
 	v = key_add_version(next);
 	if (!v)
-		return fail(ret_error, -ENOMEM, "key %s: no memory", next->name);
+		return change_fail(ret_error, -ENOMEM, "key %s: no memory", next->name);
 	v->id = id;
 	v->object_id.len = sizeof(id.b);
 	memcpy(v->object_id.b, id.b, sizeof(id.b));
 	snprintf(v->token, sizeof(v->token), "%s", token);
-	set_state(v, VERSION_STAGED);
+	change_set_state(v, VERSION_STAGED);
 	v->created_us = v->state_changed_us;
 	return 0;
 }
@@ -261,24 +89,24 @@ add_staged(struct key *next, const char *token, char ret_error[LIFECYCLE_ERROR_S
 static int
 stage(struct lifecycle *l, struct key **k, const char *token, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	struct key_version *staged = find_staged(*k);
+	struct key_version *staged = change_find_staged(*k);
 	struct key *next = NULL, *stored = NULL;
 	int err;
 
 	if (staged && (!token || strcmp(staged->token, token) == 0))
 		return 0;
-	err = copy_key(*k, &next, ret_error);
+	err = change_copy(*k, &next, ret_error);
 	if (err < 0)
 		return err;
-	staged = find_staged(next);
+	staged = change_find_staged(next);
 	if (staged)
-		set_state(staged, VERSION_ABANDONED);
+		change_set_state(staged, VERSION_ABANDONED);
 	err = add_staged(next, token ? token : l->tokens[0], ret_error);
 	if (err < 0) {
 		key_unrefp(&next);
 		return err;
 	}
-	err = commit(l, next, &stored, ret_error);
+	err = change_commit(l, next, &stored, ret_error);
 	if (err < 0)
 		return err;
 	key_unrefp(k);
@@ -309,18 +137,18 @@ refuse_attributes(struct lifecycle *l, const struct key *k, unsigned number, uns
 	struct key *next = NULL, *stored = NULL;
 	struct key_version *v;
 	char missing[120];
-	int err = copy_key(k, &next, ret_error);
+	int err = change_copy(k, &next, ret_error);
 
 	if (err < 0)
 		return err;
 	v = key_find_version(next, number);
 	v->attributes = have;
-	set_state(v, VERSION_ABANDONED);
-	err = commit(l, next, &stored, ret_error);
+	change_set_state(v, VERSION_ABANDONED);
+	err = change_commit(l, next, &stored, ret_error);
 	if (err < 0)
 		return err;
 	missing_attributes(have, missing, sizeof(missing));
-	fail(ret_error, KEKD_EATTRIBUTES,
+	change_fail(ret_error, KEKD_EATTRIBUTES,
 		"key %s: token %s made version %u without %s; it is abandoned. See what the module "
 		"or the token's policy does to new keys, then repeat",
 		k->name, v->token, number, missing);
@@ -353,11 +181,11 @@ create_object(struct lifecycle *l, const struct key *k, struct key_version *v, u
 }
 
 /* Object, canary, proof and first IVs of a version in a copy that is not shared. */
-static int
-prepare(struct lifecycle *l, const struct key *k, struct key_version *v,
+int
+change_prepare(struct lifecycle *l, const struct key *k, struct key_version *v,
 	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	int token = find_token(l, v->token, ret_error), err;
+	int token = change_find_token(l, v->token, ret_error), err;
 
 	if (token < 0)
 		return token;
@@ -373,81 +201,115 @@ prepare(struct lifecycle *l, const struct key *k, struct key_version *v,
 		return fail_token(l, k, v, err, ret_error);
 	err = nonce_reserve(v->nonces, l->store, &v->id, l->node);
 	if (err == KEKD_ENONCES)
-		return fail(ret_error, err,
+		return change_fail(ret_error, err,
 			"key %s: version %u has no IVs left: rotate the key instead", k->name,
 			v->number);
-	return err < 0 ? fail_store(k->name, err, ret_error) : 0;
+	return err < 0 ? change_fail_store(k->name, err, ret_error) : 0;
 }
 
 /* Prepares a version and makes it primary, in one commit. labels: new ones, or NULL. */
-static int
-activate(struct lifecycle *l, const struct key *k, unsigned number, const json_t *labels,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+int
+change_activate(struct lifecycle *l, const struct key *k, unsigned number,
+	const struct lifecycle_settings *settings, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	struct key *next = NULL;
 	struct key_version *v;
-	int err = copy_key(k, &next, ret_error);
+	int err = change_copy(k, &next, ret_error);
 
 	if (err < 0)
 		return err;
 	v = key_find_version(next, number);
-	err = prepare(l, next, v, ret_error);
-	if (err == 0 && labels && json_object_clear(next->labels) == 0 &&
-		json_object_update(next->labels, (json_t *)labels) < 0)
-		err = fail(ret_error, -ENOMEM, "key %s: no memory", k->name);
+	err = change_prepare(l, next, v, ret_error);
+	if (err == 0)
+		err = change_apply_settings(next, settings, ret_error);
 	if (err < 0) {
 		key_unrefp(&next);
 		return err;
 	}
 	if (v->state == VERSION_STAGED)
-		set_state(v, VERSION_ENABLED);
+		change_set_state(v, VERSION_ENABLED);
 	next->previous = next->primary;
 	next->primary = number;
 	next->activation++;
 	next->activated_us = clock_real_us();
-	return commit(l, next, ret_key, ret_error);
+	next->next_rotation_us = key_next_rotation(next, next->activated_us);
+	return change_commit(l, next, ret_key, ret_error);
+}
+
+/* Stores what was prepared; the version stays staged. */
+static int
+store_prepared(struct lifecycle *l, const struct key *k, unsigned number, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *next = NULL;
+	int err = change_copy(k, &next, ret_error);
+
+	if (err == 0)
+		err = change_prepare(l, next, key_find_version(next, number), ret_error);
+	if (err < 0) {
+		key_unrefp(&next);
+		return err;
+	}
+	return change_commit(l, next, ret_key, ret_error);
+}
+
+struct renewal {
+	const char *token; /* NULL: where a staged version is, or the first */
+	const struct lifecycle_settings *settings;
+	bool stage_only;
+};
+
+static int
+renew_once(struct lifecycle *l, struct key **k, const struct renewal *how, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	int err = stage(l, k, how->token, ret_error);
+	unsigned number;
+
+	if (err < 0)
+		return err;
+	number = change_find_staged(*k)->number;
+	if (how->stage_only)
+		return store_prepared(l, *k, number, ret_key, ret_error);
+	return change_activate(l, *k, number, how->settings, ret_key, ret_error);
 }
 
 /* Stages and activates. A worker that was killed in the midst of making an object can leave one
  * that is not whole, and is refused: where the version was staged before, a new one is begun. */
 static int
-renew(struct lifecycle *l, struct key **k, const char *token, const json_t *labels,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+renew(struct lifecycle *l, struct key **k, const struct renewal *how, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	char name[STR_NAME_MAX + 1];
-	bool again = find_staged(*k) != NULL;
-	int err = stage(l, k, token, ret_error);
+	bool again = change_find_staged(*k) != NULL;
+	int err = renew_once(l, k, how, ret_key, ret_error);
 
-	if (err == 0)
-		err = activate(l, *k, find_staged(*k)->number, labels, ret_key, ret_error);
 	if (err != KEKD_EATTRIBUTES || !again)
 		return err;
 	log_warning("%s", ret_error);
 	snprintf(name, sizeof(name), "%s", (*k)->name);
 	key_unrefp(k);
-	err = load(l, name, k, ret_error);
-	if (err == 0)
-		err = stage(l, k, token, ret_error);
-	if (err < 0)
-		return err;
-	return activate(l, *k, find_staged(*k)->number, labels, ret_key, ret_error);
+	err = change_load(l, name, k, ret_error);
+	return err < 0 ? err : renew_once(l, k, how, ret_key, ret_error);
 }
 
 /* ---- the changes ---- */
 
 /* The record that creation begins with: there is none yet, or one that never had a primary. */
 static int
-begin_creation(struct lifecycle *l, const char *name, const json_t *labels, struct key **ret_key,
-	char ret_error[LIFECYCLE_ERROR_SIZE])
+begin_creation(struct lifecycle *l, const char *name, const struct lifecycle_settings *settings,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	struct key *k = NULL;
-	int err = load(l, name, &k, ret_error);
+	int err = change_load(l, name, &k, ret_error);
 
 	if (err == KEKD_ENOKEY) {
-		k = key_new(name, labels, clock_real_us());
-		err = k ? 0 : fail(ret_error, -ENOMEM, "key %s: no memory", name);
+		k = key_new(name, NULL, clock_real_us());
+		err = k ? change_apply_settings(k, settings, ret_error)
+			: change_fail(ret_error, -ENOMEM, "key %s: no memory", name);
 	} else if (err == 0 && k->primary != 0) {
-		err = fail(ret_error, KEKD_EPRECONDITION,
+		err = change_fail(ret_error, KEKD_EPRECONDITION,
 			"key %s exists: choose another name, or rotate it", name);
 	}
 	if (err < 0) {
@@ -459,52 +321,54 @@ begin_creation(struct lifecycle *l, const char *name, const json_t *labels, stru
 }
 
 int
-lifecycle_create(struct lifecycle *l, const char *name, json_t *labels, const char *token,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+lifecycle_create(struct lifecycle *l, const char *name, const struct lifecycle_settings *settings,
+	const char *token, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	_cleanup_(key_unrefp) struct key *k = NULL;
-	char why[JSON_ERROR_SIZE];
+	const struct renewal how = { .token = token, .settings = settings };
 	int err;
 
 	if (!str_is_name(name))
-		return fail(ret_error, KEKD_ENAME,
+		return change_fail(ret_error, KEKD_ENAME,
 			"a key's name has 1 to 64 of a-z, 0-9, '.', '_' and '-', and begins and "
 			"ends with a letter or digit");
-	if (labels && key_check_labels(labels, why) < 0)
-		return fail(ret_error, KEKD_EINVALID, "key %s: %s", name, why);
-	if (token) {
-		err = find_token(l, token, ret_error);
-		if (err < 0)
-			return KEKD_EINVALID;
-	}
-	err = begin_creation(l, name, labels, &k, ret_error);
-	return err < 0 ? err : renew(l, &k, token, labels, ret_key, ret_error);
+	if (settings && change_check_settings(name, settings, ret_error) < 0)
+		return KEKD_EINVALID;
+	if (token && change_find_token(l, token, ret_error) < 0)
+		return KEKD_EINVALID;
+	err = begin_creation(l, name, settings, &k, ret_error);
+	return err < 0 ? err : renew(l, &k, &how, ret_key, ret_error);
+}
+
+static int
+renew_expected(struct lifecycle *l, const char *name, uint64_t expected, const struct renewal *how,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(key_unrefp) struct key *k = NULL;
+	int err;
+
+	if (how->token && change_find_token(l, how->token, ret_error) < 0)
+		return KEKD_EINVALID;
+	err = change_load_expected(l, name, expected, &k, ret_error);
+	return err < 0 ? err : renew(l, &k, how, ret_key, ret_error);
 }
 
 int
 lifecycle_rotate(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	_cleanup_(key_unrefp) struct key *k = NULL;
-	int err;
+	const struct renewal how = { .token = token };
 
-	if (token && find_token(l, token, ret_error) < 0)
-		return KEKD_EINVALID;
-	err = load_expected(l, name, expected, &k, ret_error);
-	return err < 0 ? err : renew(l, &k, token, NULL, ret_key, ret_error);
+	return renew_expected(l, name, expected, &how, ret_key, ret_error);
 }
 
-static int
-find_version(const struct key *k, unsigned number, struct key_version **ret_version,
-	char ret_error[LIFECYCLE_ERROR_SIZE])
+int
+lifecycle_stage(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	struct key_version *v = key_find_version(k, number);
+	const struct renewal how = { .token = token, .stage_only = true };
 
-	if (!v)
-		return fail(
-			ret_error, KEKD_ENOVERSION, "key %s has no version %u", k->name, number);
-	*ret_version = v;
-	return 0;
+	return renew_expected(l, name, expected, &how, ret_key, ret_error);
 }
 
 /* Once the keyring refuses the version, no worker keeps a copy of it. A worker that cannot be told
@@ -513,7 +377,7 @@ static void
 drop(struct lifecycle *l, const struct key *k, const struct key_version *v)
 {
 	char ignored[LIFECYCLE_ERROR_SIZE];
-	int token = find_token(l, v->token, ignored);
+	int token = change_find_token(l, v->token, ignored);
 	int err = token < 0 ? 0 : hsm_drop_everywhere(l->hsm, (unsigned)token, &v->object_id);
 
 	if (err < 0)
@@ -530,24 +394,24 @@ lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expected, 
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	struct key_version *v = NULL;
 	struct key *next = NULL, *stored = NULL;
-	int err = load_expected(l, name, expected, &k, ret_error);
+	int err = change_load_expected(l, name, expected, &k, ret_error);
 
 	if (err == 0)
-		err = find_version(k, version, &v, ret_error);
+		err = change_find_version(k, version, &v, ret_error);
 	if (err < 0)
 		return err;
 	if (v->state != VERSION_ENABLED && v->state != VERSION_DISABLED)
-		return fail(ret_error, KEKD_ESTATE,
+		return change_fail(ret_error, KEKD_ESTATE,
 			"key %s: version %u is %s: only an enabled or disabled one changes so",
 			name, version, version_state_name(v->state));
 	if (v->state == wanted) {
 		stored = key_ref(k);
 	} else {
-		err = copy_key(k, &next, ret_error);
+		err = change_copy(k, &next, ret_error);
 		if (err < 0)
 			return err;
-		set_state(key_find_version(next, version), wanted);
-		err = commit(l, next, &stored, ret_error);
+		change_set_state(key_find_version(next, version), wanted);
+		err = change_commit(l, next, &stored, ret_error);
 		if (err < 0)
 			return err;
 	}
@@ -564,46 +428,20 @@ lifecycle_make_primary(struct lifecycle *l, const char *name, uint64_t expected,
 {
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	struct key_version *v = NULL;
-	int err = load_expected(l, name, expected, &k, ret_error);
+	int err = change_load_expected(l, name, expected, &k, ret_error);
 
 	if (err == 0)
-		err = find_version(k, version, &v, ret_error);
+		err = change_find_version(k, version, &v, ret_error);
 	if (err < 0)
 		return err;
 	if (v->state != VERSION_ENABLED)
-		return fail(ret_error, v->state == VERSION_DISABLED ? KEKD_EDISABLED : KEKD_ESTATE,
+		return change_fail(ret_error,
+			v->state == VERSION_DISABLED ? KEKD_EDISABLED : KEKD_ESTATE,
 			"key %s: version %u is %s: only an enabled one can be primary", name,
 			version, version_state_name(v->state));
 	if (k->primary == version) {
 		*ret_key = key_ref(k);
 		return 0;
 	}
-	return activate(l, k, version, NULL, ret_key, ret_error);
-}
-
-int
-lifecycle_set_labels(struct lifecycle *l, const char *name, uint64_t expected, json_t *labels,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
-{
-	_cleanup_(key_unrefp) struct key *k = NULL;
-	char why[JSON_ERROR_SIZE];
-	struct key *next = NULL;
-	json_t *copy;
-	int err;
-
-	if (key_check_labels(labels, why) < 0)
-		return fail(ret_error, KEKD_EINVALID, "key %s: %s", name, why);
-	err = load_expected(l, name, expected, &k, ret_error);
-	if (err == 0)
-		err = copy_key(k, &next, ret_error);
-	if (err < 0)
-		return err;
-	copy = json_deep_copy(labels);
-	if (!copy) {
-		key_unrefp(&next);
-		return fail(ret_error, -ENOMEM, "key %s: no memory", name);
-	}
-	json_decref(next->labels);
-	next->labels = copy;
-	return commit(l, next, ret_key, ret_error);
+	return change_activate(l, k, version, NULL, ret_key, ret_error);
 }

@@ -450,6 +450,8 @@ poll_store(struct node *n)
 bool
 node_tick(struct node *n)
 {
+	bool more;
+
 	switch (atomic_load(&n->phase)) {
 	case NODE_STARTING:
 		if (n->exit_wanted < 0)
@@ -459,7 +461,8 @@ node_tick(struct node *n)
 		poll_store(n);
 		prove_again(n);
 		node_summarise(n);
-		return !n->proofs_done && prove_some(n);
+		more = node_rotate_due(n);
+		return (!n->proofs_done && prove_some(n)) || more;
 	case NODE_HELD:
 		poll_store(n);
 		judge_store(n);

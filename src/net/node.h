@@ -20,6 +20,9 @@ void node_note_nonces(struct node *n, const char *version, json_t *body); /* at 
 void node_take_nonces(struct node *n); /* all keys are loaded: gives the notes to them */
 void node_summarise(struct node *n);   /* when it is time to */
 
+/* rotation.c: rotates one key that is due. True: there may be another. Control thread. */
+bool node_rotate_due(struct node *n);
+
 /* certificates.c; the main thread's. */
 struct http_tls_config node_tls_config(const struct net_part *p); /* borrows */
 /* A new part of the configuration, or the text of what is wrong with it. Closes fd. */

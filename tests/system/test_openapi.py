@@ -39,6 +39,11 @@ def walk_keys(admin, app):
     admin.rotate("walked")
     for change in ("disable", "enable", "primary"):
         admin.change("walked", f"versions/1/{change}")
+    admin.change("walked", "rotate", {"stage_only": True})
+    admin.change("walked", "rotate", {"dry_run": True})
+    admin.change("walked", "activate", {"version": 3})
+    admin.change("walked", "rotate", {"stage_only": True})
+    admin.change("walked", "versions/4/abandon")
 
 
 def walk_clients(admin):

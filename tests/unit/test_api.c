@@ -95,10 +95,10 @@ asked(const char *name, struct key **ret_key, char *ret_error)
 static void add_key(struct fixture *f, const char *name, uint64_t commit);
 
 int
-lifecycle_create(struct lifecycle *l, const char *name, json_t *labels, const char *token,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+lifecycle_create(struct lifecycle *l, const char *name, const struct lifecycle_settings *settings,
+	const char *token, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	(void)l, (void)labels, (void)token;
+	(void)l, (void)settings, (void)token;
 	if (!now->next_err)
 		add_key(now, name, 77);
 	return asked(name, ret_key, ret_error);
@@ -135,12 +135,63 @@ lifecycle_make_primary(struct lifecycle *l, const char *name, uint64_t expected,
 }
 
 int
-lifecycle_set_labels(struct lifecycle *l, const char *name, uint64_t expected, json_t *labels,
-	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+lifecycle_set(struct lifecycle *l, const char *name, uint64_t expected,
+	const struct lifecycle_settings *settings, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	(void)l, (void)labels;
+	(void)l, (void)settings;
 	now->expected = expected;
 	return asked(name, ret_key, ret_error);
+}
+
+int
+lifecycle_stage(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	(void)l, (void)token;
+	now->expected = expected;
+	return asked(name, ret_key, ret_error);
+}
+
+int
+lifecycle_activate(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	(void)l;
+	now->expected = expected;
+	now->version = version;
+	return asked(name, ret_key, ret_error);
+}
+
+int
+lifecycle_abandon(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	(void)l;
+	now->expected = expected;
+	now->version = version;
+	return asked(name, ret_key, ret_error);
+}
+
+uint64_t
+node_rotation_floor_s(struct node *n)
+{
+	(void)n;
+	return 3600;
+}
+
+int
+node_token(const struct node *n, const char *name)
+{
+	(void)n;
+	return strcmp(name, "main") == 0 ? 0 : -ENOENT;
+}
+
+bool
+hsm_token_ready(struct hsm *hsm, unsigned token)
+{
+	(void)hsm;
+	return token == 0;
 }
 
 int

@@ -139,7 +139,10 @@ a_created_key_has_an_object_with_its_uuid_and_label_and_is_proven(void **state)
 	struct key *k = NULL, *found;
 	char id[KMS_KEY_ID_SIZE], uuid[UUID_TEXT_SIZE];
 
-	check_key(f, lifecycle_create(&f->l, "demo", labels, NULL, &k, f->error), k);
+	check_key(f,
+		lifecycle_create(&f->l, "demo", &(struct lifecycle_settings){ .labels = labels },
+			NULL, &k, f->error),
+		k);
 	assert_int_equal(k->primary, 1);
 	assert_int_equal(k->activation, 1);
 	assert_int_equal(k->previous, 0);
@@ -185,8 +188,10 @@ a_creation_that_is_not_valid_leaves_nothing(void **state)
 
 	assert_refused(
 		f, lifecycle_create(&f->l, "De/mo", NULL, NULL, &k, f->error), KEKD_ENAME, 0);
-	assert_refused(
-		f, lifecycle_create(&f->l, "demo", labels, NULL, &k, f->error), KEKD_EINVALID, 0);
+	assert_refused(f,
+		lifecycle_create(&f->l, "demo", &(struct lifecycle_settings){ .labels = labels },
+			NULL, &k, f->error),
+		KEKD_EINVALID, 0);
 	assert_refused(
 		f, lifecycle_create(&f->l, "demo", NULL, "none", &k, f->error), KEKD_EINVALID, 0);
 	assert_int_equal(doubles_objects(f->d), 0);
@@ -462,12 +467,17 @@ labels_are_replaced_as_a_whole(void **state)
 	struct key *k = NULL;
 
 	release(create(f));
-	check_key(f, lifecycle_set_labels(&f->l, "demo", STORE_ANY, labels, &k, f->error), k);
+	check_key(f,
+		lifecycle_set(&f->l, "demo", STORE_ANY,
+			&(struct lifecycle_settings){ .labels = labels }, &k, f->error),
+		k);
 	assert_true(json_equal(k->labels, labels));
 	assert_int_equal(k->primary, 1);
 	release(k);
 	k = NULL;
-	assert_refused(f, lifecycle_set_labels(&f->l, "demo", STORE_ANY, wrong, &k, f->error),
+	assert_refused(f,
+		lifecycle_set(&f->l, "demo", STORE_ANY,
+			&(struct lifecycle_settings){ .labels = wrong }, &k, f->error),
 		KEKD_EINVALID, f->d->number);
 	json_decref(labels);
 	json_decref(wrong);
