@@ -268,6 +268,7 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 		{ "labels", JSON_KIND_OBJECT, false, &labels },
 		{ "token", JSON_KIND_STRING, false, &c->token },
 		{ "rotate_every", JSON_KIND_ANY, false, &rotate_every },
+		{ "frozen", JSON_KIND_BOOL, false, &c->settings.frozen },
 	};
 	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
 
@@ -276,6 +277,7 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 	if (err < 0)
 		return err;
 	c->settings.labels = labels;
+	c->settings.has_frozen = json_object_get(r->body, "frozen") != NULL;
 	if (!str_is_name(c->name)) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"a key's name has 1 to %d of a-z 0-9 . _ - and begins and ends with a "
