@@ -17,6 +17,8 @@
 #define FRAME_SIZE_MAX 65536
 #define FRAME_OPS_MAX 64
 #define OBJECT_ID_MAX 64
+#define FRAME_SIGNATURE_SIZE 64
+#define FRAME_PUBLIC_SIZE 91
 
 struct object_id { /* CKA_ID */
 	uint8_t len;
@@ -46,11 +48,19 @@ enum hsm_op_kind {
 	HSM_OP_HAND_OUT, /* object, iv, aad, in: ciphertext      → iv, out: the plaintext under that
 			    key */
 	HSM_OP_TAKE_IN, /* object, aad, iv and in: what came out → iv, out: ciphertext and tag */
+	HSM_OP_SIGN,	/* object: key for signatures, in: SHA-256 digest → out: r and s of
+			   ECDSA over P-256, 32 bytes each, big-endian */
+	HSM_OP_PUBLIC, /* object: the same                     → out: SubjectPublicKeyInfo, DER (RFC
+			  5480), FRAME_PUBLIC_SIZE bytes */
 	/* Never replayed. */
 	HSM_OP_CREATE_KEK = 32, /* object: new CKA_ID, in: label   → attributes, read back;
 				 * KEKD_EATTRIBUTES. An object that has this CKA_ID already is taken
 				 * as it is (a retry) and inspected. */
-	HSM_OP_CREATE_SEAL	/* the same, a generic secret of 32 bytes for CKM_SHA256_HMAC */
+	HSM_OP_CREATE_SEAL,	/* the same, a generic secret of 32 bytes for CKM_SHA256_HMAC */
+	HSM_OP_DESTROY,		/* object: the secret key is destroyed, for ever; one that is not
+				   there is success; KEKD_EDUPLICATE */
+	HSM_OP_CREATE_SIGN	/* as CREATE_KEK, a key pair on P-256: attributes of the private one
+				 */
 };
 
 /* HSM_OP_INSPECT's and CREATE's answer. */

@@ -36,8 +36,12 @@ static const struct kind_info kinds[] = {
 	[HSM_OP_PING] = { 1 },
 	[HSM_OP_HAND_OUT] = { 1, .in = 1, .expansion = EXPANSION_MAX },
 	[HSM_OP_TAKE_IN] = { 1, .in = 1, .expansion = EXPANSION_MAX },
+	[HSM_OP_SIGN] = { 1, .expansion = FRAME_SIGNATURE_SIZE },
+	[HSM_OP_PUBLIC] = { 1, .expansion = FRAME_PUBLIC_SIZE },
 	[HSM_OP_CREATE_KEK] = { 1 },
 	[HSM_OP_CREATE_SEAL] = { 1 },
+	[HSM_OP_DESTROY] = { 1 },
+	[HSM_OP_CREATE_SIGN] = { 1 },
 };
 
 /* The zero entry for what is not known. */

@@ -328,10 +328,10 @@ test_unknown_kinds_and_sizes_are_refused(void **state)
 	} cases[] = {
 		{ 0, 0, -EBADMSG },
 		{ HSM_OP_WRAP, 0, 0 },
-		{ HSM_OP_TAKE_IN + 1, 0, -EBADMSG },
+		{ HSM_OP_PUBLIC + 1, 0, -EBADMSG },
 		{ HSM_OP_CREATE_KEK - 1, 0, -EBADMSG },
-		{ HSM_OP_CREATE_SEAL, 0, 0 },
-		{ HSM_OP_CREATE_SEAL + 1, 0, -EBADMSG },
+		{ HSM_OP_CREATE_SIGN, 0, 0 },
+		{ HSM_OP_CREATE_SIGN + 1, 0, -EBADMSG },
 		{ 255, 0, -EBADMSG },
 		{ HSM_OP_GENERATE, 0, -EBADMSG },
 		{ HSM_OP_GENERATE, 1, 0 },

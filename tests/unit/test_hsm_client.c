@@ -24,6 +24,10 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <openssl/bn.h>
+#include <openssl/ecdsa.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
 #include <cmocka.h>
 
 #define WORKERS_MAX 2
@@ -390,6 +394,82 @@ test_a_seal_is_the_same_each_time_and_another_for_other_content(void **state)
 	}
 	assert_memory_equal(seal[0], seal[1], 32);
 	assert_memory_not_equal(seal[0], seal[2], 32);
+}
+
+/* r and s, big-endian, by OpenSSL's word. */
+static bool
+signature_is_good(const uint8_t *public, const uint8_t digest[32], const uint8_t *rs)
+{
+	const uint8_t *at = public;
+	EVP_PKEY *key = d2i_PUBKEY(NULL, &at, FRAME_PUBLIC_SIZE);
+	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new(key, NULL);
+	ECDSA_SIG *sig = ECDSA_SIG_new();
+	uint8_t *der = NULL;
+	int len, good;
+
+	assert_non_null(key);
+	ECDSA_SIG_set0(sig, BN_bin2bn(rs, 32, NULL), BN_bin2bn(rs + 32, 32, NULL));
+	len = i2d_ECDSA_SIG(sig, &der);
+	assert_int_equal(EVP_PKEY_verify_init(ctx), 1);
+	good = EVP_PKEY_verify(ctx, der, (size_t)len, digest, 32);
+	OPENSSL_free(der);
+	ECDSA_SIG_free(sig);
+	EVP_PKEY_CTX_free(ctx);
+	EVP_PKEY_free(key);
+	return good == 1;
+}
+
+static void
+test_a_signature_verifies_with_the_public_key_that_the_token_gives(void **state)
+{
+	struct bench *b = *state;
+	struct object_id id = fresh_id();
+	uint8_t public[FRAME_PUBLIC_SIZE], signature[FRAME_SIGNATURE_SIZE], digest[32] = { 1 };
+	struct hsm_op op = create_op(HSM_OP_CREATE_SIGN, &id);
+
+	assert_int_equal(call(b, &op), 0);
+	assert_int_equal(op.attributes, HSM_ATTR_HELD);
+	op = create_op(HSM_OP_CREATE_SIGN, &id); /* takes the one that is there */
+	assert_int_equal(call(b, &op), 0);
+	op = (struct hsm_op){
+		.kind = HSM_OP_PUBLIC, .object = id, .out = public, .out_cap = sizeof(public)
+	};
+	assert_int_equal(call(b, &op), 0);
+	assert_int_equal(op.out_len, sizeof(public));
+	op = (struct hsm_op){ .kind = HSM_OP_SIGN,
+		.object = id,
+		.in = digest,
+		.in_len = sizeof(digest),
+		.out = signature,
+		.out_cap = sizeof(signature) };
+	assert_int_equal(call(b, &op), 0);
+	assert_int_equal(op.out_len, sizeof(signature));
+	assert_true(signature_is_good(public, digest, signature));
+	digest[0] ^= 1;
+	assert_false(signature_is_good(public, digest, signature));
+}
+
+static void
+test_a_destroyed_key_is_gone_with_its_copy_and_destroying_again_is_no_error(void **state)
+{
+	struct bench *b = *state;
+	struct object_id id = fresh_id();
+	struct hsm_op op = create_op(HSM_OP_CREATE_KEK, &id);
+	uint8_t plain[64];
+	struct blob blob;
+
+	assert_int_equal(call(b, &op), 0);
+	op = wrap_op(&id, &blob);
+	assert_int_equal(call(b, &op), 0); /* the worker has a copy now */
+	take_blob(&blob, &op);
+	for (int i = 0; i < 2; i++) {
+		op = (struct hsm_op){ .kind = HSM_OP_DESTROY, .object = id };
+		assert_int_equal(call(b, &op), 0);
+	}
+	op = unwrap_op(&id, &blob, plain, sizeof(plain));
+	assert_int_equal(call(b, &op), KEKD_EOBJECT);
+	op = (struct hsm_op){ .kind = HSM_OP_INSPECT, .object = id };
+	assert_int_equal(call(b, &op), KEKD_EOBJECT);
 }
 
 static void
@@ -1337,6 +1417,10 @@ main(void)
 		cmocka_unit_test(test_a_generated_key_that_nobody_asked_to_see_stays_in_the_worker),
 		cmocka_unit_test(test_a_rewrapped_blob_is_of_the_other_key),
 		cmocka_unit_test(test_a_seal_is_the_same_each_time_and_another_for_other_content),
+		cmocka_unit_test(
+			test_a_signature_verifies_with_the_public_key_that_the_token_gives),
+		cmocka_unit_test(
+			test_a_destroyed_key_is_gone_with_its_copy_and_destroying_again_is_no_error),
 		cmocka_unit_test(test_an_object_that_is_not_there_is_said_to_be_missing),
 		cmocka_unit_test(test_creating_again_takes_the_key_that_is_there),
 		cmocka_unit_test(test_two_objects_with_one_id_are_an_error),

@@ -263,7 +263,7 @@ mech_create(struct session *s, struct hsm_op *op)
 {
 	const struct key_kind *kind = key_kinds;
 	CK_OBJECT_HANDLE h;
-	enum p11_class class = objects_find(s->w, &op->object, &h);
+	enum p11_class class = objects_find(s->w, CKO_SECRET_KEY, &op->object, &h);
 
 	while (kind->kind != op->kind)
 		kind++;

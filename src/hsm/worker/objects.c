@@ -199,10 +199,11 @@ objects_all(struct worker *w, CK_OBJECT_HANDLE **ret_handles, size_t *ret_count)
 }
 
 enum p11_class
-objects_find(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret_handle)
+objects_find(struct worker *w, CK_OBJECT_CLASS object_class, const struct object_id *id,
+	CK_OBJECT_HANDLE *ret_handle)
 {
 	CK_ATTRIBUTE template[] = {
-		{ CKA_CLASS, (void *)&secret_key, sizeof(secret_key) },
+		{ CKA_CLASS, &object_class, sizeof(object_class) },
 		{ CKA_TOKEN, (void *)&yes, sizeof(yes) },
 		{ CKA_ID, (void *)id->b, id->len },
 	};
@@ -216,6 +217,22 @@ objects_find(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret
 	class = all.count == 0 ? P11_MISSING : all.count == 1 ? P11_OK : P11_DUPLICATE;
 	free(all.h);
 	return class;
+}
+
+enum p11_class
+objects_destroy(struct worker *w, const struct object_id *id)
+{
+	struct object **p = lookup(&w->objects, id);
+	CK_OBJECT_HANDLE h;
+	enum p11_class class;
+
+	if (*p)
+		forget(w, p);
+	class = objects_find(w, secret_key, id, &h);
+	if (class)
+		return class == P11_MISSING ? P11_OK : class;
+	class = p11_call(&w->p11, DestroyObject, w->home.h, h);
+	return class == P11_RESTART ? P11_UNCERTAIN : class;
 }
 
 static enum p11_class
@@ -335,7 +352,8 @@ copy_object(struct worker *w, struct object *e)
 }
 
 static enum p11_class
-get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
+get(struct worker *w, CK_OBJECT_CLASS object_class, const struct object_id *id,
+	CK_OBJECT_HANDLE *ret)
 {
 	struct object **p = lookup(&w->objects, id), *e;
 	CK_OBJECT_HANDLE h;
@@ -345,12 +363,13 @@ get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
 		forget(w, p);
 	e = *lookup(&w->objects, id);
 	if (!e) {
-		class = objects_find(w, id, &h);
+		class = objects_find(w, object_class, id, &h);
 		if (class)
 			return class;
 		e = insert(&w->objects, id, h);
 		if (!e)
 			return P11_RESTART;
+		e->uncopied = object_class != secret_key;
 	}
 	if ((w->p11.quirk->flags & QUIRK_SESSION_COPIES) && !e->uncopied &&
 		e->copy == CK_INVALID_HANDLE) {
@@ -364,18 +383,31 @@ get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
 	return P11_OK;
 }
 
-enum p11_class
-objects_get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
+static enum p11_class
+get_class(struct worker *w, CK_OBJECT_CLASS object_class, const struct object_id *id,
+	CK_OBJECT_HANDLE *ret)
 {
 	enum p11_class class;
 	int tries = TRIES;
 
 	pthread_mutex_lock(&w->objects.lock);
 	do
-		class = get(w, id, ret);
+		class = get(w, object_class, id, ret);
 	while (class && --tries > 0 && session_recover(&w->home, class));
 	pthread_mutex_unlock(&w->objects.lock);
 	return class;
+}
+
+enum p11_class
+objects_get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
+{
+	return get_class(w, secret_key, id, ret);
+}
+
+enum p11_class
+objects_get_private(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret)
+{
+	return get_class(w, CKO_PRIVATE_KEY, id, ret);
 }
 
 /* --- Start and end. */

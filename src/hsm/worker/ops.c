@@ -19,7 +19,7 @@ run_inspect(struct session *s, struct hsm_op *op)
 	struct hsm_object object;
 	char label[UINT8_MAX];
 	CK_OBJECT_HANDLE h;
-	enum p11_class class = objects_find(s->w, &op->object, &h);
+	enum p11_class class = objects_find(s->w, CKO_SECRET_KEY, &op->object, &h);
 
 	if (!class)
 		class = objects_read(s->w, h, &object, label);
@@ -78,6 +78,12 @@ run_drop(struct session *s, struct hsm_op *op)
 }
 
 static enum p11_class
+run_destroy(struct session *s, struct hsm_op *op)
+{
+	return objects_destroy(s->w, &op->object);
+}
+
+static enum p11_class
 run_ping(struct session *s, struct hsm_op *op)
 {
 	CK_SESSION_INFO info;
@@ -103,8 +109,12 @@ static const struct handler {
 	[HSM_OP_PING] = { run_ping },
 	[HSM_OP_HAND_OUT] = { transport_hand_out, .object = true, .iv = true, .in = true },
 	[HSM_OP_TAKE_IN] = { transport_take_in, .object = true, .iv = true, .in = true },
+	[HSM_OP_SIGN] = { sign_digest, .object = true, .in = true },
+	[HSM_OP_PUBLIC] = { sign_public, .home = true, .object = true },
 	[HSM_OP_CREATE_KEK] = { mech_create, .home = true, .object = true, .in = true },
 	[HSM_OP_CREATE_SEAL] = { mech_create, .home = true, .object = true, .in = true },
+	[HSM_OP_DESTROY] = { run_destroy, .home = true, .object = true },
+	[HSM_OP_CREATE_SIGN] = { sign_create, .home = true, .object = true, .in = true },
 };
 
 /* An object that is not where it was: both of a rewrap, whichever it is. */

@@ -4,7 +4,8 @@
  * CK_RV is turned into an enum p11_class where it comes back from the module and goes no further.
  *
  *   main.c     start, login, end · serve.c   frames in, frames out · ops.c   what is asked → who
- *   mech.c     wrap, unwrap, seal, make keys · objects.c  CKA_ID → handle, session copies
+ *   mech.c     wrap, unwrap, seal, make keys · sign.c  signatures and their keys
+ *   objects.c  CKA_ID → handle, session copies
  *   session.c  sessions and how they recover · pin.c  the PIN and its refusals
  *   p11.c      module, token, error classes · quirks.c  what modules do differently
  */
@@ -66,6 +67,7 @@ int p11_class_err(enum p11_class class); /* 0 or a kekd_err */
 	X(FindObjectsFinal) \
 	X(FindObjectsInit) \
 	X(GenerateKey) \
+	X(GenerateKeyPair) \
 	X(GenerateRandom) \
 	X(GetAttributeValue) \
 	X(GetInfo) \
@@ -184,11 +186,16 @@ enum p11_class objects_open(struct worker *w); /* the sweep */
 void objects_close(struct worker *w);
 /* What to work with: the object, or its session copy. */
 enum p11_class objects_get(struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret);
+/* The private key of a pair, never a copy. */
+enum p11_class objects_get_private(
+	struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret);
 void objects_forget(struct worker *w, const struct object_id *id);
 void objects_forget_copies(struct worker *w); /* lock held: their session is gone */
 /* Lock held. Asks the token, not the index. */
-enum p11_class objects_find(
-	struct worker *w, const struct object_id *id, CK_OBJECT_HANDLE *ret_handle);
+enum p11_class objects_find(struct worker *w, CK_OBJECT_CLASS object_class,
+	const struct object_id *id, CK_OBJECT_HANDLE *ret_handle);
+/* Lock held. The secret key and its copy are no more; P11_OK also when they never were. */
+enum p11_class objects_destroy(struct worker *w, const struct object_id *id);
 /* Lock held. ret_label: 255 bytes, borrowed by ret_object. */
 enum p11_class objects_read(
 	struct worker *w, CK_OBJECT_HANDLE h, struct hsm_object *ret_object, char *ret_label);
@@ -203,6 +210,11 @@ enum p11_class mech_generate(struct session *s, struct hsm_op *op);
 enum p11_class mech_rewrap(struct session *s, struct hsm_op *op);
 enum p11_class mech_seal(struct session *s, struct hsm_op *op);
 enum p11_class mech_create(struct session *s, struct hsm_op *op); /* home session, lock held */
+
+/* sign.c */
+enum p11_class sign_digest(struct session *s, struct hsm_op *op);
+enum p11_class sign_public(struct session *s, struct hsm_op *op); /* home session, lock held */
+enum p11_class sign_create(struct session *s, struct hsm_op *op); /* the same */
 
 /* transport.c */
 int transport_read_key(struct worker *w, int fd); /* closes fd; 0 or negative, logged */
