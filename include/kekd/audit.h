@@ -70,8 +70,10 @@ struct audit_record {
 };
 
 struct audit;
+struct usage; /* usage.h */
 struct audit_config {
 	const char *dir, *cluster, *node; /* borrowed */
+	struct usage *usage;		  /* borrowed: is told of all that is durable; or NULL */
 	bool hash_context;
 	uint64_t max_bytes;
 };

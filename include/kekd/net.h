@@ -15,6 +15,7 @@
 #include "kekd/lifecycle.h"
 #include "kekd/seal.h"
 #include "kekd/traffic.h"
+#include "kekd/usage.h"
 
 #include <stdatomic.h>
 
@@ -83,6 +84,7 @@ struct node {
 	_Atomic(struct sealed *) sealed; /* NULL until the phase is above STARTING */
 	struct keyring *keyring;
 	struct clients *clients;
+	struct usage *usage;
 	struct audit *audit;
 	struct control *control;
 	_Atomic(struct http *) http; /* NULL while its first requests come in already */
@@ -103,6 +105,7 @@ struct node {
 	uint64_t next_poll_ns;
 	bool proofs_done;
 	uint64_t next_summary_ns, next_rotations_ns;
+	uint64_t usage_round_ns;
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];

@@ -17,6 +17,7 @@
 #include "kekd/err.h"
 #include "kekd/log.h"
 #include "kekd/str.h"
+#include "kekd/usage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -59,6 +60,7 @@ struct audit {
 	char *dir, *cluster, *node;
 	bool hash_context;
 	uint64_t max_bytes;
+	struct usage *usage; /* or NULL */
 
 	pthread_mutex_t lock; /* of the queue */
 	pthread_cond_t wake;
@@ -398,6 +400,8 @@ find_tail(struct audit *a, char ret_error[256])
 	memcpy(a->torn, tail.gaps, sizeof(tail.gaps));
 	a->torn_count = tail.gaps_count;
 	a->found = true;
+	if (a->usage)
+		usage_begin(a->usage, a->chain.sequence, a->chain.head);
 	if (!tail.clean)
 		return 0;
 	a->fd = openat(a->dir_fd, tail.file, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
@@ -649,6 +653,8 @@ write_batch(struct audit *a, struct audit_record *r)
 			return next;
 		}
 		if (commit(a, 0) == 0) {
+			if (a->usage)
+				usage_fold(a->usage, r, end, a->chain.sequence, a->chain.head);
 			answer_all(a, r, end, 0);
 			return end;
 		}
@@ -666,6 +672,8 @@ admit_one(struct audit *a, const struct audit_record *r)
 
 	pthread_mutex_lock(&a->refusals_lock);
 	admitted = refusals_admit(a->refusals, r);
+	if (!admitted && a->usage)
+		usage_count(a->usage, r);
 	pthread_mutex_unlock(&a->refusals_lock);
 	return admitted;
 }
@@ -719,8 +727,11 @@ write_summaries(struct audit *a, bool stopping)
 	pthread_mutex_lock(&a->refusals_lock);
 	if (!put_summaries(a))
 		set_failing(a, "the summaries cannot be made", -ENOMEM);
-	else if (a->out.len == 0 || commit(a, 0) == 0)
+	else if (a->out.len == 0 || commit(a, 0) == 0) {
 		refusals_reset(a->refusals);
+		if (a->usage)
+			usage_settle(a->usage, a->chain.sequence, a->chain.head);
+	}
 	a->closed = stopping;
 	pthread_mutex_unlock(&a->refusals_lock);
 }
@@ -730,8 +741,8 @@ write_last(struct audit *a)
 {
 	write_summaries(a, true);
 	batch_begin(a);
-	if (atomic_load(&a->ok) && put_close(a))
-		commit(a, 0);
+	if (atomic_load(&a->ok) && put_close(a) && commit(a, 0) == 0 && a->usage)
+		usage_fold(a->usage, NULL, NULL, a->chain.sequence, a->chain.head);
 	finish_file(a);
 }
 
@@ -868,6 +879,8 @@ audit_count(struct audit *a, const struct audit_record *r)
 	if (!atomic_load(&a->ok) || pthread_mutex_trylock(&a->refusals_lock) != 0)
 		return false;
 	counted = !a->closed && refusals_count(a->refusals, r);
+	if (counted && a->usage)
+		usage_count(a->usage, r);
 	pthread_mutex_unlock(&a->refusals_lock);
 	if (counted)
 		add_to_status(a, 0, 1);
@@ -979,6 +992,7 @@ allocate(const struct audit_config *config)
 	a->last = &a->first;
 	a->out = BUF_INIT(BATCH_SIZE + CHAIN_LINE_MAX);
 	a->hash_context = config->hash_context;
+	a->usage = config->usage;
 	a->max_bytes = config->max_bytes ? config->max_bytes : MAX_BYTES_DEFAULT;
 	a->md = EVP_MD_CTX_new();
 	a->dir = strdup(config->dir);

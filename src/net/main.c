@@ -80,6 +80,8 @@ open_node(struct node *n)
 	if (err == 0)
 		err = clients_open(&n->clients);
 	if (err == 0)
+		err = usage_open(n->part.node, &n->usage);
+	if (err == 0)
 		err = traffic_open(http_routes, &n->traffic);
 	if (err != 0)
 		log_error("cannot start: %s", kekd_strerror(err));
@@ -93,6 +95,7 @@ open_audit(struct node *n)
 		.dir = n->part.audit_dir,
 		.cluster = n->part.cluster,
 		.node = n->part.node,
+		.usage = n->usage,
 		.hash_context = n->part.audit_hash_context,
 		.max_bytes = n->part.audit_max_bytes,
 	};
@@ -293,6 +296,7 @@ close_node(struct node *n)
 	http_freep(&http);
 	atomic_store(&n->http, NULL);
 	audit_freep(&n->audit);
+	node_close_usage(n);
 	hsm_freep(&n->hsm);
 	sealed = atomic_exchange(&n->sealed, NULL);
 	sealed_freep(&sealed);
@@ -300,6 +304,7 @@ close_node(struct node *n)
 	keyring_freep(&n->keyring);
 	clients_freep(&n->clients);
 	traffic_freep(&n->traffic);
+	usage_freep(&n->usage);
 	free(n->unknown);
 	free(n->nonces);
 	net_part_free(&n->part);

@@ -146,6 +146,7 @@ static const struct {
 	{ "keys/", load_key },
 	{ "clients/", load_client },
 	{ "nonces/", load_nonces },
+	{ "usage/", node_load_usage },
 };
 
 static void
@@ -311,6 +312,7 @@ serve(struct node *n)
 		.tokens_count = n->part.tokens_count,
 	};
 	node_take_nonces(n);
+	node_start_usage(n);
 	node_summarise(n);
 	judge_store(n);
 	node_sweep(n);
@@ -462,6 +464,7 @@ node_tick(struct node *n)
 		prove_again(n);
 		node_summarise(n);
 		more = node_rotate_due(n);
+		more = node_tick_usage(n) || more;
 		return (!n->proofs_done && prove_some(n)) || more;
 	case NODE_HELD:
 		poll_store(n);

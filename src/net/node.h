@@ -23,6 +23,12 @@ void node_summarise(struct node *n);   /* when it is time to */
 /* rotation.c: rotates one key that is due. True: there may be another. Control thread. */
 bool node_rotate_due(struct node *n);
 
+/* usage.c: how the usage evidence comes to the store and back. Control thread. */
+void node_load_usage(struct node *n, const char *name, json_t *body, uint64_t commit);
+void node_start_usage(struct node *n); /* all records are loaded */
+bool node_tick_usage(struct node *n);  /* true: there is more to do at once */
+void node_close_usage(struct node *n); /* after the audit log: all that is not stored yet */
+
 /* certificates.c; the main thread's. */
 struct http_tls_config node_tls_config(const struct net_part *p); /* borrows */
 /* A new part of the configuration, or the text of what is wrong with it. Closes fd. */

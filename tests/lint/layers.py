@@ -18,7 +18,7 @@ MODULES = {
     "crypto": "blob",
     "keyring": "keyring lifecycle nonce",
     "access": "access",
-    "audit": "audit",
+    "audit": "audit usage",
     "cluster": "cluster",
     "http": "http traffic",
     "api": "",
