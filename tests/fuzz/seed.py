@@ -156,6 +156,47 @@ def config():
             b"tokens: { a: b }\n", b"listen: []\n---\nlisten: []\n", b"\xff\xfe"]
 
 
+APPLY = """\
+# keys
+kind: key
+name: a
+algorithm: aes256-gcm
+token: main
+labels:
+  - name: team
+    value: "x: y"
+  - {name: b, value: ''}
+rotate_every: 90d
+frozen: false
+---
+kind: client
+name: c
+identities: [ "uri:spiffe://test/c", 'dns:c.test' ]
+addresses:
+  - 10.0.0.0/8
+  - ::1
+grants:
+  - keys: "*"
+    operations: [wrap, unwrap, key.read]
+limits: { requests_per_s: 5, in_flight: 0 }
+--- !policy
+kind: policy
+approvals: 2
+destroy_wait: 7d
+approval_ttl: 24h
+...
+"""
+
+
+def apply():
+    return [APPLY.encode(), APPLY.replace("90d", "none").encode(),
+            APPLY.replace("name: a", "name: &n a").replace("token: main", "token: *n").encode(),
+            APPLY.replace("kind: client", "kind: key").replace("name: c", "name: a").encode(),
+            b"kind: key\nname: a\n<<: {name: b}\nname: c\n", b"&a [*a]\n", b"? {a: b}\n: c\n",
+            b"%YAML 1.1\n---\nkind: !!binary a2V5\n", b"kind: |\n  key\nname: >-\n  a\n",
+            b"\xff\xfek\x00"]
+
+
 def part():
     net = {"init": False, "cluster": "test", "node": "node-1", "state_dir": "/s",
            "tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/a", "common_name": False,
@@ -327,7 +368,7 @@ def identity():
     return whole + [b"\x01" + b"".join(block(c) for c in certificates)]
 
 
-SEEDS = {"audit": audit, "blob": blob, "config": config, "frame": frame, "hsm": hsm,
+SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "frame": frame, "hsm": hsm,
          "identity": identity, "part": part, "record": record, "request": requests_http,
          "uri": uri, "worker": worker}
 
