@@ -20,7 +20,7 @@ copy(json_t *to, const json_t *from, const char *member)
 		json_object_set(to, member, value);
 }
 
-/* "24h" and "1d" are the same; null is "none". */
+/* "24h" and "1d" are the same; null is "never". */
 static void
 copy_duration(json_t *to, const json_t *from, const char *member)
 {
@@ -29,7 +29,7 @@ copy_duration(json_t *to, const json_t *from, const char *member)
 	uint64_t seconds;
 
 	if (json_is_null(value))
-		json_object_set_new(to, member, json_string("none"));
+		json_object_set_new(to, member, json_string("never"));
 	else if (value && clock_parse_duration(string_of(from, member), &seconds) == 0) {
 		clock_format_duration(seconds, text);
 		json_object_set_new(to, member, json_string(text));
@@ -187,7 +187,7 @@ is_default(const char *member, const json_t *value)
 {
 	return json_is_false(value) ||
 	       (strcmp(member, "rotate_every") == 0 && json_is_string(value) &&
-		       strcmp(json_string_value(value), "none") == 0);
+		       strcmp(json_string_value(value), "never") == 0);
 }
 
 json_t *

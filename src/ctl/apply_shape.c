@@ -285,7 +285,7 @@ take_period(struct source *r, yaml_node_t *node, const char *member)
 {
 	const char *text = text_of(r, node, member);
 
-	if (text && strcmp(text, "none") == 0)
+	if (text && strcmp(text, "never") == 0)
 		return json_null();
 	return text ? take_duration(r, node, member) : NULL;
 }

@@ -189,7 +189,7 @@ approval_ttl: 24h
 
 
 def apply():
-    return [APPLY.encode(), APPLY.replace("90d", "none").encode(),
+    return [APPLY.encode(), APPLY.replace("90d", "never").encode(),
             APPLY.replace("name: a", "name: &n a").replace("token: main", "token: *n").encode(),
             APPLY.replace("kind: client", "kind: key").replace("name: c", "name: a").encode(),
             b"kind: key\nname: a\n<<: {name: b}\nname: c\n", b"&a [*a]\n", b"? {a: b}\n: c\n",

@@ -145,6 +145,31 @@ def test_what_is_exported_changes_nothing_and_makes_the_same_elsewhere(fresh, ma
             "a": "true", "b": '"quoted" \\ é', "c": ": - #", "d": "", "e": "0x7f\x7f\n2"}
 
 
+def test_a_key_rotates_and_freezes_as_its_file_says(fresh, make_server, tmp_path):
+    path = put(tmp_path, "k.yaml", "kind: key\nname: k\nrotate_every: 2160h\nfrozen: true\n")
+    fresh.kekctl("apply", "-f", path)
+    with fresh.http("admin-1") as admin:
+        key = admin.key("k")
+        assert (key["rotate_every"], key["frozen"]) == ("90d", True)
+        next_rotation = key["next_rotation"]
+        fresh.kekctl("diff", "-f", path)
+        text = fresh.kekctl("export", "--keys").stdout
+        assert b"rotate_every: 90d\n" in text and b"frozen: true\n" in text
+        other = make_server().init().start()
+        other.kekctl("apply", "-f", "-", stdin=text)
+        assert other.kekctl("export", "--keys").stdout == text
+        put(tmp_path, "k.yaml", "kind: key\nname: k\nfrozen: false\n")
+        assert "~ frozen true false" in lines(fresh.kekctl("diff", "-f", path, status=DRIFT))
+        fresh.kekctl("apply", "-f", path)
+        key = admin.key("k")
+        assert (key["frozen"], key["rotate_every"]) == (False, "90d")
+        assert key["next_rotation"] == next_rotation
+        put(tmp_path, "k.yaml", "kind: key\nname: k\nrotate_every: never\n")
+        fresh.kekctl("apply", "-f", path)
+        assert admin.key("k")["rotate_every"] is None
+        fresh.kekctl("apply", "-f", "-", stdin=fresh.kekctl("export").stdout)
+
+
 def test_export_writes_the_parts_that_it_is_asked_for(fresh, files, tmp_path):
     fresh.kekctl("apply", "-f", str(files))
     keys = out(fresh.kekctl("export", "--keys"))

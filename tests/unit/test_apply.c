@@ -56,7 +56,7 @@ test_documents_become_resources_with_their_lines(void **state)
 
 	(void)state;
 	read_text("# a comment\n---\nkind: key\nname: a\nlabels:\n  - {name: t, value: 'true'}\n"
-		  "rotate_every: none\nfrozen: true\n---\n---\nkind: policy\napprovals: 2\n",
+		  "rotate_every: never\nfrozen: true\n---\n---\nkind: policy\napprovals: 2\n",
 		&s);
 	assert_string_equal(said, "");
 	assert_int_equal(s.findings, 0);
