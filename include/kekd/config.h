@@ -7,6 +7,8 @@
 #ifndef KEKD_CONFIG_H
 #define KEKD_CONFIG_H
 
+#include "kekd/policy.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -72,6 +74,7 @@ struct config {
 	} audit;
 	struct config_admin *admins;
 	unsigned admins_count;
+	struct policy policy; /* for `kekd init` */
 };
 
 /* Reads and checks everything that can be told from the file alone and from the file system (files
@@ -129,6 +132,7 @@ struct net_part {
 	char *audit_dir;
 	bool audit_hash_context;
 	uint64_t audit_max_bytes;
+	struct policy policy;
 	json_t *admins; /* [{"name": …, "identities": […]}] */
 };
 

@@ -8,6 +8,7 @@
 
 #include "kekd/access.h"
 #include "kekd/audit.h"
+#include "kekd/cluster.h"
 #include "kekd/config.h"
 #include "kekd/hsm.h"
 #include "kekd/http.h"
@@ -114,7 +115,8 @@ struct node {
 		bool undecided, again;
 		uint64_t again_ns;
 	} pass;
-	pthread_mutex_t lock; /* of what follows */
+	pthread_mutex_t lock;	/* of what follows */
+	struct cluster cluster; /* read it by node_cluster */
 	struct unknown_object *unknown;
 	size_t unknown_count;
 	char phase_reason[256];
@@ -141,6 +143,12 @@ bool node_first_refusal(struct node *n, const char *client, const struct uuid *v
 void node_count_proven(struct node *n, const char *key);
 /* The shortest rotate_every that a key may have here, in seconds. Any thread. */
 uint64_t node_rotation_floor_s(struct node *n);
+/* The record `cluster` as it is now, copied. Any thread. */
+void node_cluster(struct node *n, struct cluster *ret_cluster);
+/* Commits a changed copy, with another record's change if `with` is not NULL, and puts it in force.
+ * next->commit is the number that it was read at, and then the new one. As sealed_commit. Control
+ * thread. */
+int node_cluster_change(struct node *n, struct cluster *next, const struct sealed_change *with);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

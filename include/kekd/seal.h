@@ -15,6 +15,7 @@
 #include "kekd/hsm.h"
 #include "kekd/json.h"
 #include "kekd/metrics.h"
+#include "kekd/policy.h"
 #include "kekd/store.h"
 #include "kekd/uuid.h"
 
@@ -57,6 +58,7 @@ struct sealed_config {
 	struct hsm *hsm;       /* borrowed */
 	const char *state_dir; /* holds "accepted" */
 	const char *cluster, *node;
+	const struct policy *policy; /* of a new cluster, for sealed_init; NULL: POLICY_DEFAULT */
 	const char *const *tokens; /* names of the logical tokens, as the hsm counts them; the first
 				      gets the seal key; borrowed for the lifetime, as all above */
 	unsigned tokens_count;

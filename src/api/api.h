@@ -39,6 +39,11 @@ void api_client_get(struct request *r);	   /* HTTP_READ     GET    /v1/clients/{
 void api_client_put(struct request *r);	   /* HTTP_CONTROL  PUT    /v1/clients/{name} */
 void api_client_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/clients/{name} */
 
+/* cluster.c */
+void api_cluster_get(struct request *r);   /* HTTP_READ     GET   /v1/cluster */
+void api_cluster_patch(struct request *r); /* HTTP_CONTROL  PATCH /v1/cluster */
+json_t *api_policy_json(const struct policy *p);
+
 /* whoami.c, status.c, metrics.c, health.c, openapi.c: never wait for token, store or disk. */
 void api_whoami(struct request *r); /* HTTP_READ  GET /v1/whoami, ACCESS_NONE */
 void api_status(struct request *r);

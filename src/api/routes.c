@@ -69,6 +69,10 @@ const struct http_route http_routes[] = {
 	CHANGE("DELETE", "/v1/clients/{name}", ACCESS_CLIENT_WRITE, "client.delete",
 		HTTP_COND_MATCH, false, api_client_delete),
 
+	READ("/v1/cluster", ACCESS_STATUS_READ, "cluster.read", true, api_cluster_get),
+	CHANGE("PATCH", "/v1/cluster", ACCESS_CLUSTER_WRITE, "cluster.policy", HTTP_COND_MATCH,
+		true, api_cluster_patch),
+
 	CHANGE("POST", "/v1/hsm/retry-pin", ACCESS_CLUSTER_WRITE, "hsm.retry_pin", HTTP_COND_NONE,
 		true, api_hsm_retry_pin),
 

@@ -393,5 +393,6 @@ check_document(struct check *c, struct document *d, struct config *config)
 	check_deny(c, config);
 	check_apart(c, config);
 	check_admins(c, config);
+	check_policy(c, d, config);
 	return check_tokens(c, config);
 }

@@ -98,6 +98,12 @@ static const cyaml_schema_field_t admin_fields[] = {
 static const cyaml_schema_value_t admin_entry = {
 	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_admin, admin_fields),
 };
+static const cyaml_schema_field_t policy_fields[] = {
+	CYAML_FIELD_UINT("approvals", OPTIONAL, struct document_policy, approvals),
+	TEXT("destroy_wait", struct document_policy, destroy_wait),
+	TEXT("approval_ttl", struct document_policy, approval_ttl),
+	CYAML_FIELD_END,
+};
 static const cyaml_schema_field_t document_fields[] = {
 	TEXT("cluster", struct document, cluster),
 	TEXT("node", struct document, node),
@@ -116,6 +122,7 @@ static const cyaml_schema_field_t document_fields[] = {
 	CYAML_FIELD_MAPPING("audit", OPTIONAL, struct document, audit, audit_fields),
 	CYAML_FIELD_SEQUENCE("admins", OPTIONAL | CYAML_FLAG_POINTER, struct document, admins,
 		&admin_entry, 0, ADMINS_MAX),
+	CYAML_FIELD_MAPPING("policy", OPTIONAL, struct document, policy, policy_fields),
 	CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t document_schema = {

@@ -58,6 +58,10 @@ struct document_audit {
 	char *dir, *max_bytes;
 	enum document_context context;
 };
+struct document_policy {
+	unsigned approvals;
+	char *destroy_wait, *approval_ttl;
+};
 struct document {
 	char *cluster, *node, *state_dir, *user;
 	char **listen;
@@ -73,6 +77,7 @@ struct document {
 	struct document_audit audit;
 	struct config_admin *admins;
 	unsigned admins_count;
+	struct document_policy policy;
 };
 
 /* ---- check.c ---- */
@@ -98,6 +103,8 @@ int check_document(struct check *c, struct document *d, struct config *config);
 /* ---- identities.c, paths.c, tokens.c: parts of the check ---- */
 
 void check_admins(struct check *c, const struct config *config);
+/* The defaults, and the rules of policy.h. */
+void check_policy(struct check *c, const struct document *d, struct config *config);
 void check_deny(struct check *c, const struct config *config);
 /* What is in the certificates, keys and CRLs, and that kekd-net's user can read them. */
 void check_certificates(struct check *c, const struct config *config);

@@ -103,7 +103,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
 	const char *crl_file = NULL;
 	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes;
-	json_t *tokens, *admins, *deny;
+	json_t *tokens, *admins, *deny, *policy;
 	bool bad = false;
 	const struct json_member members[] = {
 		{ "init", JSON_KIND_BOOL, true, &p->init },
@@ -126,9 +126,12 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "audit_hash_context", JSON_KIND_BOOL, true, &p->audit_hash_context },
 		{ "audit_max_bytes", JSON_KIND_INTEGER, true, &max_bytes },
 		{ "admins", JSON_KIND_ARRAY, true, &admins },
+		{ "policy", JSON_KIND_OBJECT, true, &policy },
 	};
 	int err = json_take(json, members, STR_COUNT(members), error);
 
+	if (!err)
+		err = policy_from_json(policy, &p->policy, error);
 	if (err)
 		return err;
 	p->cluster = copy(cluster, &bad);

@@ -141,6 +141,9 @@ const struct config_setting config_settings[] = {
 	{ "audit.max_bytes", CONFIG_RESTART, AT(audit.max_bytes), same_size },
 	{ "audit.context", CONFIG_RESTART, AT(audit.hash_context), same_flag },
 	{ "admins", CONFIG_INIT, LIST_AT(admins), same_admins },
+	{ "policy.approvals", CONFIG_INIT, AT(policy.approvals), same_number },
+	{ "policy.destroy_wait", CONFIG_INIT, AT(policy.destroy_wait_s), same_size },
+	{ "policy.approval_ttl", CONFIG_INIT, AT(policy.approval_ttl_s), same_size },
 	{ NULL, CONFIG_RESTART, 0, 0, NULL },
 };
 /* clang-format on */

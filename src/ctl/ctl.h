@@ -93,6 +93,7 @@ extern const struct ctl_command ctl_rotation_commands[];
 extern const struct ctl_command ctl_data_commands[];
 extern const struct ctl_command ctl_client_commands[];
 extern const struct ctl_command ctl_apply_commands[];
+extern const struct ctl_command ctl_cluster_commands[];
 extern const struct ctl_command ctl_audit_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
 extern const struct ctl_command ctl_status_commands[];

@@ -13,6 +13,7 @@ static const struct {
 	{ "Data keys", ctl_data_commands },
 	{ "Clients", ctl_client_commands },
 	{ "From files", ctl_apply_commands },
+	{ "Cluster", ctl_cluster_commands },
 	{ "Audit log", ctl_audit_commands },
 	{ "Tokens", ctl_hsm_commands },
 	{ "Server", ctl_status_commands },

@@ -147,6 +147,7 @@ static const struct {
 	{ "clients/", load_client },
 	{ "nonces/", load_nonces },
 	{ "usage/", node_load_usage },
+	{ "cluster", node_load_cluster },
 };
 
 static void
@@ -242,6 +243,7 @@ sealed_settings(struct node *n)
 		.node = n->part.node,
 		.tokens = (const char *const *)n->part.tokens,
 		.tokens_count = n->part.tokens_count,
+		.policy = &n->part.policy,
 	};
 }
 
@@ -549,6 +551,11 @@ node_init_cluster(struct node *n)
 		return CHILD_EXIT_OPERATOR;
 	}
 	log_info("cluster %s is made, with %zu administrators", n->part.cluster, count);
+	if (count < n->part.policy.approvals)
+		log_warning(
+			"a privileged change takes %u administrators and there are %zu: nobody can "
+			"make one; see policy.approvals and admins",
+			n->part.policy.approvals, count);
 	return CHILD_EXIT_OK;
 }
 

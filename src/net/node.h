@@ -37,6 +37,9 @@ void node_reload_bad(struct node *n, int fd);
 /* Once a second: takes files that changed, warns of what ends soon. */
 void node_watch_certificates(struct node *n);
 
+/* cluster.c: a loader of records. */
+void node_load_cluster(struct node *n, const char *name, json_t *body, uint64_t commit);
+
 extern const struct http_hooks node_hooks;
 
 #endif

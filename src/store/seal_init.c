@@ -17,8 +17,6 @@
 #define LABEL_PREFIX "kekd:"
 #define LABEL_SIZE 256
 #define CLUSTER_LEVEL 1
-#define APPROVALS 2
-#define DESTROY_WAIT_S (7 * 24 * 3600)
 
 static int
 say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
@@ -217,14 +215,16 @@ make_key(const struct sealed_config *c, const struct seal_key *key, char ret_err
 static json_t *
 cluster_body(const struct sealed_config *c, const struct seal_key *key, const char *generation)
 {
+	const struct policy p = c->policy ? *c->policy : POLICY_DEFAULT;
 	char created[CLOCK_TEXT_SIZE], id[UUID_TEXT_SIZE];
 
 	clock_format(clock_real_us(), created);
 	uuid_format(&key->id, id);
-	return json_pack("{s:s,s:s,s:s,s:i,s:[s],s:[{s:s,s:s}],s:{s:i,s:i}}", "name", c->cluster,
-		"generation", generation, "created", created, "level", CLUSTER_LEVEL, "members",
-		c->node, "seal_keys", "id", id, "token", c->tokens[key->token], "policy",
-		"approvals", APPROVALS, "destroy_wait_s", DESTROY_WAIT_S);
+	return json_pack("{s:s,s:s,s:s,s:i,s:[s],s:[{s:s,s:s}],s:{s:i,s:I,s:I}}", "name",
+		c->cluster, "generation", generation, "created", created, "level", CLUSTER_LEVEL,
+		"members", c->node, "seal_keys", "id", id, "token", c->tokens[key->token], "policy",
+		"approvals", (int)p.approvals, "destroy_wait_s", (json_int_t)p.destroy_wait_s,
+		"approval_ttl_s", (json_int_t)p.approval_ttl_s);
 }
 
 /* Before the store has anything: with the store alone, a crash between the two would look like a

@@ -146,6 +146,20 @@ hsm_token_ready(struct hsm *hsm, unsigned token)
 	return token == 0;
 }
 
+void
+node_cluster(struct node *n, struct cluster *ret_cluster)
+{
+	*ret_cluster = n->cluster;
+}
+
+int
+node_cluster_change(struct node *n, struct cluster *next,
+	const struct sealed_change *with __attribute__((unused)))
+{
+	n->cluster = *next;
+	return 0;
+}
+
 int
 node_retry_pin(unsigned token)
 {

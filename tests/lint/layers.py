@@ -12,7 +12,7 @@ from files import finish, text, tree
 # In order: each module may use what stands before it, and itself.
 MODULES = {
     "base": "buf clock err json log metrics process random sandbox secret str uuid",
-    "config": "config control",
+    "config": "config control policy",
     "hsm": "frames hsm",
     "store": "store seal",
     "crypto": "blob",

@@ -442,6 +442,7 @@ class Kekd:
             "audit": {"dir": self.audit_dir},
             "admins": [{"name": n, "identities": ["uri:" + spiffe(n)]}
                        for n in ("admin-1", "admin-2")],
+            "policy": {"approvals": 1, "destroy_wait": "0s"},
         }
 
     def write_config(self, text=None):

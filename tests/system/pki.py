@@ -169,7 +169,8 @@ class Pki:
         self.ca = Authority(directory)
         self.server = self.ca.issue(
             "server", "DNS:localhost,IP:127.0.0.1,IP:::1", eku="serverAuth")
-        self.clients = {n: self.client(n) for n in ("admin-1", "admin-2", "app", "other")}
+        names = ("admin-1", "admin-2", "admin-3", "app", "other")
+        self.clients = {n: self.client(n) for n in names}
 
     def client(self, name, **options):
         return self.ca.issue(name, "URI:" + spiffe(name), **options)

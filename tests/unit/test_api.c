@@ -77,6 +77,20 @@ node_count_proven(struct node *n, const char *key)
 	snprintf(now->proven, sizeof(now->proven), "%s", key);
 }
 
+void
+node_cluster(struct node *n, struct cluster *ret_cluster)
+{
+	*ret_cluster = n->cluster;
+}
+
+int
+node_cluster_change(struct node *n, struct cluster *next,
+	const struct sealed_change *with __attribute__((unused)))
+{
+	n->cluster = *next;
+	return 0;
+}
+
 static int
 asked(const char *name, struct key **ret_key, char *ret_error)
 {

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The record `cluster`: what holds for all nodes. Here it is decoded, encoded and committed;
+ * whoever adds a member to it adds it here. A plain value: copy it as you like. node.h hands copies
+ * to any thread and commits changes (node_cluster, node_cluster_change).
+ */
+#ifndef KEKD_CLUSTER_H
+#define KEKD_CLUSTER_H
+
+#include "kekd/policy.h"
+#include "kekd/seal.h"
+#include "kekd/str.h"
+#include "kekd/uuid.h"
+
+#define CLUSTER_MEMBERS_MAX 16
+#define CLUSTER_SEAL_KEYS_MAX 8
+
+struct cluster_seal_key {
+	struct uuid id;
+	char token[STR_NAME_MAX + 1]; /* logical token */
+};
+
+struct cluster {
+	char name[STR_NAME_MAX + 1];
+	char generation[UUID_TEXT_SIZE];
+	uint64_t created_us;
+	unsigned level;
+	char members[CLUSTER_MEMBERS_MAX][STR_NAME_MAX + 1]; /* names of nodes */
+	size_t members_count;
+	struct cluster_seal_key seal_keys[CLUSTER_SEAL_KEYS_MAX]; /* the last one seals */
+	size_t seal_keys_count;
+	struct policy policy;
+	uint64_t commit; /* the record's commit number: its ETag; 0: not loaded */
+};
+
+/* Strict. 0 or KEKD_EINVALID with a text. */
+int cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_cluster,
+	char ret_error[JSON_ERROR_SIZE]);
+json_t *cluster_to_json(const struct cluster *c); /* NULL: no memory */
+bool cluster_has_member(const struct cluster *c, const char *node);
+
+/* Stores c in the place of the record with the number that it carries, together with `with` (NULL:
+ * alone), in one commit; sets c->commit. As sealed_commit. Control thread. */
+int cluster_commit(struct sealed *store, struct cluster *c, const struct sealed_change *with);
+
+#endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The cluster as a resource: what the record `cluster` says, and its policy, which can be changed.
+ */
+#include "api.h"
+
+#include "kekd/clock.h"
+
+#include <errno.h>
+
+static json_t *
+duration_json(uint64_t s)
+{
+	char text[CLOCK_DURATION_SIZE];
+
+	clock_format_duration(s, text);
+	return json_string(text);
+}
+
+json_t *
+api_policy_json(const struct policy *p)
+{
+	return json_pack("{s:i, s:o, s:o}", "approvals", (int)p->approvals, "destroy_wait",
+		duration_json(p->destroy_wait_s), "approval_ttl", duration_json(p->approval_ttl_s));
+}
+
+static json_t *
+members_json(const struct cluster *c)
+{
+	json_t *names = json_array();
+
+	for (size_t i = 0; i < c->members_count; i++)
+		json_array_append_new(names, json_string(c->members[i]));
+	return names;
+}
+
+static json_t *
+seal_keys_json(const struct cluster *c)
+{
+	json_t *keys = json_array();
+
+	for (size_t i = 0; i < c->seal_keys_count; i++) {
+		char id[UUID_TEXT_SIZE];
+		uuid_format(&c->seal_keys[i].id, id);
+		json_array_append_new(
+			keys, json_pack("{s:s, s:s}", "id", id, "token", c->seal_keys[i].token));
+	}
+	return keys;
+}
+
+static json_t *
+cluster_json(const struct cluster *c)
+{
+	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:I}", "name", c->name, "generation",
+		c->generation, "created", api_time(c->created_us), "level", (int)c->level,
+		"members", members_json(c), "seal_keys", seal_keys_json(c), "policy",
+		api_policy_json(&c->policy), "revision", (json_int_t)c->commit);
+}
+
+static void
+answer_cluster(struct request *r, const struct cluster *c)
+{
+	json_t *value = cluster_json(c);
+
+	if (!value) {
+		request_fail(r, -ENOMEM, "no memory for the answer: ask again");
+		return;
+	}
+	api_set_etag(r, c->commit);
+	request_answer_json(r, 200, value);
+}
+
+void
+api_cluster_get(struct request *r)
+{
+	struct cluster c;
+
+	node_cluster(r->node, &c);
+	answer_cluster(r, &c);
+}
+
+/* ---- the policy ---- */
+
+static int
+take_duration(
+	const char *member, const char *text, uint64_t *seconds, char ret_error[JSON_ERROR_SIZE])
+{
+	if (!text || clock_parse_duration(text, seconds) == 0)
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"member \"policy\".\"%s\" is no duration: a number and s, m, h or d, as in \"7d\"",
+		member);
+	return KEKD_EINVALID;
+}
+
+/* What the body does not name stays. */
+static int
+take_policy(const json_t *body, struct policy *p, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *wait = NULL, *ttl = NULL;
+	int64_t approvals = p->approvals;
+	const struct json_member members[] = {
+		{ "approvals", JSON_KIND_INTEGER, false, &approvals },
+		{ "destroy_wait", JSON_KIND_STRING, false, &wait },
+		{ "approval_ttl", JSON_KIND_STRING, false, &ttl },
+	};
+	int err = json_take(body, members, STR_COUNT(members), ret_error);
+
+	if (err < 0 ||
+		(err = take_duration("destroy_wait", wait, &p->destroy_wait_s, ret_error)) < 0 ||
+		(err = take_duration("approval_ttl", ttl, &p->approval_ttl_s, ret_error)) < 0)
+		return err;
+	p->approvals = approvals > POLICY_APPROVALS_MAX ? POLICY_APPROVALS_MAX + 1
+							: (unsigned)approvals;
+	return policy_check(p, ret_error);
+}
+
+static int
+read_change(struct request *r, struct cluster *next, char ret_error[JSON_ERROR_SIZE])
+{
+	json_t *policy = NULL;
+	const struct json_member members[] = {
+		{ "policy", JSON_KIND_OBJECT, true, &policy },
+	};
+	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
+
+	if (err == 0)
+		err = take_policy(policy, &next->policy, ret_error);
+	if (err == 0 && r->if_match != STORE_ANY && r->if_match != next->commit) {
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"the cluster is at revision %llu by now: read it again",
+			(unsigned long long)next->commit);
+		return KEKD_EPRECONDITION;
+	}
+	return err;
+}
+
+void
+api_cluster_patch(struct request *r)
+{
+	char error[JSON_ERROR_SIZE] = "";
+	struct cluster next;
+	int err;
+
+	node_cluster(r->node, &next);
+	err = read_change(r, &next, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	err = node_cluster_change(r->node, &next, NULL);
+	if (err < 0) {
+		request_fail(r, err, "the policy was not changed: %s", kekd_strerror(err));
+		return;
+	}
+	api_set_detail(r, json_pack("{s:o, s:I}", "policy", api_policy_json(&next.policy),
+				  "revision", (json_int_t)next.commit));
+	answer_cluster(r, &next);
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The record `cluster` (doc/formats/records.md): to JSON, strictly back, and its commit. */
+#include "kekd/cluster.h"
+
+#include "kekd/clock.h"
+#include "kekd/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LEVEL_MAX 1000000
+
+static int
+refuse(char ret_error[JSON_ERROR_SIZE], const char *text)
+{
+	snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
+	return KEKD_EINVALID;
+}
+
+static int
+take_members(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR_SIZE])
+{
+	size_t n = json_array_size(array);
+
+	if (n < 1 || n > CLUSTER_MEMBERS_MAX)
+		return refuse(ret_error, "\"members\" has none, or more than 16");
+	for (size_t i = 0; i < n; i++) {
+		const char *name = json_string_value(json_array_get(array, i));
+		if (!name || !str_is_name(name) || cluster_has_member(c, name))
+			return refuse(ret_error, "\"members\" must be names, each once");
+		snprintf(c->members[i], sizeof(c->members[i]), "%s", name);
+		c->members_count = i + 1;
+	}
+	return 0;
+}
+
+static int
+take_seal_key(const json_t *body, struct cluster_seal_key *k, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *id, *token;
+	const struct json_member members[] = {
+		{ "id", JSON_KIND_STRING, true, &id },
+		{ "token", JSON_KIND_STRING, true, &token },
+	};
+
+	if (json_take(body, members, STR_COUNT(members), ret_error) < 0)
+		return KEKD_EINVALID;
+	if (uuid_parse(id, &k->id) < 0 || !str_is_name(token))
+		return refuse(ret_error, "a seal key's \"id\" is no UUID, or its token no name");
+	snprintf(k->token, sizeof(k->token), "%s", token);
+	return 0;
+}
+
+static int
+take_seal_keys(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR_SIZE])
+{
+	size_t n = json_array_size(array);
+	int err = 0;
+
+	if (n < 1 || n > CLUSTER_SEAL_KEYS_MAX)
+		return refuse(ret_error, "\"seal_keys\" has none, or more than 8");
+	for (size_t i = 0; err == 0 && i < n; i++)
+		err = take_seal_key(json_array_get(array, i), &c->seal_keys[i], ret_error);
+	c->seal_keys_count = n;
+	return err;
+}
+
+static int
+take_head(struct cluster *c, const char *name, const char *generation, const char *created,
+	int64_t level, char ret_error[JSON_ERROR_SIZE])
+{
+	struct uuid id;
+
+	if (!str_is_name(name))
+		return refuse(ret_error, "\"name\" is no name");
+	if (uuid_parse(generation, &id) < 0)
+		return refuse(ret_error, "\"generation\" is no UUID");
+	if (clock_parse(created, &c->created_us) < 0)
+		return refuse(ret_error, "\"created\" is no time");
+	if (level < 1 || level > LEVEL_MAX)
+		return refuse(ret_error, "\"level\" is not a number from 1");
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	uuid_format(&id, c->generation);
+	c->level = (unsigned)level;
+	return 0;
+}
+
+int
+cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_cluster,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	const char *name, *generation, *created;
+	json_t *nodes, *seal_keys, *policy;
+	struct cluster c = { .commit = commit };
+	int64_t level;
+	const struct json_member members[] = {
+		{ "name", JSON_KIND_STRING, true, &name },
+		{ "generation", JSON_KIND_STRING, true, &generation },
+		{ "created", JSON_KIND_STRING, true, &created },
+		{ "level", JSON_KIND_INTEGER, true, &level },
+		{ "members", JSON_KIND_ARRAY, true, &nodes },
+		{ "seal_keys", JSON_KIND_ARRAY, true, &seal_keys },
+		{ "policy", JSON_KIND_OBJECT, true, &policy },
+	};
+
+	if (json_take(body, members, STR_COUNT(members), ret_error) < 0 ||
+		take_head(&c, name, generation, created, level, ret_error) < 0 ||
+		take_members(nodes, &c, ret_error) < 0 ||
+		take_seal_keys(seal_keys, &c, ret_error) < 0 ||
+		policy_from_json(policy, &c.policy, ret_error) < 0)
+		return KEKD_EINVALID;
+	*ret_cluster = c;
+	return 0;
+}
+
+bool
+cluster_has_member(const struct cluster *c, const char *node)
+{
+	for (size_t i = 0; i < c->members_count; i++)
+		if (strcmp(c->members[i], node) == 0)
+			return true;
+	return false;
+}
+
+static json_t *
+members_to_json(const struct cluster *c)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < c->members_count; i++)
+		json_array_append_new(array, json_string(c->members[i]));
+	return array;
+}
+
+static json_t *
+seal_keys_to_json(const struct cluster *c)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < c->seal_keys_count; i++) {
+		char id[UUID_TEXT_SIZE];
+		uuid_format(&c->seal_keys[i].id, id);
+		json_array_append_new(
+			array, json_pack("{s:s, s:s}", "id", id, "token", c->seal_keys[i].token));
+	}
+	return array;
+}
+
+json_t *
+cluster_to_json(const struct cluster *c)
+{
+	char created[CLOCK_TEXT_SIZE];
+
+	clock_format(c->created_us, created);
+	return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "name", c->name, "generation",
+		c->generation, "created", created, "level", (int)c->level, "members",
+		members_to_json(c), "seal_keys", seal_keys_to_json(c), "policy",
+		policy_to_json(&c->policy));
+}
+
+int
+cluster_commit(struct sealed *store, struct cluster *c, const struct sealed_change *with)
+{
+	json_t *body = cluster_to_json(c);
+	struct sealed_change changes[2] = { { "cluster", c->commit, body } };
+	uint64_t number;
+	int err = -ENOMEM;
+
+	if (with)
+		changes[1] = *with;
+	if (body)
+		err = sealed_commit(store, changes, with ? 2 : 1, &number);
+	json_decref(body);
+	if (err == 0)
+		c->commit = number;
+	return err;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kekctl cluster …: what holds for all nodes. */
+#include "ctl.h"
+
+#define PATH "/v1/cluster"
+
+static void
+show_cluster(const json_t *c)
+{
+	_cleanup_(table_freep) struct table *t = table_new_block();
+	const json_t *policy = json_object_get(c, "policy"), *key;
+	size_t i;
+
+	table_field(t, "Cluster", "%s", show_text(c, "name"));
+	table_field(t, "Members", "%s", show_list(json_object_get(c, "members"), ", "));
+	table_field(t, "Approvals", "%s, within %s", show_number(policy, "approvals"),
+		show_text(policy, "approval_ttl"));
+	table_field(t, "Destroy waits", "%s", show_text(policy, "destroy_wait"));
+	json_array_foreach(json_object_get(c, "seal_keys"), i, key)
+		table_field(t, i == 0 ? "Seal keys" : "", "%s in token %s", show_text(key, "id"),
+			show_text(key, "token"));
+	table_field(t, "Generation", "%s", show_text(c, "generation"));
+	table_field(t, "Level", "%s", show_number(c, "level"));
+	table_field(t, "Created", "%s", show_time(c, "created"));
+	table_field(t, "Revision", "%s", show_number(c, "revision"));
+	table_print(t);
+}
+
+static int
+run_show(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *c = NULL;
+	int status = ctl_get(ctl, PATH, &c);
+
+	if (status != CTL_OK)
+		return status;
+	if (ctl->json)
+		show_json(c);
+	else
+		show_cluster(c);
+	return CTL_OK;
+}
+
+static const struct {
+	const char *option, *member;
+} durations[] = { { "destroy-wait", "destroy_wait" }, { "approval-ttl", "approval_ttl" } };
+
+static int
+read_policy(const struct ctl_args *a, json_t *policy)
+{
+	unsigned approvals = 0;
+	int status = args_number(a, "approvals", 1, 5, &approvals);
+
+	if (status != CTL_OK)
+		return status;
+	if (approvals > 0)
+		json_object_set_new(policy, "approvals", json_integer(approvals));
+	for (size_t i = 0; i < STR_COUNT(durations); i++)
+		if (args_has(a, durations[i].option))
+			json_object_set_new(policy, durations[i].member,
+				json_string(args_value(a, durations[i].option)));
+	if (json_object_size(policy) > 0)
+		return CTL_OK;
+	say_error("nothing to set: --approvals, --destroy-wait or --approval-ttl");
+	return CTL_USAGE;
+}
+
+static int
+run_set(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *policy = json_object();
+	_cleanup_(json_freep) json_t *body = json_pack("{s:O}", "policy", policy);
+	_cleanup_(json_freep) json_t *reply = NULL;
+	char etag[64];
+	int status = read_policy(&ctl->args, policy);
+
+	if (status == CTL_OK)
+		status = ctl_get_etag(ctl, PATH, etag, NULL);
+	if (status == CTL_OK)
+		status = ctl_request(ctl, "PATCH", PATH, body, etag, NULL, &reply);
+	if (status != CTL_OK)
+		return status;
+	if (ctl->json)
+		show_json(reply);
+	else if (!ctl->quiet)
+		puts("The policy is set.");
+	return CTL_OK;
+}
+
+const struct ctl_command ctl_cluster_commands[] = {
+	{ "cluster show", "", "Shows the cluster and its policy", NULL, "", 0, 0, run_show },
+	{ "cluster set", "[--approvals N] [--destroy-wait TIME] [--approval-ttl TIME]",
+		"Changes the cluster's policy",
+		"--approvals: how many administrators it takes to destroy a version, to change a\n"
+		"client that holds approve or client.write, and to change the policy; 1 to 5, and\n"
+		"the one who asks counts. With more than 1 this change takes approval as well.\n"
+		"--destroy-wait: how long a version waits before it is destroyed, as in 7d; at "
+		"least\n"
+		"24h, unless approvals is 1. --approval-ttl: what is not approved by then is "
+		"void;\n"
+		"1m to 7d.",
+		" approvals destroy-wait approval-ttl ", 0, 0, run_set },
+	{ NULL },
+};

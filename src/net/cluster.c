@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The record `cluster` in this node: loaded, copied for whoever asks, changed. */
+#include "node.h"
+
+#include "kekd/log.h"
+
+static void
+set_cluster(struct node *n, const struct cluster *c)
+{
+	pthread_mutex_lock(&n->lock);
+	n->cluster = *c;
+	pthread_mutex_unlock(&n->lock);
+}
+
+/* A refused one holds the whole store: the last good one stays. */
+void
+node_load_cluster(
+	struct node *n, const char *name __attribute__((unused)), json_t *body, uint64_t commit)
+{
+	char error[JSON_ERROR_SIZE];
+	struct cluster c;
+
+	if (!body)
+		return;
+	if (cluster_from_json(body, commit, &c, error) == 0)
+		set_cluster(n, &c);
+	else
+		log_error("record cluster: %s: it was written by another release", error);
+}
+
+void
+node_cluster(struct node *n, struct cluster *ret_cluster)
+{
+	pthread_mutex_lock(&n->lock);
+	*ret_cluster = n->cluster;
+	pthread_mutex_unlock(&n->lock);
+}
+
+int
+node_cluster_change(struct node *n, struct cluster *next, const struct sealed_change *with)
+{
+	int err = cluster_commit(n->sealed, next, with);
+
+	if (err == 0)
+		set_cluster(n, next);
+	return err;
+}
