@@ -15,7 +15,7 @@ def test_a_cluster_is_made_with_the_policy_of_the_configuration(server):
     assert cluster["policy"] == {"approvals": 1, "destroy_wait": "0s", "approval_ttl": "1d"}
 
 
-def test_a_cluster_whose_configuration_says_nothing_takes_two_administrators_and_a_week(make_server):
+def test_a_cluster_takes_two_administrators_and_a_week_if_nothing_is_said(make_server):
     kekd = make_server()
     del kekd.settings["policy"]
     kekd.write_config()
