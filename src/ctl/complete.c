@@ -61,7 +61,7 @@ say_options(const struct ctl_command *c)
 		char name[64];
 		snprintf(name, sizeof(name), " %s ", o->name);
 		if (o->general || (c && strstr(c->options, name)))
-			printf("--%s\t%s\n", o->name, o->help);
+			printf("--%s\t%s\n", option_spelling(o), o->help);
 	}
 }
 

@@ -38,7 +38,12 @@ struct ctl_option {
 	bool general; /* goes with every command */
 	/* The letter belongs to these commands, and stands behind them; NULL: to all others. */
 	const char *letter_of;
+	/* Written so behind the commands of letter_of, where it means this and not the general
+	 * option; NULL: as its name. */
+	const char *spelled;
 };
+/* As it is written on the command line, without the dashes. */
+const char *option_spelling(const struct ctl_option *o);
 
 #define CTL_ARGS_MAX 128
 #define CTL_TIMEOUT_MAX_S 3600

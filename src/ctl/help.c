@@ -124,8 +124,8 @@ print_option(const struct ctl_option *o, FILE *out)
 
 	if (o->letter)
 		snprintf(letter, sizeof(letter), "-%c, ", o->letter);
-	snprintf(text, sizeof(text), "%s--%s%s%s", letter, o->name, o->argument ? " " : "",
-		o->argument ? o->argument : "");
+	snprintf(text, sizeof(text), "%s--%s%s%s", letter, option_spelling(o),
+		o->argument ? " " : "", o->argument ? o->argument : "");
 	fprintf(out, "  %-26s %s\n", text, o->help);
 }
 

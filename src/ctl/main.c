@@ -16,7 +16,7 @@ check_options(const struct ctl_command *c, const struct ctl_args *a)
 		snprintf(name, sizeof(name), " %s ", o->name);
 		if (o->general || strstr(c->options, name))
 			continue;
-		say_error("\"kekctl %s\" does not take --%s", c->words, o->name);
+		say_error("\"kekctl %s\" does not take --%s", c->words, option_spelling(o));
 		say_hint("kekctl help %s", c->words);
 		return CTL_USAGE;
 	}

@@ -35,6 +35,8 @@ const struct ctl_option ctl_options[] = {
 	{ "keys", 0, NULL, "write the keys", false },
 	{ "clients", 0, NULL, "write the clients", false },
 	{ "policy", 0, NULL, "write the policy", false },
+	{ "about-key", 0, "KEY", "records of this KEK; verify: a public key's PEM file", false,
+		" audit ", "key" },
 	{ "last", 'n', "N", "begin with the last N records (10)", false },
 	{ "follow", 'f', NULL, "go on as records are written, until interrupted", false },
 	{ "bytes", 0, "N", "length of a data key (32)", false },
@@ -59,13 +61,10 @@ const struct ctl_option ctl_options[] = {
 	{ NULL },
 };
 
-static const struct ctl_option *
-find_long(const char *name, size_t len)
+const char *
+option_spelling(const struct ctl_option *o)
 {
-	for (const struct ctl_option *o = ctl_options; o->name; o++)
-		if (strlen(o->name) == len && strncmp(o->name, name, len) == 0)
-			return o;
-	return NULL;
+	return o->spelled ? o->spelled : o->name;
 }
 
 static bool
@@ -75,6 +74,23 @@ is_among(const char *words, const char *word)
 
 	snprintf(spaced, sizeof(spaced), " %s ", word);
 	return strstr(words, spaced) != NULL;
+}
+
+static const struct ctl_option *
+find_long(const char *text, size_t len, const char *command)
+{
+	const struct ctl_option *found = NULL;
+
+	for (const struct ctl_option *o = ctl_options; o->name; o++) {
+		const char *name = option_spelling(o);
+		if (strlen(name) != len || strncmp(name, text, len) != 0)
+			continue;
+		if (o->spelled && command && is_among(o->letter_of, command))
+			return o;
+		if (!o->spelled)
+			found = o;
+	}
+	return found;
 }
 
 static const struct ctl_option *
@@ -115,13 +131,14 @@ static int
 take(struct ctl_args *a, const struct ctl_option *o, const char *attached, char ***next)
 {
 	if (!o->argument && attached) {
-		say_error("--%s takes no value", o->name);
+		say_error("--%s takes no value", option_spelling(o));
 		return CTL_USAGE;
 	}
 	if (o->argument && !attached)
 		attached = *(*next)++;
 	if (o->argument && !attached) {
-		say_error("--%s needs a value: --%s %s", o->name, o->name, o->argument);
+		say_error("--%s needs a value: --%s %s", option_spelling(o), option_spelling(o),
+			o->argument);
 		return CTL_USAGE;
 	}
 	return add(a, o, attached);
@@ -131,7 +148,7 @@ const struct ctl_option *
 option_find(const char *arg, const char *command)
 {
 	if (arg[1] == '-')
-		return find_long(arg + 2, strcspn(arg + 2, "="));
+		return find_long(arg + 2, strcspn(arg + 2, "="), command);
 	return find_letter(arg[1], command);
 }
 
