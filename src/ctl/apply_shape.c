@@ -15,7 +15,7 @@
 #define LABEL_NAME_MAX 64
 #define LABEL_VALUE_MAX 256
 #define LIMIT_MAX 1000000
-#define APPROVALS_MAX 16
+#define APPROVALS_MAX 5
 
 const char *const apply_kind_names[APPLY_KINDS] = {
 	[APPLY_KEY] = "key",
