@@ -260,17 +260,12 @@ put_clients(struct ctl *ctl, struct writer *w)
 static int
 put_cluster(struct ctl *ctl, struct writer *w)
 {
-	_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
-	int status = ctl_exchange(ctl, "GET", "/v1/cluster", NULL, NULL, NULL, &reply);
+	_cleanup_(json_freep) json_t *cluster = NULL;
+	int status = ctl_get(ctl, "/v1/cluster", &cluster);
 
-	if (status != CTL_OK)
-		return status;
-	if (reply.status == 404 && !args_has(&ctl->args, "policy"))
-		return CTL_OK; /* a server before there were policies */
-	if (reply.status != 200)
-		return say_problem(&reply);
-	put_policy(w, json_object_get(reply.json, "policy"));
-	return CTL_OK;
+	if (status == CTL_OK)
+		put_policy(w, json_object_get(cluster, "policy"));
+	return status;
 }
 
 static const struct {

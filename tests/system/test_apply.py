@@ -170,6 +170,20 @@ def test_a_key_rotates_and_freezes_as_its_file_says(fresh, make_server, tmp_path
         fresh.kekctl("apply", "-f", "-", stdin=fresh.kekctl("export").stdout)
 
 
+def test_the_policy_is_as_its_document_says(fresh, tmp_path):
+    path = put(tmp_path, "p.yaml", "kind: policy\ndestroy_wait: 120m\napproval_ttl: 86400s\n")
+    assert lines(fresh.kekctl("diff", "-f", path, status=DRIFT))[1:] == [
+        "~ policy", "~ destroy_wait 0s 2h", "0 to create, 1 to change, 0 as they should be"]
+    assert "policy changed" in lines(fresh.kekctl("apply", "-f", path))
+    with fresh.http("admin-1") as admin:
+        assert admin.ok("GET", "/v1/cluster").json["policy"] == {
+            "approvals": 1, "destroy_wait": "2h", "approval_ttl": "1d"}
+    fresh.kekctl("diff", "-f", path)
+    text = fresh.kekctl("export", "--policy").stdout
+    assert text == (b"---\nkind: policy\napprovals: 1\ndestroy_wait: 2h\napproval_ttl: 1d\n")
+    fresh.kekctl("diff", "-f", "-", stdin=text)
+
+
 def test_export_writes_the_parts_that_it_is_asked_for(fresh, files, tmp_path):
     fresh.kekctl("apply", "-f", str(files))
     keys = out(fresh.kekctl("export", "--keys"))
