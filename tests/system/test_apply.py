@@ -3,9 +3,11 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
+from kekd import BUILD, in_threads
 from pki import spiffe
 
 DRIFT, USAGE, REFUSED, CONFLICT, UNAVAILABLE, PENDING = 1, 2, 3, 5, 7, 8
@@ -300,6 +302,28 @@ def test_a_failure_says_what_was_done_and_what_was_not(fresh, files):
     results = json.loads(fresh.kekctl("apply", "-o", "json", "-f", str(files)).stdout)
     assert [(r["kind"], r["name"], r["result"]) for r in results] == [
         ("client", "gitops-app", "done"), ("client", "later", "done")]
+
+
+def test_several_who_apply_at_once_do_not_overwrite_each_other(fresh, tmp_path):
+    fresh.kekctl("key", "create", "shared")
+    paths = [put(tmp_path, f"{n}.yaml", "kind: key\nname: shared\nlabels:\n"
+                 f"  - {{name: writer, value: '{n}'}}\n") for n in range(6)]
+    before = json.loads(fresh.kekctl("key", "show", "shared", "-o", "json").stdout)["revision"]
+    config = fresh.kekctl_config("admin-1")
+
+    def apply(n):
+        return subprocess.run([os.path.join(BUILD, "kekctl"), "--config", config, "apply", "-f",
+                               paths[n]], check=False, capture_output=True)
+
+    done = in_threads(6, apply)
+    written = [n for n in range(6) if done[n].returncode == 0]
+    assert written
+    assert all("precondition_failed" in err(d) for d in done if d.returncode)
+    assert {d.returncode for d in done} <= {0, CONFLICT}
+    with fresh.http("admin-1") as admin:
+        key = admin.key("shared")
+        assert key["revision"] - before == len(written)
+        assert int(key["labels"]["writer"]) in written
 
 
 def test_who_may_not_read_or_change_is_refused(server, files):
