@@ -33,6 +33,9 @@ bool api_rotate_only_asks(const json_t *body); /* a dry run */
 void api_key_activate(struct request *r);      /* HTTP_CONTROL  POST  …/activate */
 void api_version_abandon(struct request *r);   /* HTTP_CONTROL  POST  …/versions/{n}/abandon */
 
+/* usage.c */
+void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */
+
 /* clients.c */
 void api_client_list(struct request *r);   /* HTTP_READ     GET    /v1/clients */
 void api_client_get(struct request *r);	   /* HTTP_READ     GET    /v1/clients/{name} */

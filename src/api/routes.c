@@ -46,6 +46,7 @@ const struct http_route http_routes[] = {
 	KEYS("POST", "/v1/keys", HTTP_CONTROL, ACCESS_KEY_CREATE, "key.create", HTTP_COND_CREATE,
 		true, api_key_create),
 	READ("/v1/keys/{key}", ACCESS_KEY_READ, "key.read", true, api_key_get),
+	READ("/v1/keys/{key}/usage", ACCESS_KEY_READ, "key.usage", true, api_key_usage),
 	CHANGE("PATCH", "/v1/keys/{key}", ACCESS_KEY_STATE, "key.update", HTTP_COND_MATCH, true,
 		api_key_patch),
 	{ "POST", "/v1/keys/{key}/rotate", HTTP_CONTROL, ACCESS_KEY_ROTATE, ACCESS_NONE,

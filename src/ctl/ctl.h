@@ -95,6 +95,7 @@ struct ctl_command {
 /* Tables that end with words of NULL. */
 extern const struct ctl_command ctl_key_commands[];
 extern const struct ctl_command ctl_rotation_commands[];
+extern const struct ctl_command ctl_usage_commands[];
 extern const struct ctl_command ctl_data_commands[];
 extern const struct ctl_command ctl_client_commands[];
 extern const struct ctl_command ctl_apply_commands[];

@@ -10,6 +10,7 @@ static const struct {
 } groups[] = {
 	{ "Keys", ctl_key_commands },
 	{ "Rotation and freezing", ctl_rotation_commands },
+	{ "Evidence", ctl_usage_commands },
 	{ "Data keys", ctl_data_commands },
 	{ "Clients", ctl_client_commands },
 	{ "From files", ctl_apply_commands },

@@ -15,6 +15,7 @@
 #define ROUND_NS (60 * CLOCK_S)
 #define PAGE 256
 #define TICK_NS (20 * CLOCK_MS)
+#define START_NS (250 * CLOCK_MS)
 #define CLOSE_NS (10 * CLOCK_S)
 
 void
@@ -44,6 +45,15 @@ oldest_version(struct node *n)
 	return oldest;
 }
 
+static void
+read_for(struct node *n, uint64_t ns)
+{
+	uint64_t end = clock_boot_ns() + ns;
+
+	while (usage_read_some(n->usage) > 0 && clock_boot_ns() < end)
+		;
+}
+
 void
 node_start_usage(struct node *n)
 {
@@ -54,6 +64,8 @@ node_start_usage(struct node *n)
 	err = usage_start(n->usage, n->part.audit_dir, status.generation, oldest_version(n));
 	if (err != 0)
 		log_error("usage evidence: %s", kekd_strerror(err));
+	/* Mostly little is left of the log, and whoever asks first has the answer. */
+	read_for(n, START_NS);
 }
 
 /* Stores the next record. False: there is none. */
@@ -112,8 +124,7 @@ node_close_usage(struct node *n)
 
 	if (!atomic_load(&n->sealed))
 		return;
-	while (usage_read_some(n->usage) > 0 && clock_boot_ns() < end)
-		;
+	read_for(n, CLOSE_NS);
 	/* What is under way, then one round of all that came meanwhile. */
 	while (store_next(n, false) && clock_boot_ns() < end)
 		;

@@ -37,6 +37,7 @@ def walk_keys(admin, app):
     etag = admin.ok("GET", "/v1/keys/walked").etag
     admin.ok("PATCH", "/v1/keys/walked", {"labels": {"c": "d"}}, etag=etag)
     admin.rotate("walked")
+    admin.ok("GET", "/v1/keys/walked/usage")
     for change in ("disable", "enable", "primary"):
         admin.change("walked", f"versions/1/{change}")
     admin.change("walked", "rotate", {"stage_only": True})
