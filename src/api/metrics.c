@@ -22,6 +22,7 @@ struct scrape {
 	struct metrics_text text;
 	bool has_store;
 	struct audit_status audit;
+	struct usage_status usage;
 	struct sealed_status store;
 	const struct sealed_counts *counts;
 	struct http_connections connections;
@@ -457,6 +458,32 @@ audit_summarised(struct scrape *s)
 	number(s, s->audit.summarised);
 }
 
+/* ---- usage evidence ---- */
+
+static void
+usage_incomplete(struct scrape *s)
+{
+	real(s, seconds(s->usage.incomplete_us));
+}
+
+static void
+usage_reading(struct scrape *s)
+{
+	number(s, s->usage.reading);
+}
+
+static void
+usage_not_stored(struct scrape *s)
+{
+	number(s, s->usage.sequence > s->usage.stored ? s->usage.sequence - s->usage.stored : 0);
+}
+
+static void
+usage_rows_count(struct scrape *s)
+{
+	number(s, s->usage.rows);
+}
+
 /* ---- metadata ---- */
 
 static void
@@ -706,6 +733,14 @@ static const struct {
 	COUNTER("audit_summarised_total", audit_summarised,
 		"Refusals that were counted in a summary instead of a record of their own."),
 
+	GAUGE("usage_incomplete_since_seconds", usage_incomplete,
+		"Since when usage evidence has a hole, as Unix time; 0: it is complete."),
+	GAUGE("usage_reading", usage_reading,
+		"1 while a node that was restarted still reads its audit log for usage."),
+	GAUGE("usage_records_not_stored", usage_not_stored,
+		"Audit records that a start after a crash would have to read again."),
+	GAUGE("usage_rows", usage_rows_count, "Clients by version of which usage is known."),
+
 	GAUGE("store_held", store_held, "1 while the metadata is held."),
 	GAUGE("store_revision", store_revision, "Number of the last commit in force."),
 	GAUGE("store_records", store_records, "Records in the metadata store."),
@@ -743,6 +778,8 @@ take(struct scrape *s)
 
 	if (s->node->audit)
 		audit_status(s->node->audit, &s->audit);
+	if (s->node->usage)
+		usage_status(s->node->usage, &s->usage);
 	s->has_store = store != NULL;
 	if (s->has_store) {
 		sealed_status(store, &s->store);
