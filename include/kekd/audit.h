@@ -98,6 +98,9 @@ void audit_expect(struct audit *a, int n);
 /* Waits until durable; for the control thread. Uses done and user. 0 or KEKD_EAUDIT. */
 int audit_append(struct audit *a, struct audit_record *r);
 
+/* The next record begins a new file, and soon: the chain runs on. Any thread, never blocks. */
+void audit_rotate(struct audit *a);
+
 struct audit_status {
 	bool ok;
 	uint64_t sequence; /* of the last durable record */

@@ -71,6 +71,7 @@ struct audit {
 	double busy;		/* queued or on their way, at most, lately */
 	pthread_t thread;
 	atomic_bool ok;
+	bool next_file; /* is wanted; under the lock */
 	_Atomic uint64_t backlog;
 	struct metrics_histogram sync_times;
 
@@ -616,6 +617,32 @@ rotate(struct audit *a)
 	}
 }
 
+/* The same when somebody asks for it, and at once: whoever asks wants to take the old file away.
+ * One with nothing but its first record is new enough. */
+static void
+rotate_now(struct audit *a)
+{
+	bool wanted;
+	int err;
+
+	pthread_mutex_lock(&a->lock);
+	wanted = a->next_file;
+	a->next_file = false;
+	pthread_mutex_unlock(&a->lock);
+	if (!wanted || !atomic_load(&a->ok) || a->chain.sequence <= chain_file_sequence(a->file))
+		return;
+	err = new_file(a);
+	if (err) {
+		log_warning("audit: %s: a new file cannot be made: %s: send SIGHUP again", a->dir,
+			strerror(-err));
+		return;
+	}
+	batch_begin(a);
+	if (!put_leads(a) || commit(a, RECOVER_ROOM) != 0)
+		return; /* what comes next begins it, or the next one */
+	log_info("audit: writing %s/%s", a->dir, a->file);
+}
+
 /* As many records from r on as a batch holds; the first that is not in it is *ret_end. False: r
  * alone does not fit into a line. */
 static bool
@@ -819,7 +846,7 @@ take(struct audit *a, struct audit_record **ret_records)
 	bool more;
 
 	pthread_mutex_lock(&a->lock);
-	while (!a->first && !a->stopping && !is_due(next_duty(a)))
+	while (!a->first && !a->stopping && !a->next_file && !is_due(next_duty(a)))
 		wait_until(a, next_duty(a));
 	if (a->first)
 		gather(a);
@@ -844,6 +871,7 @@ run(void *user)
 	while (take(a, &records)) {
 		if (!atomic_load(&a->ok) && is_due(a->retry_at))
 			is_recovered(a);
+		rotate_now(a);
 		write_records(a, records);
 		write_summaries(a, false);
 	}
@@ -862,6 +890,15 @@ audit_submit(struct audit *a, struct audit_record *r)
 	a->count++;
 	if (!a->gathering || is_enough(a))
 		pthread_cond_signal(&a->wake);
+	pthread_mutex_unlock(&a->lock);
+}
+
+void
+audit_rotate(struct audit *a)
+{
+	pthread_mutex_lock(&a->lock);
+	a->next_file = true;
+	pthread_cond_signal(&a->wake);
 	pthread_mutex_unlock(&a->lock);
 }
 

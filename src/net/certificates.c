@@ -53,6 +53,8 @@ node_reload(struct node *n, uint32_t count, int fd)
 
 	if (!n->http)
 		close(fd);
+	if (n->audit)
+		audit_rotate(n->audit);
 	if (err == 0) {
 		const struct http_tls_config tls = node_tls_config(&part);
 		err = http_reload(n->http, &tls, error);
@@ -84,6 +86,9 @@ node_reload_bad(struct node *n, int fd)
 	close(fd);
 	text[len] = '\0';
 	set_reload(n, false, text);
+	/* Whatever is in the configuration, the signal was sent. */
+	if (n->audit)
+		audit_rotate(n->audit);
 }
 
 /* ---- what ends soon ---- */

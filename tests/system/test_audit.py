@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import stat
 
 import pytest
 
-from kekd import b64, wait_for
+from kekd import b64, kill, wait_for
 from pki import spiffe
 
 
@@ -304,3 +305,24 @@ def test_a_foreign_log_is_not_continued(make_server, server):
     assert "audit" in other.log()
     if other.process.poll() is not None:
         other.process = None
+
+
+def test_sighup_begins_a_new_file_and_the_chain_runs_on(own):
+    with own.http("app") as app:
+        for n in range(3):
+            app.wrap(bytes([n]))
+            files = len(own.audit_files())
+            kill(own.process.pid, signal.SIGHUP)
+            wait_for(lambda: len(own.audit_files()) == files + 1, "a new file begins")
+        app.wrap(b"last")
+    own.write_config("nonsense: true\n")
+    files = own.audit_files()
+    kill(own.process.pid, signal.SIGHUP)
+    wait_for(lambda: len(own.audit_files()) == len(files) + 1,
+             "a faulty configuration does not keep a new file away")
+    chain_holds(own.audit_lines())
+    verify(own, own.audit_dir, 0)
+    for path in own.audit_files()[1:]:
+        with open(path, "rb") as f:
+            first = json.loads(f.readline())
+        assert first["type"] == "open" and first["reason"] == "next_file"

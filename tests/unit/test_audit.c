@@ -435,6 +435,27 @@ a_new_file_begins_past_the_limit_and_the_chain_runs_on(void **state)
 	assert_int_equal(verified(f).files, count_files(f));
 }
 
+static void
+a_new_file_begins_when_it_is_asked_for_and_the_chain_runs_on(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_status status;
+
+	open_log(f);
+	assert_int_equal(append(f, "x"), 0);
+	audit_rotate(f->audit);
+	do
+		audit_status(f->audit, &status);
+	while (status.sequence < 3);
+	assert_string_equal(status.file, "audit-00000000000000000003.jsonl");
+	audit_rotate(f->audit); /* there is nothing in it that could be taken away */
+	assert_int_equal(append(f, "y"), 0);
+	assert_int_equal(count_files(f), 2);
+	audit_rotate(f->audit);
+	close_log(f);
+	assert_int_equal(verified(f).files, count_files(f));
+}
+
 struct crowd {
 	struct fixture *f;
 	int number, failed;
@@ -951,6 +972,7 @@ main(void)
 		T(a_directory_that_cannot_be_used_opens_failing_and_recovers),
 		T(two_writers_never_share_a_directory),
 		T(a_new_file_begins_past_the_limit_and_the_chain_runs_on),
+		T(a_new_file_begins_when_it_is_asked_for_and_the_chain_runs_on),
 		T(sixteen_threads_have_all_their_records_in_their_order),
 		T(a_log_that_is_being_written_verifies),
 		T(fifty_thousand_records_at_once_are_all_written),
