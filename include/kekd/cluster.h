@@ -20,6 +20,15 @@ struct cluster_seal_key {
 	char token[STR_NAME_MAX + 1]; /* logical token */
 };
 
+struct cluster_confirm { /* what a restore brought back, until somebody confirms it */
+	bool wanted;
+	uint64_t restored_us, backup_us;
+	char generation[UUID_TEXT_SIZE]; /* the backup's, as the revision */
+	uint64_t revision;
+	bool log;	  /* the audit log goes on from the backup: */
+	uint64_t changes; /* so many are lost */
+};
+
 struct cluster {
 	char name[STR_NAME_MAX + 1];
 	char generation[UUID_TEXT_SIZE];
@@ -30,13 +39,15 @@ struct cluster {
 	struct cluster_seal_key seal_keys[CLUSTER_SEAL_KEYS_MAX]; /* the last one seals */
 	size_t seal_keys_count;
 	struct policy policy;
+	struct cluster_confirm confirm;
 	uint64_t commit; /* the record's commit number: its ETag; 0: not loaded */
 };
 
 /* Strict. 0 or KEKD_EINVALID with a text. */
 int cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_cluster,
 	char ret_error[JSON_ERROR_SIZE]);
-json_t *cluster_to_json(const struct cluster *c); /* NULL: no memory */
+json_t *cluster_to_json(const struct cluster *c);		  /* NULL: no memory */
+json_t *cluster_confirm_to_json(const struct cluster_confirm *c); /* null: none is wanted */
 bool cluster_has_member(const struct cluster *c, const char *node);
 
 /* Stores c in the place of the record with the number that it carries, together with `with` (NULL:

@@ -110,14 +110,23 @@ void config_take_reloadable(struct config *into, struct config *from);
 /* Calls `each` with the name of every setting that the file may have. */
 void config_each_setting(void (*each)(const char *name, void *user), void *user);
 
+/* What kekd-net is started for. */
+enum net_task {
+	NET_SERVE,
+	NET_INIT,    /* kekd init: make the cluster, then end */
+	NET_ADOPT,   /* the same on tokens that hold objects of this cluster */
+	NET_RESTORE, /* kekd restore: the records of a backup, then end */
+	NET_DRILL    /* kekd drill: the same in a scratch directory, proves all, tells, ends */
+};
+
 /* The parts. Owned by the caller. */
-json_t *config_net_part(const struct config *c, bool init); /* see struct net_part */
+json_t *config_net_part(const struct config *c, enum net_task task); /* see struct net_part */
 json_t *config_worker_part(
 	const struct config *c, unsigned token, unsigned worker); /* see struct worker_part */
 
 /* What kekd-net gets. */
 struct net_part {
-	bool init; /* kekd init: make the cluster, then end */
+	enum net_task task;
 	char *cluster, *node, *state_dir;
 	char *tls_certificate, *tls_key, *tls_client_ca;
 	bool common_name;

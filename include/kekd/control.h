@@ -15,8 +15,9 @@ enum child_fd {
 	CHILD_FD_CONTROL = 4, /* SOCK_SEQPACKET to the parent */
 	/* kekd-net: the listening sockets, in the configuration's order, are 5, 6, …; their number
 	 * is in the message below. kekd-hsm: */
-	CHILD_FD_NET = 5, /* SOCK_SEQPACKET to kekd-net: frames */
-	CHILD_FD_PIN = 6, /* the PIN source, opened for reading by the parent */
+	CHILD_FD_BACKUP = 5, /* kekd-net with NET_RESTORE or NET_DRILL: the file */
+	CHILD_FD_NET = 5,    /* SOCK_SEQPACKET to kekd-net: frames */
+	CHILD_FD_PIN = 6,    /* the PIN source, opened for reading by the parent */
 	CHILD_FD_STATE =
 		7, /* directory of hsm.state_dir (O_PATH is not enough: O_DIRECTORY|O_RDONLY) */
 	CHILD_FD_KEY = 8, /* 32 bytes, read to the end, then closed: the key under which a DEK

@@ -43,10 +43,14 @@
 	X(KEKD_EROUTE, "not_found", 404, "There is nothing at this path") \
 	X(KEKD_ENOKEY, "key_not_found", 404, "The key does not exist") \
 	X(KEKD_ENOVERSION, "version_not_found", 404, "The key has no such version") \
+	X(KEKD_ENOOBJECT, "object_not_found", 404, \
+		"No such object without a key is in the tokens") \
 	X(KEKD_ENOCLIENT, "client_not_found", 404, "The client does not exist") \
 	X(KEKD_EMETHOD, "method_not_allowed", 405, "The path does not take this method") \
 	X(KEKD_ESTATE, "invalid_state", 409, "The version's state does not allow this") \
 	X(KEKD_EFROZEN, "frozen", 409, "The key or the service only unwraps for now") \
+	X(KEKD_ECONFIRM, "confirm_required", 409, \
+		"What was restored from a backup is not confirmed yet") \
 	X(KEKD_EDISABLED, "version_not_enabled", 409, "The version is not enabled") \
 	X(KEKD_ENOTPRIMARY, "version_not_primary", 409, "Only the primary version wraps") \
 	X(KEKD_EUNPROVEN, "version_unproven", 409, \

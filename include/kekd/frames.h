@@ -36,8 +36,9 @@ enum hsm_op_kind {
 	HSM_OP_REWRAP, /* object, iv, aad, in; object2, aad2   → iv, out: ciphertext and tag under
 			  object2 */
 	HSM_OP_SEAL,   /* object: seal key, in: 32-byte digest → out: HMAC-SHA-256, 32 bytes */
-	HSM_OP_INSPECT, /* object                               → attributes of the secret key;
-			   KEKD_EOBJECT, KEKD_EDUPLICATE */
+	HSM_OP_INSPECT, /* object                               → attributes of the secret key; out,
+			   where there is room: u32 CKA_KEY_TYPE, u32 CKA_VALUE_LEN; KEKD_EOBJECT,
+			   KEKD_EDUPLICATE */
 	HSM_OP_LIST,	/* size: skip this many                 → out: entries, see hsm_list_next;
 			   attributes: total number */
 	HSM_OP_DROP, /* object: forget cached handles and session copies. Goes to every worker. */

@@ -118,6 +118,8 @@ struct http_hooks {
 	uint64_t (*revision)(struct node *n);
 	int (*control)(
 		struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
+	/* May this route change anything now? 0 or an error. Control thread. May be NULL. */
+	int (*may_change)(const struct node *n, const struct http_route *route);
 };
 
 /* What a reload may change; files are PEM. */

@@ -43,7 +43,9 @@ struct key_version {
 				not made */
 	uint8_t canary[CANARY_SIZE_MAX]; /* blob; canary_len 0 while there is none */
 	size_t canary_len;
-	uint8_t canary_sha256[32]; /* of the nonce */
+	uint8_t canary_sha256[32];	   /* of the nonce */
+	uint64_t adopted_us;		   /* 0: kekd made it for this record */
+	char adopted_by[STR_NAME_MAX + 1]; /* the client that adopted it */
 	struct nonce_block
 		*nonces; /* shared by all generations of the record; owned by the keyring */
 };

@@ -69,6 +69,34 @@ enum rotation_reason { ROTATION_NOT_DUE, ROTATION_PERIOD, ROTATION_BUDGET, ROTAT
 enum rotation_reason rotation_due(const struct key *k, uint64_t now_us);
 const char *rotation_reason_name(enum rotation_reason reason); /* "period", "budget" */
 
+/* ---- adoption (adopt.c) ---- */
+
+/* An object that no metadata knows. */
+struct lifecycle_object {
+	unsigned token;
+	struct object_id id;
+	unsigned number; /* as its label says, which is kekd's; 0: others made it, and it gets the
+			    next number and a UUID of its own */
+};
+struct lifecycle_adoption {
+	const struct lifecycle_object *objects; /* borrowed, as all here */
+	size_t count;
+	const char *by; /* the client */
+	bool ivs_known; /* ivs_used were drawn under them before; false: the budget is spent */
+	uint64_t ivs_used;
+};
+/* A key that is restored or adopted goes on with activation numbers so much higher: whatever the
+ * lost records gave out is not given out again. */
+#define LIFECYCLE_ACTIVATION_GAP (1ull << 20)
+/* The objects become enabled versions of the key, proven and with a new canary. expected: 0: there
+ * is no such key yet. A key that gets its first primary by this is rotated at once unless
+ * ivs_known, since an adopted version then wraps nothing. KEKD_EATTRIBUTES: no AES-256 key, or one
+ * with a label of kekd that kekd would not have made; KEKD_EDUPLICATE: the key has such a version.
+ */
+int lifecycle_adopt(struct lifecycle *l, const char *name, uint64_t expected,
+	const struct lifecycle_adoption *a, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+
 /* The canary (crypto/canary.c): made once per version; proving = unwrap it and compare, then a
  * fresh wrap and unwrap. */
 int canary_make(struct hsm *hsm, unsigned token, struct key_version *v);

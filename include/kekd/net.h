@@ -92,6 +92,7 @@ struct node {
 	struct traffic *traffic;
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;
+	atomic_bool unconfirmed; /* after a restore */
 	_Atomic enum node_phase phase;
 	atomic_bool frozen;		 /* the whole service only unwraps */
 	uint64_t started_us, started_ns; /* real time, and the boot clock */
@@ -149,6 +150,20 @@ void node_cluster(struct node *n, struct cluster *ret_cluster);
  * next->commit is the number that it was read at, and then the new one. As sealed_commit. Control
  * thread. */
 int node_cluster_change(struct node *n, struct cluster *next, const struct sealed_change *with);
+/* Was the store restored from a backup that nobody has confirmed yet? Then nothing may change by
+ * itself. Any thread. */
+bool node_holds_changes(const struct node *n);
+/* 0; KEKD_ESTATE: nothing waits; KEKD_EPRECONDITION: another generation. Control thread. */
+int node_confirm(struct node *n, const char *generation);
+/* Which of the unknown objects: those with the label of a version of `key`, or the one with this
+ * id; in one token or, NULL, in all. */
+struct unknown_wanted {
+	const char *key, *token;
+	const struct object_id *id; /* or NULL */
+};
+size_t node_find_unknown(struct node *n, const struct unknown_wanted *wanted,
+	struct lifecycle_object ret_objects[KEY_VERSIONS_MAX]); /* how many. Any thread */
+void node_forget_unknown(struct node *n, unsigned token, const struct object_id *id);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

@@ -43,6 +43,10 @@ int nonce_reserve(
 uint64_t nonce_reserved(const struct nonce_block *b);
 uint64_t nonce_reserved_us(const struct nonce_block *b); /* real time of the newest; 0: none */
 
+/* From now on at least so many count as reserved, of a version whose history is not known. Control
+ * thread. */
+int nonce_raise(struct sealed *store, const struct uuid *version, uint64_t reserved);
+
 /* A record nonces/VERSION as the store has it. 0 or KEKD_ERECORD. */
 int nonce_read(json_t *body, uint64_t *ret_reserved, uint64_t *ret_newest_us);
 /* What the record said at the start: known before the first block is reserved. Control thread. */

@@ -62,6 +62,8 @@ struct sealed_config {
 	const char *const *tokens; /* names of the logical tokens, as the hsm counts them; the first
 				      gets the seal key; borrowed for the lifetime, as all above */
 	unsigned tokens_count;
+	bool adopt; /* sealed_init alone: the tokens may hold objects of this cluster, whose
+		       metadata is lost; it gets a seal key of its own */
 };
 
 /* kekd init: makes the seal key in the token (label kekd:CLUSTER:seal:UUID, CKA_ID the UUID) and
@@ -94,6 +96,28 @@ int sealed_commit(
  * which counts up in the record itself; outside the commit's hash. expected as above. */
 int sealed_put_own(
 	struct sealed *s, const char *path, uint64_t expected, json_t *body, uint64_t *ret_number);
+
+/* ---- backups ---- */
+
+/* Every record but `commit`, in order of path, verified once more; body is borrowed. Not 0 ends it.
+ * KEKD_ERECORD: one is refused; KEKD_EHELD; KEKD_ESTORE; KEKD_EHSM. */
+typedef int sealed_each_fn(const char *path, json_t *body, uint64_t commit, void *user);
+int sealed_each(struct sealed *s, sealed_each_fn *fn, void *user);
+#define SEALED_DIGEST_SIZE 32
+/* The current seal key's HMAC over a digest, whose bytes were made with a domain of their own. */
+int sealed_digest(struct sealed *s, const uint8_t digest[SEALED_DIGEST_SIZE], struct uuid *ret_key,
+	uint8_t ret_seal[SEALED_DIGEST_SIZE]);
+/* Is it that, in any of the tokens? 0; KEKD_ERECORD: no; KEKD_EOBJECT: no token has the key. */
+int sealed_check_digest(const struct sealed_config *config, const struct uuid *key,
+	const uint8_t digest[SEALED_DIGEST_SIZE], const uint8_t seal[SEALED_DIGEST_SIZE]);
+/* The number in the file `accepted`; 0: there is none of this cluster. Negative: it cannot be
+ * read. */
+int sealed_accepted(const char *state_dir, const char *cluster, uint64_t *ret_number);
+/* Writes all of these records into an empty store, sealed by the keys that `cluster`, one of them,
+ * lists; commit numbers go on above `above`. Not one commit: the caller keeps the store away from
+ * others until it returned 0. expected in changes is ignored. */
+int sealed_restore(const struct sealed_config *config, const struct sealed_change *changes,
+	size_t count, uint64_t above, char ret_error[JSON_ERROR_SIZE]);
 
 /* Did another program write the store? Verifies what changed, calls load for it. Number of
  * findings, or negative. Every second. */

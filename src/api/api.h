@@ -32,6 +32,15 @@ void api_key_rotate(struct request *r);	       /* HTTP_CONTROL  POST  …/rotate
 bool api_rotate_only_asks(const json_t *body); /* a dry run */
 void api_key_activate(struct request *r);      /* HTTP_CONTROL  POST  …/activate */
 void api_version_abandon(struct request *r);   /* HTTP_CONTROL  POST  …/versions/{n}/abandon */
+/* adopt.c */
+void api_key_adopt(struct request *r); /* HTTP_CONTROL  POST  …/adopt */
+
+/* confirm.c */
+json_t *api_confirm_json(struct node *n);    /* what waits to be confirmed, or null */
+void api_cluster_confirm(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/confirm */
+
+/* backup.c */
+void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
 /* usage.c */
 void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */

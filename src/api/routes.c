@@ -56,6 +56,8 @@ const struct http_route http_routes[] = {
 		HTTP_COND_MATCH, true, api_key_activate),
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/abandon", ACCESS_KEY_ROTATE, "version.abandon",
 		HTTP_COND_MATCH, true, api_version_abandon),
+	CHANGE("POST", "/v1/keys/{key}/adopt", ACCESS_KEY_CREATE, "key.adopt", HTTP_COND_EITHER,
+		true, api_key_adopt),
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/enable", ACCESS_KEY_STATE, "version.enable",
 		HTTP_COND_MATCH, true, api_version_enable),
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/disable", ACCESS_KEY_STATE, "version.disable",
@@ -74,6 +76,10 @@ const struct http_route http_routes[] = {
 	CHANGE("PATCH", "/v1/cluster", ACCESS_CLUSTER_WRITE, "cluster.policy", HTTP_COND_MATCH,
 		true, api_cluster_patch),
 
+	CHANGE("POST", "/v1/cluster/confirm", ACCESS_CLUSTER_WRITE, "cluster.confirm",
+		HTTP_COND_NONE, true, api_cluster_confirm),
+	CHANGE("POST", "/v1/backup", ACCESS_BACKUP, "backup.create", HTTP_COND_NONE, true,
+		api_backup_create),
 	CHANGE("POST", "/v1/hsm/retry-pin", ACCESS_CLUSTER_WRITE, "hsm.retry_pin", HTTP_COND_NONE,
 		true, api_hsm_retry_pin),
 

@@ -19,9 +19,9 @@
 #include <unistd.h>
 
 #define TIMEOUT_MS 30000
-#define CONNECT_MS 3000 /* while there is another endpoint to try */
-#define REPLY_MAX (16u * 1024 * 1024)
-#define REDIRECTS_MAX 3 /* a standby sends a change to the active */
+#define CONNECT_MS 3000		      /* while there is another endpoint to try */
+#define REPLY_MAX (64u * 1024 * 1024) /* a backup; other answers are far below */
+#define REDIRECTS_MAX 3		      /* a standby sends a change to the active */
 
 struct kekd_client {
 	CURL *curl;

@@ -86,12 +86,39 @@ take_head(struct cluster *c, const char *name, const char *generation, const cha
 	return 0;
 }
 
+static int
+take_confirm(const json_t *body, struct cluster_confirm *c, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *restored, *backup, *generation;
+	int64_t revision, changes;
+	struct uuid id;
+	const struct json_member members[] = {
+		{ "restored", JSON_KIND_STRING, true, &restored },
+		{ "backup", JSON_KIND_STRING, true, &backup },
+		{ "generation", JSON_KIND_STRING, true, &generation },
+		{ "revision", JSON_KIND_INTEGER, true, &revision },
+		{ "log", JSON_KIND_BOOL, true, &c->log },
+		{ "changes", JSON_KIND_INTEGER, true, &changes },
+	};
+
+	if (json_take(body, members, STR_COUNT(members), ret_error) < 0)
+		return KEKD_EINVALID;
+	if (clock_parse(restored, &c->restored_us) < 0 || clock_parse(backup, &c->backup_us) < 0 ||
+		uuid_parse(generation, &id) < 0)
+		return refuse(ret_error, "\"confirm\" has no times or no generation");
+	uuid_format(&id, c->generation);
+	c->revision = (uint64_t)revision;
+	c->changes = (uint64_t)changes;
+	c->wanted = true;
+	return 0;
+}
+
 int
 cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_cluster,
 	char ret_error[JSON_ERROR_SIZE])
 {
 	const char *name, *generation, *created;
-	json_t *nodes, *seal_keys, *policy;
+	json_t *nodes, *seal_keys, *policy, *confirm = NULL;
 	struct cluster c = { .commit = commit };
 	int64_t level;
 	const struct json_member members[] = {
@@ -102,13 +129,15 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 		{ "members", JSON_KIND_ARRAY, true, &nodes },
 		{ "seal_keys", JSON_KIND_ARRAY, true, &seal_keys },
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
+		{ "confirm", JSON_KIND_OBJECT, false, &confirm },
 	};
 
 	if (json_take(body, members, STR_COUNT(members), ret_error) < 0 ||
 		take_head(&c, name, generation, created, level, ret_error) < 0 ||
 		take_members(nodes, &c, ret_error) < 0 ||
 		take_seal_keys(seal_keys, &c, ret_error) < 0 ||
-		policy_from_json(policy, &c.policy, ret_error) < 0)
+		policy_from_json(policy, &c.policy, ret_error) < 0 ||
+		(confirm && take_confirm(confirm, &c.confirm, ret_error) < 0))
 		return KEKD_EINVALID;
 	*ret_cluster = c;
 	return 0;
@@ -148,15 +177,36 @@ seal_keys_to_json(const struct cluster *c)
 }
 
 json_t *
+cluster_confirm_to_json(const struct cluster_confirm *c)
+{
+	char restored[CLOCK_TEXT_SIZE], backup[CLOCK_TEXT_SIZE];
+
+	if (!c->wanted)
+		return json_null();
+	clock_format(c->restored_us, restored);
+	clock_format(c->backup_us, backup);
+	return json_pack("{s:s, s:s, s:s, s:I, s:b, s:I}", "restored", restored, "backup", backup,
+		"generation", c->generation, "revision", (json_int_t)c->revision, "log",
+		(int)c->log, "changes", (json_int_t)c->changes);
+}
+
+json_t *
 cluster_to_json(const struct cluster *c)
 {
 	char created[CLOCK_TEXT_SIZE];
+	json_t *body;
 
 	clock_format(c->created_us, created);
-	return json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "name", c->name, "generation",
+	body = json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "name", c->name, "generation",
 		c->generation, "created", created, "level", (int)c->level, "members",
 		members_to_json(c), "seal_keys", seal_keys_to_json(c), "policy",
 		policy_to_json(&c->policy));
+	if (body && c->confirm.wanted &&
+		json_object_set_new(body, "confirm", cluster_confirm_to_json(&c->confirm)) < 0) {
+		json_decref(body);
+		return NULL;
+	}
+	return body;
 }
 
 int

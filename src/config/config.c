@@ -41,15 +41,15 @@ token_names(const struct config *c)
 }
 
 json_t *
-config_net_part(const struct config *c, bool init)
+config_net_part(const struct config *c, enum net_task task)
 {
 	json_t *part = json_pack(
 		"{s:b, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:s, s:b, "
 		"s:I, s:o, s:o}",
-		"init", (int)init, "hang_ms", (json_int_t)c->hsm.hang_ms, "cluster", c->cluster,
-		"node", c->node, "state_dir", c->state_dir, "tls_certificate", c->tls.certificate,
-		"tls_key", c->tls.key, "tls_client_ca", c->tls.client_ca, "common_name",
-		(int)c->identity.common_name, "tokens", token_names(c), "workers",
+		"init", task != NET_SERVE, "hang_ms", (json_int_t)c->hsm.hang_ms, "cluster",
+		c->cluster, "node", c->node, "state_dir", c->state_dir, "tls_certificate",
+		c->tls.certificate, "tls_key", c->tls.key, "tls_client_ca", c->tls.client_ca,
+		"common_name", (int)c->identity.common_name, "tokens", token_names(c), "workers",
 		(json_int_t)c->hsm.workers, "sessions", (json_int_t)c->hsm.sessions, "deadline_ms",
 		(json_int_t)c->hsm.deadline_ms, "audit_dir", c->audit.dir, "audit_hash_context",
 		(int)c->audit.hash_context, "audit_max_bytes", (json_int_t)c->audit.max_bytes,
@@ -60,7 +60,8 @@ config_net_part(const struct config *c, bool init)
 			    json_object_set_new(part, "crl_warn_expired",
 				    json_boolean(c->crl.warn_expired)) != 0 ||
 			    json_object_set_new(
-				    part, "deny", strings_to_json(c->deny, c->deny_count)) != 0)) {
+				    part, "deny", strings_to_json(c->deny, c->deny_count)) != 0 ||
+			    json_object_set_new(part, "task", json_integer(task)) != 0)) {
 		json_decref(part);
 		part = NULL;
 	}

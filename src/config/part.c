@@ -102,11 +102,12 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 {
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
 	const char *crl_file = NULL;
-	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes;
+	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes, task = -1;
 	json_t *tokens, *admins, *deny, *policy;
-	bool bad = false;
+	bool bad = false, init = false;
 	const struct json_member members[] = {
-		{ "init", JSON_KIND_BOOL, true, &p->init },
+		{ "init", JSON_KIND_BOOL, true, &init },
+		{ "task", JSON_KIND_INTEGER, false, &task },
 		{ "cluster", JSON_KIND_STRING, true, &cluster },
 		{ "node", JSON_KIND_STRING, true, &node },
 		{ "state_dir", JSON_KIND_STRING, true, &state_dir },
@@ -134,6 +135,8 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		err = policy_from_json(policy, &p->policy, error);
 	if (err)
 		return err;
+	p->task = task < 0 ? (init ? NET_INIT : NET_SERVE)
+			   : (enum net_task)narrow(task, NET_DRILL, &bad);
 	p->cluster = copy(cluster, &bad);
 	p->node = copy(node, &bad);
 	p->state_dir = copy(state_dir, &bad);

@@ -87,6 +87,45 @@ run_set(struct ctl *ctl)
 	return CTL_OK;
 }
 
+static void
+show_restore(const json_t *confirm)
+{
+	_cleanup_(table_freep) struct table *t = table_new_block();
+
+	table_field(t, "Restored", "%s", show_time(confirm, "restored"));
+	table_field(t, "Backup of", "%s, revision %s", show_time(confirm, "backup"),
+		show_number(confirm, "revision"));
+	if (json_is_true(json_object_get(confirm, "log")))
+		table_field(
+			t, "Changes lost", "%s, by the audit log", show_number(confirm, "changes"));
+	else
+		table_field(t, "Changes lost", "not known: the audit log does not go on from it");
+	table_print(t);
+}
+
+static int
+run_confirm(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *status = NULL;
+	_cleanup_(json_freep) json_t *body = json_object();
+	_cleanup_(json_freep) json_t *answer = NULL;
+	int result = ctl_get(ctl, "/v1/status", &status);
+
+	if (result != CTL_OK)
+		return result;
+	json_object_set_new(body, "generation", json_string(string_of(status, "generation")));
+	result = ctl_request(ctl, "POST", "/v1/cluster/confirm", body, NULL, NULL, &answer);
+	if (result != CTL_OK)
+		return result;
+	if (ctl->json) {
+		show_json(answer);
+	} else if (!ctl->quiet) {
+		show_restore(json_object_get(answer, "confirmed"));
+		puts("Confirmed: changes are made again.");
+	}
+	return CTL_OK;
+}
+
 const struct ctl_command ctl_cluster_commands[] = {
 	{ "cluster show", "", "Shows the cluster and its policy", NULL, "", 0, 0, run_show },
 	{ "cluster set", "[--approvals N] [--destroy-wait TIME] [--approval-ttl TIME]",
@@ -100,5 +139,9 @@ const struct ctl_command ctl_cluster_commands[] = {
 		"void;\n"
 		"1m to 7d.",
 		" approvals destroy-wait approval-ttl ", 0, 0, run_set },
+	{ "cluster confirm", "", "Lets changes be made again after a restore",
+		"After \"kekd restore\" the server wraps and unwraps, and changes nothing before\n"
+		"this: look at keys and clients, and repeat what the audit log says was lost.",
+		"", 0, 0, run_confirm },
 	{ NULL },
 };

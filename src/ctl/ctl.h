@@ -101,6 +101,7 @@ extern const struct ctl_command ctl_client_commands[];
 extern const struct ctl_command ctl_apply_commands[];
 extern const struct ctl_command ctl_cluster_commands[];
 extern const struct ctl_command ctl_audit_commands[];
+extern const struct ctl_command ctl_backup_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
 extern const struct ctl_command ctl_status_commands[];
 extern const struct ctl_command ctl_bench_commands[];
@@ -194,6 +195,15 @@ void progress_end(struct progress *p); /* wipes the line away */
 bool progress_wanted(const struct ctl *ctl);
 void progress_line(const char *text); /* in the place of the one before, cut off at the edge */
 void progress_wipe(void);
+
+/* ---- adopt.c ---- */
+
+int key_adopt_run(struct ctl *ctl);
+
+/* ---- backup.c ---- */
+
+struct backup;
+int backup_file_read(struct ctl *ctl, const char *path, struct backup *ret_backup);
 
 /* ---- lines.c ---- */
 

@@ -75,11 +75,14 @@ key_version_of(const json_t *key, long long number)
 static const char *
 role(const json_t *key, const json_t *version)
 {
+	const char *adopted = json_is_object(json_object_get(version, "adopted")) ? "adopted" : "";
 	long long number = number_of(version, "version");
 
-	if (number == number_of(key, "primary"))
-		return "primary";
-	return number == number_of(key, "previous") ? "previous" : "";
+	const char *place = number == number_of(key, "primary")	   ? "primary"
+			    : number == number_of(key, "previous") ? "previous"
+								   : "";
+
+	return show_format("%s%s%s", place, *place && *adopted ? ", " : "", adopted);
 }
 
 static void
@@ -311,6 +314,14 @@ const struct ctl_command ctl_key_commands[] = {
 		" label token rotate-every ", 1, 1, run_create },
 	{ "key list", "", "Lists the keys that this client may see", NULL, "", 0, 0, run_list },
 	{ "key show", "NAME", "Shows a key and its versions", NULL, "", 1, 1, run_show },
+	{ "key adopt", "NAME|--all [--object-id HEX] [--token TOKEN] [--ivs-used N]",
+		"Takes in objects of the tokens that no metadata knows",
+		"After lost metadata: every object with the label kekd:CLUSTER:NAME:vN becomes\n"
+		"version N again, and --all does so for every key. With --object-id it is one\n"
+		"object that others made, and becomes the next version of NAME.\n"
+		"Nobody knows how many IVs were drawn under them: unless --ivs-used tells, an\n"
+		"adopted version only unwraps, and a new key is rotated at once.",
+		" all object-id token ivs-used ", 0, 1, key_adopt_run },
 	{ "key enable", "NAME VERSION", "Lets a disabled version work again", NULL, "", 2, 2,
 		run_enable },
 	{ "key disable", "NAME VERSION", "Lets a version refuse to unwrap, until it is enabled",

@@ -94,11 +94,13 @@ static const struct {
 		       "\"kekctl version\"" },
 	{ "key_not_found", "\"kekctl key list\" shows the keys" },
 	{ "version_not_found", "\"kekctl key show NAME\" shows the versions" },
+	{ "object_not_found", "\"kekctl hsm objects\" shows the objects that no key knows" },
 	{ "client_not_found", "\"kekctl client list\" shows the clients" },
 	{ "method_not_allowed", "is the server older than this kekctl? compare \"kekctl status\" "
 				"and \"kekctl version\"" },
 	{ "invalid_state", "\"kekctl key show NAME\" shows every version's state" },
 	{ "frozen", "kekctl key unfreeze NAME, or kekctl cluster unfreeze" },
+	{ "confirm_required", "look at keys and clients, then: kekctl cluster confirm" },
 	{ "version_not_enabled", "kekctl key enable NAME VERSION" },
 	{ "version_not_primary", "leave --version-id out, or make the version primary: kekctl key "
 				 "primary NAME VERSION" },

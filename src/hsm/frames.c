@@ -30,7 +30,7 @@ static const struct kind_info kinds[] = {
 	[HSM_OP_GENERATE] = { 1, .size = 2, .expansion = EXPANSION_MAX },
 	[HSM_OP_REWRAP] = { 1, .in = 1, .expansion = EXPANSION_MAX },
 	[HSM_OP_SEAL] = { 1, .expansion = EXPANSION_MAX },
-	[HSM_OP_INSPECT] = { 1 },
+	[HSM_OP_INSPECT] = { 1, .expansion = 8 },
 	[HSM_OP_LIST] = { 1, .room = 1 },
 	[HSM_OP_DROP] = { 1 },
 	[HSM_OP_PING] = { 1 },

@@ -655,6 +655,14 @@ run_control(void *user)
 		r->route->handler(r);
 		return;
 	}
+	if (call->http->config.hooks->may_change)
+		err = call->http->config.hooks->may_change(r->node, r->route);
+	if (err != 0) {
+		request_fail(r, err,
+			"the metadata was restored from a backup: look at it, then \"kekctl "
+			"cluster confirm\"");
+		return;
+	}
 	fill_audit(r);
 	intent = r->audit;
 	intent.type = AUDIT_INTENT;

@@ -108,6 +108,20 @@ canary_to_json(const struct key_version *v)
 		hex_to_json(v->canary_sha256, sizeof(v->canary_sha256)));
 }
 
+/* Members that most versions lack. */
+static int
+add_rare(json_t *o, const struct key_version *v)
+{
+	if (v->canary_len > 0 && json_object_set_new(o, "canary", canary_to_json(v)) < 0)
+		return -ENOMEM;
+	if (v->adopted_us > 0 &&
+		json_object_set_new(o, "adopted",
+			json_pack("{s:o, s:s}", "time", time_to_json(v->adopted_us), "by",
+				v->adopted_by)) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
 static json_t *
 version_to_json(const struct key_version *v)
 {
@@ -120,7 +134,7 @@ version_to_json(const struct key_version *v)
 		v->token, "state", version_state_name(v->state), "created",
 		time_to_json(v->created_us), "state_changed", time_to_json(v->state_changed_us),
 		"attributes", attributes_to_json(v->attributes));
-	if (o && v->canary_len > 0 && json_object_set_new(o, "canary", canary_to_json(v)) < 0) {
+	if (o && add_rare(o, v) < 0) {
 		json_decref(o);
 		return NULL;
 	}
@@ -252,10 +266,27 @@ canary_from_json(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZ
 }
 
 static int
+adopted_from_json(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *time, *by;
+	const struct json_member members[] = {
+		{ "time", JSON_KIND_STRING, true, &time },
+		{ "by", JSON_KIND_STRING, true, &by },
+	};
+
+	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+		return KEKD_EINVALID;
+	if (clock_parse(time, &v->adopted_us) < 0 || !str_is_name(by))
+		return refuse(ret_error, "a version's \"adopted\" is not a time and a client");
+	snprintf(v->adopted_by, sizeof(v->adopted_by), "%s", by);
+	return 0;
+}
+
+static int
 version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZE])
 {
 	const char *id, *object_id, *token, *state, *created, *state_changed;
-	json_t *names, *canary = NULL;
+	json_t *names, *canary = NULL, *adopted = NULL;
 	int64_t number;
 	const struct json_member members[] = {
 		{ "version", JSON_KIND_INTEGER, true, &number },
@@ -267,6 +298,7 @@ version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ER
 		{ "state_changed", JSON_KIND_STRING, true, &state_changed },
 		{ "attributes", JSON_KIND_ARRAY, true, &names },
 		{ "canary", JSON_KIND_OBJECT, false, &canary },
+		{ "adopted", JSON_KIND_OBJECT, false, &adopted },
 	};
 
 	if (take(o, members, STR_COUNT(members), ret_error) < 0)
@@ -289,6 +321,8 @@ version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ER
 	if (attributes_from_json(names, &v->attributes) < 0)
 		return refuse(
 			ret_error, "a version's \"attributes\" has an unknown or repeated name");
+	if (adopted && adopted_from_json(adopted, v, ret_error) < 0)
+		return KEKD_EINVALID;
 	return canary ? canary_from_json(canary, v, ret_error) : 0;
 }
 

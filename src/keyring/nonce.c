@@ -181,6 +181,32 @@ out:
 }
 
 int
+nonce_raise(struct sealed *store, const struct uuid *version, uint64_t reserved)
+{
+	char id[UUID_TEXT_SIZE], path[STORE_PATH_MAX + 1];
+	struct sealed_record record = { 0 };
+	json_t *blocks = NULL, *body = NULL;
+	uint64_t before = 0, number;
+	int err;
+
+	uuid_format(version, id);
+	snprintf(path, sizeof(path), "nonces/%s", id);
+	err = sealed_get(store, path, &record);
+	if (err == -ENOENT)
+		err = 0;
+	if (err == 0)
+		err = read_record(record.body, &before, &blocks);
+	if (err == 0 && before < reserved) {
+		body = json_pack("{s:I, s:O}", "reserved", (json_int_t)reserved, "blocks", blocks);
+		err = body ? sealed_put_own(store, path, record.commit, body, &number) : -ENOMEM;
+	}
+	json_decref(body);
+	json_decref(blocks);
+	sealed_record_free(&record);
+	return err;
+}
+
+int
 nonce_reserve(
 	struct nonce_block *b, struct sealed *store, const struct uuid *version, const char *node)
 {

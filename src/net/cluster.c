@@ -10,6 +10,7 @@ set_cluster(struct node *n, const struct cluster *c)
 	pthread_mutex_lock(&n->lock);
 	n->cluster = *c;
 	pthread_mutex_unlock(&n->lock);
+	node_note_confirm(n, c->confirm.wanted);
 }
 
 /* A refused one holds the whole store: the last good one stays. */

@@ -248,9 +248,18 @@ all_tokens_ready(struct node *n)
 	return true;
 }
 
-/* kekd init: a worker of each token, then the cluster. */
+static const struct {
+	int (*run)(struct node *n); /* the exit status */
+} tasks[] = {
+	[NET_INIT] = { node_init_cluster },
+	[NET_ADOPT] = { node_init_cluster },
+	[NET_RESTORE] = { node_restore },
+	[NET_DRILL] = { node_drill },
+};
+
+/* What ends by itself: a worker of each token, then the work. */
 static int
-run_init(struct node *n)
+run_task(struct node *n)
 {
 	struct pollfd fd = { CHILD_FD_CONTROL, POLLIN, 0 };
 	uint64_t end = clock_boot_ns() + 60 * CLOCK_S;
@@ -262,7 +271,8 @@ run_init(struct node *n)
 		int worker = -1;
 
 		if (all_tokens_ready(n))
-			return open_audit(n) == 0 ? node_init_cluster(n) : CHILD_EXIT_OPERATOR;
+			return open_audit(n) == 0 ? tasks[n->part.task].run(n)
+						  : CHILD_EXIT_OPERATOR;
 		if (poll(&fd, 1, 20) <= 0)
 			continue;
 		if (control_receive(CHILD_FD_CONTROL, &m, &worker) != 0)
@@ -328,7 +338,7 @@ main(void)
 	}
 	if (signals < 0 || open_node(&node) != 0)
 		return CHILD_EXIT_FAILED;
-	status = node.part.init ? run_init(&node) : run(&node, signals);
+	status = node.part.task != NET_SERVE ? run_task(&node) : run(&node, signals);
 	close_node(&node);
 	return status;
 }

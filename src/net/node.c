@@ -232,8 +232,8 @@ node_sweep(struct node *n)
 
 /* ---- start ---- */
 
-static struct sealed_config
-sealed_settings(struct node *n)
+struct sealed_config
+node_sealed_settings(struct node *n)
 {
 	return (struct sealed_config){
 		.store = n->store,
@@ -336,7 +336,7 @@ start(struct node *n)
 			n, NODE_STARTING, "waiting for a worker of token %s", n->part.tokens[0]);
 		return;
 	}
-	config = sealed_settings(n);
+	config = node_sealed_settings(n);
 	n->nonces_count = 0;
 	err = sealed_open(&config, load_record, n, &sealed, error);
 	atomic_store(&n->sealed, sealed);
@@ -507,7 +507,7 @@ record_init(struct node *n, enum audit_type type, const char *code)
 	struct audit_record record = {
 		.type = type,
 		.time_us = clock_real_us(),
-		.operation = "cluster.init",
+		.operation = n->part.task == NET_ADOPT ? "cluster.init_adopt" : "cluster.init",
 		.code = code,
 		.detail = n->part.admins,
 	};
@@ -542,7 +542,8 @@ node_init_cluster(struct node *n)
 			n->part.audit_dir);
 		return CHILD_EXIT_OPERATOR;
 	}
-	config = sealed_settings(n);
+	config = node_sealed_settings(n);
+	config.adopt = n->part.task == NET_ADOPT;
 	err = sealed_init(&config, changes, count, error);
 	if (record_init(n, AUDIT_OUTCOME, err == 0 ? NULL : kekd_err_info(err)->code) != 0)
 		log_warning("%s: the audit log has no record of how this ended", n->part.audit_dir);
@@ -604,4 +605,10 @@ hook_control(struct node *n, void (*run)(void *), void *user)
 	return err;
 }
 
-const struct http_hooks node_hooks = { node_serves, hook_is_behind, hook_revision, hook_control };
+const struct http_hooks node_hooks = {
+	.serves = node_serves,
+	.is_behind = hook_is_behind,
+	.revision = hook_revision,
+	.control = hook_control,
+	.may_change = node_may_change,
+};

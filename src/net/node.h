@@ -10,6 +10,16 @@
 bool node_tick(struct node *n);
 /* kekd init: makes the cluster. Blocks on the caller's thread. An exit status. */
 int node_init_cluster(struct node *n);
+/* confirm.c */
+void node_note_confirm(struct node *n, bool wanted);
+int node_may_change(const struct node *n, const struct http_route *route);
+/* kekd restore, kekd drill (restore.c): the same way. */
+int node_restore(struct node *n);
+int node_drill(struct node *n);
+struct backup;
+/* drill.c: reports on standard output. An exit status. */
+int node_prove_backup(struct node *n, const struct backup *b);
+struct sealed_config node_sealed_settings(struct node *n);
 void node_set_phase(struct node *n, enum node_phase phase, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 /* Set by the control thread when the process must end for an operator: an exit status, or -1. */

@@ -229,7 +229,7 @@ node_rotate_due(struct node *n)
 	bool found;
 	struct key *k;
 
-	if (start < n->next_rotations_ns || atomic_load(&n->frozen))
+	if (start < n->next_rotations_ns || atomic_load(&n->frozen) || node_holds_changes(n))
 		return false;
 	forget_settled(n);
 	k = find_due(n, &reason);

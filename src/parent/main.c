@@ -9,9 +9,12 @@
 #include "kekd/secret.h"
 #include "kekd/str.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_CONFIG KEKD_SYSCONFDIR "/kekd/kekd.yaml"
 
@@ -21,6 +24,15 @@ static const char help[] =
 	"  kekd [--config FILE]           run: start kekd-net and the token's workers\n"
 	"  kekd --check [--config FILE]   check the configuration and end\n"
 	"  kekd init [--config FILE]      make the cluster and its seal key in the token, once\n"
+	"  kekd init --adopt              the same where the token holds keys of this cluster "
+	"whose\n"
+	"                                 metadata is lost: \"kekctl key adopt --all\" takes them "
+	"in\n"
+	"  kekd restore BACKUP [--config FILE]\n"
+	"                                 put the records of a backup into an empty store\n"
+	"  kekd drill BACKUP [--config FILE]\n"
+	"                                 restore into an empty scratch state_dir, prove every\n"
+	"                                 version in the tokens, tell the result as JSON\n"
 	"  kekd retry-pin [TOKEN] [--config FILE]\n"
 	"                                 let the kekd that runs try a refused PIN once more\n"
 	"  kekd --version, --help\n"
@@ -30,13 +42,42 @@ static const char help[] =
 	"Signals: TERM and INT drain and end, HUP reloads. Exit status: 0 done, 1 failed,\n"
 	"2 wrong use, 78 cannot work until the configuration or the token is put right.\n";
 
-enum mode { MODE_RUN, MODE_CHECK, MODE_INIT, MODE_RETRY_PIN };
+enum mode { MODE_RUN, MODE_CHECK, MODE_INIT, MODE_RETRY_PIN, MODE_RESTORE, MODE_DRILL };
 
 struct command_line {
 	const char *config;
 	enum mode mode;
-	const char *token; /* of retry-pin; may be NULL */
+	const char *word; /* the token of retry-pin, which may be NULL; a backup's path */
+	bool adopt;
 };
+
+static const struct {
+	const char *word;
+	enum mode mode;
+	int words_min, words_max;
+} commands[] = {
+	{ "init", MODE_INIT, 1, 1 },
+	{ "retry-pin", MODE_RETRY_PIN, 1, 2 },
+	{ "restore", MODE_RESTORE, 2, 2 },
+	{ "drill", MODE_DRILL, 2, 2 },
+};
+
+/* False for what is not understood. */
+static bool
+take_words(struct command_line *cl, int count, char **words)
+{
+	if (count > 0 && cl->mode == MODE_CHECK)
+		return false;
+	for (size_t i = 0; count > 0 && i < STR_COUNT(commands); i++)
+		if (strcmp(words[0], commands[i].word) == 0 && count >= commands[i].words_min &&
+			count <= commands[i].words_max) {
+			cl->mode = commands[i].mode;
+			cl->word = count > 1 ? words[1] : NULL;
+		}
+	if (count > 0 && cl->mode == MODE_RUN)
+		return false;
+	return !cl->adopt || cl->mode == MODE_INIT;
+}
 
 /* 0 to go on, else the exit status in *ret_status. */
 static bool
@@ -45,6 +86,7 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
 		{ "check", no_argument, NULL, 'k' },
+		{ "adopt", no_argument, NULL, 'A' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -57,6 +99,8 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 			cl->config = optarg;
 		} else if (option == 'k') {
 			cl->mode = MODE_CHECK;
+		} else if (option == 'A') {
+			cl->adopt = true;
 		} else if (option == 'V') {
 			puts(PACKAGE_STRING);
 			return false;
@@ -69,21 +113,28 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 			return false;
 		}
 	}
-	if (optind == argc)
+	if (take_words(cl, argc - optind, argv + optind))
 		return true;
-	if (argc - optind == 1 && cl->mode == MODE_RUN && strcmp(argv[optind], "init") == 0) {
-		cl->mode = MODE_INIT;
-		return true;
-	}
-	if (argc - optind <= 2 && cl->mode == MODE_RUN && strcmp(argv[optind], "retry-pin") == 0) {
-		cl->mode = MODE_RETRY_PIN;
-		cl->token = argv[optind + 1];
-		return true;
-	}
 	fprintf(stderr, "kekd: \"%s\" is not understood here; kekd --help tells more.\n",
-		argv[optind]);
+		optind < argc ? argv[optind] : "--adopt");
 	*ret_status = CHILD_EXIT_USAGE;
 	return false;
+}
+
+/* The file is the caller's to read, and kekd-net gets it open. */
+static int
+run_backup(const struct command_line *cl, struct config *config)
+{
+	int file = open(cl->word, O_RDONLY | O_CLOEXEC), status;
+
+	if (file < 0) {
+		fprintf(stderr, "kekd: %s: %s\n", cl->word, strerror(errno));
+		return CHILD_EXIT_USAGE;
+	}
+	status = parent_run(
+		config, cl->config, cl->mode == MODE_RESTORE ? NET_RESTORE : NET_DRILL, file);
+	close(file);
+	return status;
 }
 
 static int
@@ -98,7 +149,7 @@ run(const struct command_line *cl)
 		return CHILD_EXIT_OK;
 	}
 	if (cl->mode == MODE_RETRY_PIN)
-		return retry_ask(config, cl->token);
+		return retry_ask(config, cl->word);
 	if (cl->mode == MODE_INIT && config->admins_count == 0) {
 		fprintf(stderr,
 			"%s: admins: nobody could ever use this cluster: name at least one "
@@ -106,7 +157,11 @@ run(const struct command_line *cl)
 			cl->config);
 		return CHILD_EXIT_OPERATOR;
 	}
-	return parent_run(config, cl->config, cl->mode == MODE_INIT);
+	if (cl->mode == MODE_INIT)
+		return parent_run(config, cl->config, cl->adopt ? NET_ADOPT : NET_INIT, -1);
+	if (cl->mode == MODE_RESTORE || cl->mode == MODE_DRILL)
+		return run_backup(cl, config);
+	return parent_run(config, cl->config, NET_SERVE, -1);
 }
 
 int

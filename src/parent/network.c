@@ -14,7 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* fds: the part and the child's end of the control pair, then the listening sockets. */
+/* fds: the part and the child's end of the control pair, then the listening sockets, or the backup
+ * that is to be restored. */
 static int
 launch(struct parent *p, int part, int control, pid_t *ret_pid)
 {
@@ -23,17 +24,19 @@ launch(struct parent *p, int part, int control, pid_t *ret_pid)
 		.account = &p->net_account,
 		.environment = p->net_environment,
 		.fds = fds,
-		.fds_count = 2 + p->listen_count };
+		.fds_count = 2 + p->listen_count + (p->file >= 0) };
 
 	for (unsigned i = 0; i < p->listen_count; i++)
 		fds[2 + i] = p->listen_fds[i];
+	if (p->file >= 0)
+		fds[2 + p->listen_count] = p->file;
 	return spawn(&s, ret_pid);
 }
 
 static int
 make_part(const struct parent *p, int *ret_fd)
 {
-	_cleanup_(json_freep) json_t *part = config_net_part(p->config, p->init);
+	_cleanup_(json_freep) json_t *part = config_net_part(p->config, p->task);
 	char *text = part ? json_canonical(part, NULL) : NULL;
 	int err = text ? spawn_memory(text, strlen(text), ret_fd) : -ENOMEM;
 

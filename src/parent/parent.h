@@ -140,7 +140,9 @@ struct parent {
 	pid_t pending_net;	/* who was asked to */
 	uint32_t reloads;
 	bool reload_wanted;
-	bool init;
+	enum net_task task;
+	bool init; /* the task has an end of its own: no listening sockets */
+	int file;  /* a backup for kekd-net to read; -1: none */
 	struct account net_account, worker_account;
 	char *net_program, *worker_program;
 	char **net_environment;
@@ -161,7 +163,8 @@ struct parent {
 };
 
 /* Runs until a signal or a child ends it: the exit status (enum child_exit). */
-int parent_run(struct config *config, const char *config_path, bool init);
+/* file: a backup, borrowed; -1: none. */
+int parent_run(struct config *config, const char *config_path, enum net_task task, int file);
 void parent_wake_at(struct parent *p, uint64_t at_ns);
 void parent_end(struct parent *p, int status); /* begins the end: drains, then stops everything */
 

@@ -36,7 +36,7 @@ send_text(struct parent *p, enum control_kind kind, const char *text)
 static void
 send_part(struct parent *p)
 {
-	_cleanup_(json_freep) json_t *part = config_net_part(p->pending, false);
+	_cleanup_(json_freep) json_t *part = config_net_part(p->pending, NET_SERVE);
 	char *text = part ? json_canonical(part, NULL) : NULL;
 
 	send_text(p, CONTROL_RELOAD, text);

@@ -26,6 +26,8 @@ extern char **environ;
 #define DRAIN_TIME_NS (20 * CLOCK_S)
 #define WORKERS_TIME_NS (5 * CLOCK_S)
 #define INIT_TIME_NS (120 * CLOCK_S)
+#define RESTORE_TIME_NS (3600 * CLOCK_S) /* every record is sealed anew, every version proven */
+#define TASK_TIME_NS(p) ((p)->file >= 0 ? RESTORE_TIME_NS : INIT_TIME_NS)
 #define KEY_SIZE 32
 #define POLL_MAX (2 + CONFIG_TOKENS_MAX * CONFIG_WORKERS_MAX)
 
@@ -69,8 +71,8 @@ phase_tick(struct parent *p, uint64_t now_ns)
 		child_kill(&p->net, SIGKILL);
 		p->phase_end_ns = now_ns + WORKERS_TIME_NS;
 	} else if (p->phase == PARENT_RUNNING && p->init && late) {
-		log_error("kekd init did not get done in %llu s: see what was said before",
-			INIT_TIME_NS / CLOCK_S);
+		log_error("this did not get done in %llu s: see what was said before",
+			TASK_TIME_NS(p) / CLOCK_S);
 		parent_end(p, CHILD_EXIT_FAILED);
 	}
 	if (p->phase != PARENT_RUNNING || p->init)
@@ -391,11 +393,13 @@ reset_children(struct parent *p)
 }
 
 int
-parent_run(struct config *config, const char *config_path, bool init)
+parent_run(struct config *config, const char *config_path, enum net_task task, int file)
 {
 	struct parent p = { .config = config,
 		.config_path = config_path,
-		.init = init,
+		.task = task,
+		.init = task != NET_SERVE,
+		.file = file,
 		.hsm_dir = -1,
 		.signals = -1 };
 	int status;
@@ -405,7 +409,7 @@ parent_run(struct config *config, const char *config_path, bool init)
 	if (status == CHILD_EXIT_OK) {
 		for (unsigned i = 0; i < p.listen_count; i++)
 			log_info("listening on %s", config->listen[i]);
-		p.phase_end_ns = clock_boot_ns() + INIT_TIME_NS;
+		p.phase_end_ns = clock_boot_ns() + TASK_TIME_NS(&p);
 		notify_open(&p);
 		loop(&p);
 		status = p.status;

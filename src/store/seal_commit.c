@@ -379,6 +379,24 @@ put_own_once(struct sealed *s, const char *path, uint64_t expected, json_t *body
 }
 
 int
+seal_put_own_first(struct sealed *s, const struct sealed_change *changes, size_t count)
+{
+	struct txn *t = calloc(1, sizeof(*t));
+	int err = 0;
+
+	if (!t)
+		return -ENOMEM;
+	for (size_t i = 0; err == 0 && i < count; i++)
+		err = add(s, t, changes[i].path, changes[i].body, 0, 1);
+	if (err == 0)
+		err = seal_bodies(s, t);
+	if (err == 0)
+		err = write_txn(s, t, STORE_OWNER_NODE);
+	txn_free(t);
+	return err;
+}
+
+int
 sealed_put_own(
 	struct sealed *s, const char *path, uint64_t expected, json_t *body, uint64_t *ret_number)
 {

@@ -69,18 +69,36 @@ check_accepted(const struct sealed_config *c, char ret_error[JSON_ERROR_SIZE])
 /* What the tokens hold of any cluster. */
 struct findings {
 	unsigned count;
-	unsigned token; /* of the last one found */
+	unsigned foreign; /* of another cluster */
+	unsigned token;	  /* of the last one found; rather a foreign one */
 	struct object_id id;
 	char label[LABEL_SIZE];
 };
 
-static void
-note_object(struct findings *f, unsigned token, const struct hsm_object *o)
+/* "kekd:CLUSTER:…" */
+static bool
+is_own(const struct sealed_config *c, const struct hsm_object *o)
 {
+	size_t prefix = strlen(LABEL_PREFIX), len = strlen(c->cluster);
+
+	return o->label_len > prefix + len && memcmp(o->label + prefix, c->cluster, len) == 0 &&
+	       o->label[prefix + len] == ':';
+}
+
+static void
+note_object(const struct sealed_config *c, struct findings *f, unsigned token,
+	const struct hsm_object *o)
+{
+	bool own;
+
 	if (o->label_len < strlen(LABEL_PREFIX) ||
 		memcmp(o->label, LABEL_PREFIX, strlen(LABEL_PREFIX)) != 0)
 		return;
+	own = is_own(c, o);
 	f->count++;
+	if (own && f->foreign > 0)
+		return;
+	f->foreign += !own;
 	f->token = token;
 	f->id = o->id;
 	memcpy(f->label, o->label, o->label_len);
@@ -88,14 +106,15 @@ note_object(struct findings *f, unsigned token, const struct hsm_object *o)
 }
 
 static int
-note_page(struct findings *f, unsigned token, const struct hsm_op *op, uint32_t *ret_entries)
+note_page(const struct sealed_config *c, struct findings *f, unsigned token,
+	const struct hsm_op *op, uint32_t *ret_entries)
 {
 	struct reader r = READER(op->out, op->out_len);
 	struct hsm_object o;
 	int more;
 
 	while ((more = hsm_list_next(&r, &o)) == 1) {
-		note_object(f, token, &o);
+		note_object(c, f, token, &o);
 		++*ret_entries;
 	}
 	return more < 0 ? KEKD_EHSM : 0;
@@ -118,7 +137,7 @@ list_token(const struct sealed_config *c, unsigned token, struct findings *f, ui
 		if (err == 0)
 			err = op.err;
 		if (err == 0)
-			err = note_page(f, token, &op, &seen);
+			err = note_page(c, f, token, &op, &seen);
 		total = op.attributes;
 	} while (err == 0 && seen < total && seen > before);
 	return err;
@@ -173,16 +192,18 @@ choose_key(const struct sealed_config *c, struct seal_key *ret_key, char ret_err
 	if (err < 0)
 		return err;
 	*ret_key = (struct seal_key){ .token = 0 };
-	if (f.count == 0)
+	if (f.count == 0 || (c->adopt && f.foreign == 0))
 		return uuid_generate(&ret_key->id);
 	ret_key->token = f.token;
 	if (is_own_seal_key(c, &f, &ret_key->id))
 		return 0;
 	return say(KEKD_EINVALID, ret_error,
-		"token %s holds %u object(s) of a cluster, such as \"%.64s\": put back that "
-		"cluster's "
-		"database, or use an empty token",
-		c->tokens[f.token], f.count, f.label);
+		"token %s holds %u object(s) of a cluster, such as \"%.64s\": %s",
+		c->tokens[f.token], f.count, f.label,
+		f.foreign > 0
+			? "put back that cluster's database, or use an empty token"
+			: "put back its database or a backup (kekd restore); if both are lost, "
+			  "\"kekd init --adopt\"");
 }
 
 /* One that is there already is taken and inspected by the worker. */

@@ -140,4 +140,7 @@ void seal_publish(struct sealed *s); /* for the other threads */
 int seal_commit_once(struct sealed *s, const struct sealed_change *changes, size_t count,
 	uint64_t *ret_number, bool *ret_moved);
 
+/* Records that nodes own, new, in one commit: for a store that nobody else knows yet. */
+int seal_put_own_first(struct sealed *s, const struct sealed_change *changes, size_t count);
+
 #endif

@@ -54,7 +54,7 @@ hand_out(const struct config *c)
 	struct worker_part worker;
 
 	require(c->listen_count > 0 && c->tokens_count > 0 && c->tokens_count <= CONFIG_TOKENS_MAX);
-	require(net_part_read(descriptor(config_net_part(c, false)), &net) == 0);
+	require(net_part_read(descriptor(config_net_part(c, NET_SERVE)), &net) == 0);
 	require(net.tokens_count == c->tokens_count);
 	net_part_free(&net);
 	for (unsigned i = 0; i < c->tokens_count; i++) {

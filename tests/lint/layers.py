@@ -12,6 +12,7 @@ from files import finish, text, tree
 # In order: each module may use what stands before it, and itself.
 MODULES = {
     "base": "buf clock err json log metrics process random sandbox secret str uuid",
+    "backup": "backup",
     "config": "config control policy",
     "hsm": "frames hsm",
     "store": "store seal",
@@ -34,7 +35,7 @@ OWNER = {f"kekd/{h}.h": m for m, names in MODULES.items() for h in names.split()
 # Below the daemons: programs that know the server only through its interface.
 ONLY = {
     "client": {"base", "audit", "client"},
-    "ctl": {"base", "audit", "client"},
+    "ctl": {"base", "backup", "audit", "client"},
     "kms": {"base", "client", "kms"},
 }
 # The handlers are given everything that they work with as struct node, so

@@ -4,6 +4,7 @@ here, and kekd.py holds each answer of every system test against it (openapi.py)
 
 import email.message
 import json
+import os
 
 import load
 import openapi
@@ -63,6 +64,29 @@ def walk_server(admin, anybody):
         anybody.ok("GET", path)
 
 
+def walk_adoption(server, admin):
+    for name in ("ad", "ae"):
+        server.pkcs11_tool("--keygen", "--key-type", "AES:32", "--label", "x", "--id", name)
+    admin.ok("POST", "/v1/keys/adopted/adopt", {"object_id": "ad"}, create=True, status=201)
+    etag = admin.ok("GET", "/v1/keys/adopted").etag
+    admin.ok("POST", "/v1/keys/adopted/adopt", {"object_id": "ae"}, etag=etag, status=200)
+
+
+def walk_restore(server):
+    """A backup, and the store that comes of it."""
+    path = server.path("walked.backup")
+    with server.http("admin-1") as admin, open(path, "wb") as f:
+        f.write(admin.ok("POST", "/v1/backup", {}).body)
+    server.stop()
+    for name in os.listdir(server.path("state")):
+        os.unlink(server.path("state", name))
+    assert server.run("restore", path).returncode == 0
+    server.start()
+    with server.http("admin-1") as admin:
+        generation = admin.status()["generation"]
+        admin.ok("POST", "/v1/cluster/confirm", {"generation": generation})
+
+
 def walk_refused_pin(server):
     """One worker is logged in and lets the administrator in, the other one is refused."""
     server.write_pin("wrong")
@@ -89,6 +113,8 @@ def test_every_route_answers_with_every_status_that_is_described(own, make_serve
         walk_keys(admin, app)
         walk_clients(admin)
         walk_server(admin, anybody)
+        walk_adoption(own, admin)
+    walk_restore(own)
     walk_refused_pin(own)
     refused = make_server().init()
     refused.write_pin("wrong")

@@ -587,12 +587,12 @@ kekd_net_reads_its_part_as_it_was_cut(void **state)
 
 	replace("tokens:\n", "crl: { file: crl.pem }\ndeny: [ dns:a ]\ntokens:\n", text);
 	assert_int_equal(load(s, text, &c), 0);
-	part = config_net_part(c, true);
+	part = config_net_part(c, NET_INIT);
 	assert_non_null(part);
 	fd = part_fd(part);
 	assert_int_equal(net_part_read(fd, &p), 0);
 	assert_int_equal(fcntl(fd, F_GETFD), -1);
-	assert_true(p.init);
+	assert_int_equal(p.task, NET_INIT);
 	assert_string_equal(p.cluster, "lab");
 	assert_string_equal(p.tls_key, c->tls.key);
 	assert_string_equal(p.crl_file, c->crl.file);
@@ -650,7 +650,7 @@ a_part_with_an_unknown_or_missing_or_wild_member_is_refused(void **state)
 		json_decref(part);
 	}
 	{
-		json_t *part = config_net_part(c, false);
+		json_t *part = config_net_part(c, NET_SERVE);
 		json_object_del(part, "audit_dir");
 		assert_true(net_part_read(part_fd(part), &n) < 0);
 		json_object_set_new(part, "audit_dir", json_string("/x"));

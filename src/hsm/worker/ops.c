@@ -13,6 +13,26 @@
 
 #define TRIES 4 /* a token that lost everything: a session, the objects, the login */
 
+/* A token that does not tell the length leaves it 0. */
+static void
+put_kind(struct session *s, struct hsm_op *op, CK_OBJECT_HANDLE h, uint32_t type)
+{
+	CK_ULONG bytes = 0;
+	CK_ATTRIBUTE a = { CKA_VALUE_LEN, &bytes, sizeof(bytes) };
+	struct buf b = BUF_INIT(8);
+
+	if (p11_call(&s->w->p11, GetAttributeValue, s->h, h, &a, 1) != P11_OK ||
+		a.ulValueLen != sizeof(bytes))
+		bytes = 0;
+	buf_u32(&b, type);
+	buf_u32(&b, (uint32_t)bytes);
+	if (!b.bad && op->out_cap >= b.len) {
+		memcpy(op->out, b.data, b.len);
+		op->out_len = (uint32_t)b.len;
+	}
+	buf_free(&b);
+}
+
 static enum p11_class
 run_inspect(struct session *s, struct hsm_op *op)
 {
@@ -25,6 +45,8 @@ run_inspect(struct session *s, struct hsm_op *op)
 		class = objects_read(s->w, h, &object, label);
 	if (!class)
 		op->attributes = object.attributes;
+	if (!class && op->out_cap > 0)
+		put_kind(s, op, h, object.key_type);
 	return class;
 }
 

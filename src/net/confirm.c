@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * After a restore: data keys are wrapped and unwrapped, but nothing is changed before an
+ * administrator has looked at what came back and confirmed it. The record `cluster` says so, in its
+ * member `confirm`.
+ */
+#include "node.h"
+
+#include "kekd/log.h"
+
+#include <string.h>
+
+/* What may be done meanwhile: nothing of it changes a record but this. */
+static const char *const allowed[] = {
+	"backup.create",
+	"cluster.confirm",
+	"hsm.retry_pin",
+};
+
+bool
+node_holds_changes(const struct node *n)
+{
+	return atomic_load(&n->unconfirmed);
+}
+
+int
+node_may_change(const struct node *n, const struct http_route *route)
+{
+	if (!node_holds_changes(n))
+		return 0;
+	for (size_t i = 0; i < STR_COUNT(allowed); i++)
+		if (strcmp(route->name, allowed[i]) == 0)
+			return 0;
+	return KEKD_ECONFIRM;
+}
+
+void
+node_note_confirm(struct node *n, bool wanted)
+{
+	if (!atomic_exchange(&n->unconfirmed, wanted) && wanted)
+		log_warning("restored from a backup: no change is made before \"kekctl cluster "
+			    "confirm\"");
+}
+
+int
+node_confirm(struct node *n, const char *generation)
+{
+	struct cluster next;
+
+	node_cluster(n, &next);
+	if (!next.confirm.wanted)
+		return KEKD_ESTATE;
+	if (strcmp(next.generation, generation) != 0)
+		return KEKD_EPRECONDITION;
+	next.confirm = (struct cluster_confirm){ .wanted = false };
+	return node_cluster_change(n, &next, NULL);
+}
