@@ -26,8 +26,10 @@ enum audit_type {
 	AUDIT_INTENT,  /* before a change */
 	AUDIT_OUTCOME, /* after it; has the intent's request id */
 	AUDIT_REFUSED, /* nothing was done: subject to the bound on refusals unless force_durable */
-	/* made by the writer itself: open, gap, refusals (a counted summary), close; checkpoint
-	   comes later */
+	AUDIT_CHECKPOINT, /* a signed place in the log: detail's members stand in the record itself
+			   */
+	AUDIT_ANCHOR,	  /* the same; what is before that place was removed for its age */
+	/* made by the writer itself: open, gap, refusals (a counted summary), close */
 };
 
 #define AUDIT_BLOB_HASH_SIZE 8
@@ -118,6 +120,26 @@ bool audit_ok(struct audit *a); /* any thread, no lock: ask it before the token 
 
 /* The formats, for the writer and the tests: appends the members of r between "node" and "prev". */
 void audit_format(struct buf *b, const struct audit_record *r, bool hash_context);
+
+/* ---- signatures (signature.c) ---- */
+
+#define AUDIT_PUBLIC_SIZE 91 /* SubjectPublicKeyInfo, DER, of a key on P-256 */
+#define AUDIT_SIGNATURE_SIZE 64
+#define AUDIT_FINGERPRINT_SIZE 65
+
+/* What a checkpoint or an anchor says: record `at` of this log has the hash `head`. */
+struct audit_mark {
+	const char *kind; /* "checkpoint", "anchor" */
+	const char *cluster, *node;
+	uint64_t at;
+	const char *head;
+};
+void audit_mark_digest(const struct audit_mark *m, uint8_t ret_digest[32]);
+/* SHA-256 of the public key, hex. */
+void audit_fingerprint(
+	const uint8_t public[AUDIT_PUBLIC_SIZE], char ret_hex[AUDIT_FINGERPRINT_SIZE]);
+bool audit_signature_ok(const uint8_t public[AUDIT_PUBLIC_SIZE], const uint8_t digest[32],
+	const uint8_t signature[AUDIT_SIGNATURE_SIZE]);
 
 /* Offline verification of a whole directory. */
 struct audit_report {

@@ -78,6 +78,24 @@ struct node_rotations {
 	size_t failing_count;
 };
 
+/* The node's key for signatures, and the last checkpoint of the audit log. */
+enum signing_state {
+	SIGNING_WAITING, /* for the store and the token */
+	SIGNING_READY,
+	SIGNING_MISSING, /* its object is not in the token */
+	SIGNING_FAILED
+};
+struct node_signing {
+	enum signing_state state;
+	char fault[256];		   /* while neither waiting nor ready */
+	uint8_t public[AUDIT_PUBLIC_SIZE]; /* good as soon as there is a fingerprint */
+	char fingerprint[AUDIT_FINGERPRINT_SIZE];
+	uint64_t created_us;
+	uint64_t at, at_us; /* the last checkpoint since the start; 0: none yet */
+	char head[65];
+	uint64_t checkpoints, failures; /* since the start */
+};
+
 struct node {
 	struct net_part part;
 	struct hsm *hsm;
@@ -108,6 +126,9 @@ struct node {
 	bool proofs_done;
 	uint64_t next_summary_ns, next_rotations_ns;
 	uint64_t usage_round_ns;
+	json_t *member;		/* body of members/NODE, or NULL */
+	struct uuid signing_id; /* CKA_ID of the key for signatures */
+	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];
@@ -123,6 +144,7 @@ struct node {
 	char phase_reason[256];
 	struct keyring_summary summary;
 	struct node_rotations rotations;
+	struct node_signing signing; /* written by the control thread alone, which may read it so */
 	struct node_reload reload;
 	struct {
 		uint64_t who; /* hash of client and version */
@@ -164,6 +186,12 @@ struct unknown_wanted {
 size_t node_find_unknown(struct node *n, const struct unknown_wanted *wanted,
 	struct lifecycle_object ret_objects[KEY_VERSIONS_MAX]); /* how many. Any thread */
 void node_forget_unknown(struct node *n, unsigned token, const struct object_id *id);
+/* ECDSA over P-256 with the node's key: r and s. 0; KEKD_EOBJECT: the key is not in the token;
+ * KEKD_ESTARTING: not yet; as hsm_call. Control thread. */
+int node_sign(
+	struct node *n, const uint8_t digest[32], uint8_t ret_signature[AUDIT_SIGNATURE_SIZE]);
+/* A copy of what is known of it. Any thread. */
+void node_signing(struct node *n, struct node_signing *ret_signing);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

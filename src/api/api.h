@@ -93,6 +93,7 @@ struct key *api_find_key_to_change(struct request *r);
 
 /* A time as RFC 3339 text, or null for 0. */
 json_t *api_time(uint64_t real_us);
+json_t *api_base64(const void *data, size_t len);
 
 /* openapi.yaml, embedded by the build. */
 extern const unsigned char api_openapi_yaml[];

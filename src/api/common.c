@@ -107,6 +107,18 @@ api_find_key_to_change(struct request *r)
 }
 
 json_t *
+api_base64(const void *data, size_t len)
+{
+	struct buf b = BUF_INIT(STR_BASE64_SIZE(len));
+	json_t *text;
+
+	str_base64(&b, data, len);
+	text = b.bad ? NULL : json_stringn((const char *)b.data, b.len);
+	buf_free(&b);
+	return text;
+}
+
+json_t *
 api_time(uint64_t real_us)
 {
 	char text[CLOCK_TEXT_SIZE];

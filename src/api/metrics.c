@@ -29,6 +29,7 @@ struct scrape {
 	struct process_usage process;
 	struct http_certificates certificates;
 	struct node_reload reload;
+	struct node_signing signing;
 	struct keyring_summary keys;
 };
 
@@ -484,6 +485,31 @@ usage_rows_count(struct scrape *s)
 	number(s, s->usage.rows);
 }
 
+static void
+audit_signing(struct scrape *s)
+{
+	number(s, s->signing.state == SIGNING_READY);
+}
+
+static void
+audit_checkpoints(struct scrape *s)
+{
+	number(s, s->signing.checkpoints);
+}
+
+static void
+audit_checkpoint_time(struct scrape *s)
+{
+	if (s->signing.at > 0)
+		real(s, seconds(s->signing.at_us));
+}
+
+static void
+audit_signing_failures(struct scrape *s)
+{
+	number(s, s->signing.failures);
+}
+
 /* ---- metadata ---- */
 
 static void
@@ -732,6 +758,12 @@ static const struct {
 	COUNTER("audit_failures_total", audit_failures, "Attempts to write the log that failed."),
 	COUNTER("audit_summarised_total", audit_summarised,
 		"Refusals that were counted in a summary instead of a record of their own."),
+	GAUGE("audit_signing", audit_signing, "1 while the node's key can sign checkpoints."),
+	COUNTER("audit_checkpoints_total", audit_checkpoints, "Signed checkpoints in the log."),
+	GAUGE("audit_checkpoint_time_seconds", audit_checkpoint_time,
+		"When the last checkpoint was signed."),
+	COUNTER("audit_signing_failures_total", audit_signing_failures,
+		"Times that the key did not sign."),
 
 	GAUGE("usage_incomplete_since_seconds", usage_incomplete,
 		"Since when usage evidence has a hole, as Unix time; 0: it is complete."),
@@ -780,6 +812,9 @@ take(struct scrape *s)
 		audit_status(s->node->audit, &s->audit);
 	if (s->node->usage)
 		usage_status(s->node->usage, &s->usage);
+}
+
+	node_signing(s->node, &s->signing);
 	s->has_store = store != NULL;
 	if (s->has_store) {
 		sealed_status(store, &s->store);

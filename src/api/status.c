@@ -144,18 +144,48 @@ store_json(struct node *n, const struct sealed_status *status)
 		(json_int_t)status->number, "accepted", (json_int_t)status->accepted);
 }
 
+static const char *const signing_states[] = {
+	[SIGNING_WAITING] = "waiting",
+	[SIGNING_READY] = "ready",
+	[SIGNING_MISSING] = "missing",
+	[SIGNING_FAILED] = "failed",
+};
+
+static json_t *
+signing_json(const struct node_signing *s)
+{
+	bool known = s->fingerprint[0];
+
+	return json_pack("{s:s, s:s, s:o, s:o, s:o}", "state", signing_states[s->state], "reason",
+		s->fault, "key", known ? json_string(s->fingerprint) : json_null(), "public",
+		known ? api_base64(s->public, sizeof(s->public)) : json_null(), "created",
+		known ? api_time(s->created_us) : json_null());
+}
+
+static json_t *
+checkpoint_json(const struct node_signing *s)
+{
+	if (s->at == 0)
+		return json_null();
+	return json_pack("{s:I, s:s, s:o}", "sequence", (json_int_t)s->at, "head", s->head, "time",
+		api_time(s->at_us));
+}
+
 static json_t *
 audit_json(struct node *n)
 {
 	struct audit_status a;
+	struct node_signing signing;
 
 	if (!n->audit)
 		return json_null();
 	audit_status(n->audit, &a);
-	return json_pack("{s:b, s:I, s:s, s:s, s:o, s:I, s:I, s:I, s:I}", "ok", a.ok, "sequence",
-		(json_int_t)a.sequence, "file", a.file, "head", a.head, "reason",
+	node_signing(n, &signing);
+	return json_pack("{s:b, s:I, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "ok", a.ok,
+		"sequence", (json_int_t)a.sequence, "file", a.file, "head", a.head, "reason",
 		text_json(a.reason), "backlog", (json_int_t)a.backlog, "syncs", (json_int_t)a.syncs,
-		"failures", (json_int_t)a.failures, "summarised", (json_int_t)a.summarised);
+		"failures", (json_int_t)a.failures, "summarised", (json_int_t)a.summarised,
+		"signing", signing_json(&signing), "checkpoint", checkpoint_json(&signing));
 }
 
 static const char *const ages[] = {

@@ -18,6 +18,8 @@ static const char *const type_names[] = {
 	[AUDIT_INTENT] = "intent",
 	[AUDIT_OUTCOME] = "outcome",
 	[AUDIT_REFUSED] = "refused",
+	[AUDIT_CHECKPOINT] = "checkpoint",
+	[AUDIT_ANCHOR] = "anchor",
 };
 
 void
@@ -177,10 +179,28 @@ put_result(struct buf *b, const struct audit_record *r)
 		buf_str(b, ",\"stale\":true");
 }
 
+static void
+put_mark(struct buf *b, const json_t *mark)
+{
+	const char *name;
+	json_t *value;
+
+	json_object_foreach((json_t *)mark, name, value) {
+		buf_u8(b, ',');
+		buf_json_str(b, name);
+		buf_u8(b, ':');
+		put_json(b, value);
+	}
+}
+
 void
 audit_format(struct buf *b, const struct audit_record *r, bool hash_context)
 {
 	put_member(b, ",\"type\":", type_names[r->type]);
+	if (r->type == AUDIT_CHECKPOINT || r->type == AUDIT_ANCHOR) {
+		put_mark(b, r->detail);
+		return;
+	}
 	put_member(b, ",\"client\":", r->client);
 	put_member(b, ",\"identity\":", r->identity);
 	put_member(b, ",\"address\":", r->address);

@@ -305,6 +305,7 @@ close_node(struct node *n)
 	control_freep(&n->control);
 	http_freep(&http);
 	atomic_store(&n->http, NULL);
+	node_close_signing(n);
 	audit_freep(&n->audit);
 	node_close_usage(n);
 	hsm_freep(&n->hsm);
@@ -317,6 +318,7 @@ close_node(struct node *n)
 	usage_freep(&n->usage);
 	free(n->unknown);
 	free(n->nonces);
+	json_decref(n->member);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);
 }

@@ -147,6 +147,7 @@ static const struct {
 	{ "clients/", load_client },
 	{ "nonces/", load_nonces },
 	{ "usage/", node_load_usage },
+	{ "members/", node_load_member },
 	{ "cluster", node_load_cluster },
 };
 
@@ -467,6 +468,7 @@ node_tick(struct node *n)
 		node_summarise(n);
 		more = node_rotate_due(n);
 		more = node_tick_usage(n) || more;
+		node_tick_signing(n);
 		return (!n->proofs_done && prove_some(n)) || more;
 	case NODE_HELD:
 		poll_store(n);

@@ -50,6 +50,19 @@ void node_watch_certificates(struct node *n);
 /* cluster.c: a loader of records. */
 void node_load_cluster(struct node *n, const char *name, json_t *body, uint64_t commit);
 
+/* member.c: the record members/NODE. Control thread. */
+void node_load_member(struct node *n, const char *name, json_t *body, uint64_t commit);
+json_t *node_member(const struct node *n, const char *name); /* borrowed, or NULL */
+/* Stores the record with this member; takes value. */
+int node_set_member(struct node *n, const char *name, json_t *value);
+
+/* signing.c; control thread. */
+void node_tick_signing(struct node *n);
+void node_close_signing(struct node *n); /* before the audit log: a last checkpoint */
+/* Signs that record `at` has the hash `head`, and appends that to the log. type: AUDIT_CHECKPOINT
+ * or AUDIT_ANCHOR. 0, as node_sign, or KEKD_EAUDIT. */
+int node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head);
+
 extern const struct http_hooks node_hooks;
 
 #endif

@@ -152,6 +152,12 @@ node_cluster(struct node *n, struct cluster *ret_cluster)
 	*ret_cluster = n->cluster;
 }
 
+void
+node_signing(struct node *n, struct node_signing *ret_signing)
+{
+	*ret_signing = n->signing;
+}
+
 int
 node_cluster_change(struct node *n, struct cluster *next,
 	const struct sealed_change *with __attribute__((unused)))
