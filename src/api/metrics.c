@@ -812,8 +812,6 @@ take(struct scrape *s)
 		audit_status(s->node->audit, &s->audit);
 	if (s->node->usage)
 		usage_status(s->node->usage, &s->usage);
-}
-
 	node_signing(s->node, &s->signing);
 	s->has_store = store != NULL;
 	if (s->has_store) {
