@@ -17,6 +17,7 @@
 #include "kekd/metrics.h"
 #include "kekd/policy.h"
 #include "kekd/store.h"
+#include "kekd/str.h"
 #include "kekd/uuid.h"
 
 struct sealed;
@@ -118,6 +119,19 @@ int sealed_accepted(const char *state_dir, const char *cluster, uint64_t *ret_nu
  * others until it returned 0. expected in changes is ignored. */
 int sealed_restore(const struct sealed_config *config, const struct sealed_change *changes,
 	size_t count, uint64_t above, char ret_error[JSON_ERROR_SIZE]);
+/* Moves all seals to a new key in this token: lists it beside the old one, seals every record anew,
+ * drops the old one from the list; its object stays in its token. Broken off anywhere, the next
+ * call for the same token goes on. ETags stay as they are. KEKD_EINVALID: no such token;
+ * KEKD_EHELD, KEKD_ERECORD: something is to be put right first; else as sealed_commit. Texts in
+ * ret_error. Control thread. */
+struct sealed_move {
+	char key[UUID_TEXT_SIZE]; /* that seals now */
+	size_t records;		  /* sealed anew by this call */
+	size_t dropped;		  /* keys that left the list */
+	bool resumed;
+};
+int sealed_move(struct sealed *s, const char *token, struct sealed_move *ret_move,
+	char ret_error[JSON_ERROR_SIZE]);
 
 /* Did another program write the store? Verifies what changed, calls load for it. Number of
  * findings, or negative. Every second. */
@@ -131,6 +145,8 @@ struct sealed_status {
 	size_t records, refused;
 	char generation[UUID_TEXT_SIZE]; /* cluster.generation */
 	char seal_key[UUID_TEXT_SIZE];
+	char seal_token[STR_NAME_MAX + 1]; /* logical token that has it; "": not configured */
+	size_t seal_keys, old_seals; /* above 1 and 0: a move to another key is not finished */
 };
 void sealed_status(struct sealed *s, struct sealed_status *ret_status);
 /* Counted since it was opened. */

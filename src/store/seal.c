@@ -91,6 +91,17 @@ copy_refused(const struct sealed *s, size_t count, size_t *ret_copied)
 	return paths;
 }
 
+static void
+tell_key(const struct sealed *s, struct sealed_status *status)
+{
+	const struct seal_key *key = seal_current_key(s);
+
+	uuid_format(&key->id, status->seal_key);
+	if (key->token < s->config.tokens_count)
+		snprintf(status->seal_token, sizeof(status->seal_token), "%s",
+			s->config.tokens[key->token]);
+}
+
 void
 seal_publish(struct sealed *s)
 {
@@ -105,8 +116,10 @@ seal_publish(struct sealed *s)
 	size_t copied, old_count;
 
 	memcpy(status.generation, s->generation, sizeof(status.generation));
+	status.seal_keys = s->keys_count;
+	status.old_seals = s->keys_count > 1 ? seal_count_old(s) : 0;
 	if (s->keys_count > 0)
-		uuid_format(&seal_current_key(s)->id, status.seal_key);
+		tell_key(s, &status);
 	paths = copy_refused(s, status.refused, &copied);
 	pthread_mutex_lock(&s->lock);
 	s->status = status;

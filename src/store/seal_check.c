@@ -103,8 +103,10 @@ seal_observe(struct sealed *s, const char *path, uint64_t revision, const struct
 	e->verified = c && c->verified;
 	e->commit = e->readable ? c->envelope.commit : 0;
 	memset(e->seal, 0, SEAL_SIZE);
-	if (e->readable)
+	if (e->readable) {
+		e->key = c->envelope.key;
 		memcpy(e->seal, c->envelope.seal, SEAL_SIZE);
+	}
 	if (e->verified && strcmp(path, COMMIT_PATH) == 0)
 		observe_commit(s, e, c);
 	return e;

@@ -246,6 +246,7 @@ apply(struct sealed *s, struct pending *p, uint64_t revision)
 	e->there = e->readable = e->verified = true;
 	e->revision = revision;
 	e->commit = p->number;
+	e->key = p->job.key->id;
 	memcpy(e->seal, p->job.seal, SEAL_SIZE);
 	seal_set_good(e);
 }
@@ -416,5 +417,57 @@ sealed_put_own(
 			err = put_own_once(s, path, expected, body, ret_number, &moved);
 	}
 	seal_publish(s);
+	return err;
+}
+
+/* ---- the same again, under another key ---- */
+
+/* What the store has of these, verified and as it was last good. ret_checks are to be freed in any
+ * case. */
+static int
+read_again(struct sealed *s, struct sealed_entry *const *entries, size_t count,
+	struct check *ret_checks)
+{
+	struct store_record records[SEAL_BATCH] = { 0 };
+	int err = 0;
+
+	for (size_t i = 0; err == 0 && i < count; i++)
+		err = s->config.store->engine->get(s->config.store, entries[i]->path, &records[i]);
+	if (err == 0)
+		err = seal_check(s, records, count, ret_checks);
+	for (size_t i = 0; err == 0 && i < count; i++)
+		if (!ret_checks[i].verified ||
+			memcmp(ret_checks[i].envelope.seal, entries[i]->good_seal, SEAL_SIZE) != 0)
+			err = KEKD_ERECORD;
+	for (size_t i = 0; i < count; i++) {
+		store_record_free(&records[i]);
+		if (err == KEKD_ERECORD || err == -ENOENT)
+			seal_mark_dirty(s, entries[i]->path);
+	}
+	return err == -ENOENT ? KEKD_ERECORD : err;
+}
+
+int
+seal_rewrite(struct sealed *s, struct sealed_entry *const *entries, size_t count)
+{
+	struct check checks[SEAL_BATCH] = { 0 };
+	struct txn *t = calloc(1, sizeof(*t));
+	bool own = path_is_node_owned(entries[0]->path);
+	int err = t ? read_again(s, entries, count, checks) : -ENOMEM;
+
+	for (size_t i = 0; err == 0 && i < count; i++)
+		err = add(s, t, entries[i]->path, checks[i].envelope.body, STORE_ANY,
+			entries[i]->commit + own);
+	if (err == 0)
+		err = seal_bodies(s, t);
+	if (err == 0 && !own)
+		err = seal_commit_record(s, t);
+	if (err == 0)
+		err = write_txn(s, t, own ? STORE_OWNER_NODE : STORE_OWNER_ACTIVE);
+	if (err == 0 && !own)
+		adopt(s, t);
+	seal_free_checks(checks, count);
+	if (t)
+		txn_free(t);
 	return err;
 }

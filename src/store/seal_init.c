@@ -15,7 +15,7 @@
 
 #define LIST_SIZE 32768
 #define LABEL_PREFIX "kekd:"
-#define LABEL_SIZE 256
+#define LABEL_SIZE SEAL_LABEL_SIZE
 #define CLUSTER_LEVEL 1
 
 static int
@@ -161,15 +161,6 @@ list_tokens(const struct sealed_config *c, struct findings *f, char ret_error[JS
 
 /* ---- the seal key ---- */
 
-static void
-key_label(const struct sealed_config *c, const struct uuid *id, char ret_label[LABEL_SIZE])
-{
-	char text[UUID_TEXT_SIZE];
-
-	uuid_format(id, text);
-	snprintf(ret_label, LABEL_SIZE, LABEL_PREFIX "%s:seal:%s", c->cluster, text);
-}
-
 /* Is the one object that was found the seal key of an init of this cluster? */
 static bool
 is_own_seal_key(const struct sealed_config *c, const struct findings *f, struct uuid *ret_id)
@@ -179,7 +170,7 @@ is_own_seal_key(const struct sealed_config *c, const struct findings *f, struct 
 	if (f->count != 1 || f->id.len != sizeof(ret_id->b))
 		return false;
 	memcpy(ret_id->b, f->id.b, sizeof(ret_id->b));
-	key_label(c, ret_id, label);
+	seal_key_label(c, ret_id, label);
 	return strcmp(label, f->label) == 0;
 }
 
@@ -204,31 +195,6 @@ choose_key(const struct sealed_config *c, struct seal_key *ret_key, char ret_err
 			? "put back that cluster's database, or use an empty token"
 			: "put back its database or a backup (kekd restore); if both are lost, "
 			  "\"kekd init --adopt\"");
-}
-
-/* One that is there already is taken and inspected by the worker. */
-static int
-make_key(const struct sealed_config *c, const struct seal_key *key, char ret_error[JSON_ERROR_SIZE])
-{
-	char label[LABEL_SIZE];
-	struct hsm_op op = { .kind = HSM_OP_CREATE_SEAL,
-		.token = key->token,
-		.object = { .len = sizeof(key->id.b) },
-		.in = (const uint8_t *)label };
-	int err;
-
-	key_label(c, &key->id, label);
-	op.in_len = (uint32_t)strlen(label);
-	memcpy(op.object.b, key->id.b, sizeof(key->id.b));
-	err = hsm_call(c->hsm, &op, 1);
-	if (err == 0)
-		err = op.err;
-	if (err == 0 && (op.attributes & HSM_ATTR_HELD) != HSM_ATTR_HELD)
-		err = KEKD_EATTRIBUTES;
-	if (err < 0)
-		say(err, ret_error, "token %s: the seal key cannot be made: %s",
-			c->tokens[key->token], kekd_strerror(err));
-	return err;
 }
 
 /* ---- the records ---- */
@@ -318,7 +284,7 @@ sealed_init(const struct sealed_config *config, const struct sealed_change *chan
 	if (err == 0)
 		err = choose_key(config, &key, ret_error);
 	if (err == 0)
-		err = make_key(config, &key, ret_error);
+		err = seal_make_key(config, &key, ret_error);
 	if (err < 0)
 		return err;
 	err = make_records(config, &key, changes, count);

@@ -5,6 +5,7 @@
 #include "kekd/err.h"
 #include "kekd/log.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static struct hsm_op
@@ -99,8 +100,8 @@ seal_current_key(const struct sealed *s)
 	return &s->keys[s->keys_count - 1];
 }
 
-static unsigned
-token_index(const struct sealed *s, const char *name)
+unsigned
+seal_token_index(const struct sealed *s, const char *name)
 {
 	unsigned i = 0;
 
@@ -124,7 +125,7 @@ seal_take_keys(struct sealed *s, const json_t *cluster)
 		const char *token = json_string_value(json_object_get(item, "token"));
 		if (!id || !token || uuid_parse(id, &keys[i].id) < 0)
 			return KEKD_ERECORD;
-		keys[i].token = token_index(s, token);
+		keys[i].token = seal_token_index(s, token);
 	}
 	memcpy(s->keys, keys, n * sizeof(*keys));
 	s->keys_count = n;
@@ -145,5 +146,40 @@ seal_probe_key(struct sealed *s, const struct uuid *id)
 			s->keys_count = 1;
 		}
 	}
+	return err;
+}
+
+void
+seal_key_label(
+	const struct sealed_config *c, const struct uuid *id, char ret_label[SEAL_LABEL_SIZE])
+{
+	char text[UUID_TEXT_SIZE];
+
+	uuid_format(id, text);
+	snprintf(ret_label, SEAL_LABEL_SIZE, "kekd:%s:seal:%s", c->cluster, text);
+}
+
+int
+seal_make_key(
+	const struct sealed_config *c, const struct seal_key *key, char ret_error[JSON_ERROR_SIZE])
+{
+	char label[SEAL_LABEL_SIZE];
+	struct hsm_op op = { .kind = HSM_OP_CREATE_SEAL,
+		.token = key->token,
+		.object = { .len = sizeof(key->id.b) },
+		.in = (const uint8_t *)label };
+	int err;
+
+	seal_key_label(c, &key->id, label);
+	op.in_len = (uint32_t)strlen(label);
+	memcpy(op.object.b, key->id.b, sizeof(key->id.b));
+	err = hsm_call(c->hsm, &op, 1);
+	if (err == 0)
+		err = op.err;
+	if (err == 0 && (op.attributes & HSM_ATTR_HELD) != HSM_ATTR_HELD)
+		err = KEKD_EATTRIBUTES;
+	if (err < 0)
+		snprintf(ret_error, JSON_ERROR_SIZE, "token %s: the seal key cannot be made: %s",
+			c->tokens[key->token], kekd_strerror(err));
 	return err;
 }

@@ -2,7 +2,8 @@
 /*
  * What the files of the sealed store share: the state in memory, and its parts. seal_keys.c asks
  * the token; seal_check.c verifies what the engine has and judges it; seal_commit.c writes;
- * seal_init.c makes a cluster; seal.c opens, reads and tells.
+ * seal_init.c makes a cluster; seal_move.c
+ * moves all seals to another key; seal.c opens, reads and tells.
  */
 #ifndef STORE_SEALED_H
 #define STORE_SEALED_H
@@ -34,6 +35,7 @@ struct sealed_entry {
 	bool verified; /* and its own seal is right */
 	bool dirty;    /* has changed since it was last read */
 	uint64_t revision, commit;
+	struct uuid key; /* that made the seal */
 	uint8_t seal[SEAL_SIZE];
 	bool known; /* the callee has a good one, with this seal: */
 	uint64_t good_commit;
@@ -87,6 +89,14 @@ int seal_take_keys(struct sealed *s, const json_t *cluster);
 /* Makes this one the only key, in whichever token has it. 0, KEKD_EOBJECT, KEKD_EHSM … */
 int seal_probe_key(struct sealed *s, const struct uuid *id);
 
+unsigned seal_token_index(const struct sealed *s, const char *name); /* tokens_count: unknown */
+#define SEAL_LABEL_SIZE 256
+void seal_key_label(
+	const struct sealed_config *c, const struct uuid *id, char ret_label[SEAL_LABEL_SIZE]);
+/* Makes the object, or takes one that is there and inspects it. Texts in ret_error. */
+int seal_make_key(
+	const struct sealed_config *c, const struct seal_key *key, char ret_error[JSON_ERROR_SIZE]);
+
 /* ---- seal_check.c ---- */
 
 struct check {
@@ -134,8 +144,16 @@ void seal_write_accepted(struct sealed *s, const struct accepted *a);
 int seal_accept(struct sealed *s, uint64_t number, const uint8_t state[SEAL_SIZE]);
 void seal_publish(struct sealed *s); /* for the other threads */
 
+/* ---- seal_move.c ---- */
+
+size_t seal_count_old(const struct sealed *s); /* records that the current key has not sealed */
+
 /* ---- seal_commit.c ---- */
 
+/* Writes these records (at most SEAL_BATCH; all a node's own, or none) as they are, sealed by the
+ * current key. The commit numbers that ETags carry stay, but a node's own count up. KEKD_ERECORD:
+ * one is not what was last good. */
+int seal_rewrite(struct sealed *s, struct sealed_entry *const *entries, size_t count);
 /* As sealed_commit, which adds the tries again. ret_moved: the engine saw other revisions. */
 int seal_commit_once(struct sealed *s, const struct sealed_change *changes, size_t count,
 	uint64_t *ret_number, bool *ret_moved);

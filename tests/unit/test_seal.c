@@ -34,12 +34,13 @@ struct held {
 	bool refused;
 };
 
-enum fault { FAULT_NONE, FAULT_BEFORE, FAULT_AFTER };
+enum fault { FAULT_NONE, FAULT_BEFORE, FAULT_AFTER, FAULT_LOST };
 
 struct fixture {
 	struct store store; /* first: the engine that the sealed store sees */
 	struct store *inner;
-	enum fault fault; /* of the next commit */
+	enum fault fault; /* of the next commit, after: */
+	unsigned skip;	  /* so many that go well */
 	bool away;	  /* the store cannot be read */
 	char dir[64], file[96], accepted[96];
 	struct lab lab;
@@ -87,11 +88,18 @@ faulty_commit(struct store *s, enum store_owner owner, const struct store_op *op
 	uint64_t revision = 0;
 	int err;
 
-	of(s)->fault = FAULT_NONE;
+	if (fault != FAULT_NONE && of(s)->skip > 0) {
+		of(s)->skip--;
+		fault = FAULT_NONE;
+	} else {
+		of(s)->fault = FAULT_NONE;
+	}
 	if (fault == FAULT_BEFORE)
 		return KEKD_ESTORE;
 	err = inner->engine->commit(inner, owner, ops, count, &revision);
-	if (err == 0 && fault == FAULT_AFTER)
+	if (err == 0 && fault == FAULT_LOST)
+		of(s)->away = true;
+	if (err == 0 && (fault == FAULT_AFTER || fault == FAULT_LOST))
 		return KEKD_ESTORE;
 	if (err == 0)
 		*ret_revision = revision;
@@ -1285,6 +1293,163 @@ two_thousand_records_are_quick(void **state)
 #define FRESH(name) cmocka_unit_test_setup_teardown(name, setup_empty, teardown)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* ---- moving the seals ---- */
+
+#define MOVED 150 /* records of each kind: several commits */
+
+static void
+fill(struct fixture *f)
+{
+	char path[STORE_PATH_MAX + 1];
+	uint64_t number;
+
+	for (int i = 0; i < MOVED; i++) {
+		snprintf(path, sizeof(path), "keys/k%03d", i);
+		must_put(f, path, i);
+		if (i % 3 > 0)
+			continue;
+		snprintf(path, sizeof(path), "usage/n1/k%03d", i);
+		assert_int_equal(put_own(f, path, STORE_ANY, i, &number), 0);
+	}
+}
+
+static void
+check_filled(struct fixture *f)
+{
+	struct sealed_status status;
+	char path[STORE_PATH_MAX + 1];
+
+	sealed_status(f->sealed, &status);
+	assert_int_equal(status.hold, SEALED_HOLD_NONE);
+	assert_int_equal(status.refused, 0);
+	for (int i = 0; i < MOVED; i++) {
+		struct sealed_record r = { 0 };
+		snprintf(path, sizeof(path), "keys/k%03d", i);
+		assert_int_equal(sealed_get(f->sealed, path, &r), 0);
+		assert_int_equal(json_integer_value(json_object_get(r.body, "x")), i);
+		sealed_record_free(&r);
+		assert_int_equal(find_held(f, path)->value, i);
+	}
+}
+
+static uint64_t
+commit_of(struct fixture *f, const char *path)
+{
+	struct sealed_record r = { 0 };
+	uint64_t commit;
+
+	assert_int_equal(sealed_get(f->sealed, path, &r), 0);
+	commit = r.commit;
+	sealed_record_free(&r);
+	return commit;
+}
+
+/* Every object of the token that is not named goes. */
+static void
+forget_all_but(const char *id)
+{
+	char object[2 * 16 + 1] = "", *at = object;
+	char command[512];
+
+	for (const char *p = id; *p; p++)
+		if (*p != '-')
+			*at++ = *p;
+	snprintf(command, sizeof(command),
+		"pkcs11-tool --module " SOFTHSM " --login --pin " USER_PIN " --list-objects |"
+		" sed -n 's/^ *ID: *//p' | grep -v %s | while read id; do pkcs11-tool "
+		"--module " SOFTHSM " --login --pin " USER_PIN
+		" --delete-object --type secrkey --id $id ||"
+		" exit 1; done",
+		object);
+	assert_int_equal(run_quietly((const char *const[]){ "sh", "-c", command, NULL }), 0);
+}
+
+static void
+seals_move_to_a_new_key_and_the_old_one_is_not_needed(void **state)
+{
+	struct fixture *f = *state;
+	struct sealed_status before, after;
+	struct sealed_move m = { 0 };
+	uint64_t number;
+
+	fill(f);
+	number = commit_of(f, "keys/k007");
+	sealed_status(f->sealed, &before);
+	if (sealed_move(f->sealed, LAB_TOKEN, &m, f->error) < 0)
+		fail_msg("%s", f->error);
+	sealed_status(f->sealed, &after);
+	assert_string_not_equal(before.seal_key, after.seal_key);
+	assert_string_equal(after.seal_key, m.key);
+	assert_int_equal(after.seal_keys, 1);
+	assert_int_equal(after.old_seals, 0);
+	assert_int_equal(m.dropped, 1);
+	assert_true(m.records >= MOVED + MOVED / 3);
+	assert_false(m.resumed);
+	assert_int_equal(commit_of(f, "keys/k007"), number);
+	check_filled(f);
+	forget_all_but(m.key);
+	lab_end(&f->hsm, &f->worker);
+	f->hsm = lab_serve(&f->lab, &f->worker);
+	reopen(f);
+	check_filled(f);
+	must_put(f, "keys/later", 1);
+}
+
+static void
+a_move_that_is_broken_off_at_any_commit_goes_on(void **state)
+{
+	static const enum fault faults[] = { FAULT_BEFORE, FAULT_LOST };
+	struct fixture *f = *state;
+	struct sealed_move m = { 0 };
+	struct sealed_status status;
+	unsigned broken = 0;
+
+	fill(f);
+	for (unsigned i = 0; i < 40; i++) {
+		int err;
+
+		f->skip = i / 2;
+		f->fault = faults[i % 2];
+		err = sealed_move(f->sealed, LAB_TOKEN, &m, f->error);
+		if (f->fault != FAULT_NONE)
+			break; /* the move had fewer commits */
+		assert_int_equal(err, KEKD_ESTORE);
+		broken++;
+		f->away = false;
+		reopen(f);
+		check_filled(f);
+		if (sealed_move(f->sealed, LAB_TOKEN, &m, f->error) < 0)
+			fail_msg("after commit %u: %s", i / 2, f->error);
+		sealed_status(f->sealed, &status);
+		assert_int_equal(status.seal_keys, 1);
+		check_filled(f);
+		forget_all_but(m.key);
+		reopen(f);
+		check_filled(f);
+	}
+	f->fault = FAULT_NONE;
+	assert_true(broken >= 10);
+}
+
+static void
+a_move_with_nowhere_to_go_or_a_refused_record_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct sealed_move m = { 0 };
+	struct sealed_status before, after;
+
+	must_put(f, "keys/a", 1);
+	sealed_status(f->sealed, &before);
+	assert_int_equal(sealed_move(f->sealed, "none", &m, f->error), KEKD_EINVALID);
+	outside(f, "UPDATE records SET body = replace(body, '\"x\":1', '\"x\":2') "
+		   "WHERE path = 'keys/a'");
+	assert_int_equal(sealed_move(f->sealed, LAB_TOKEN, &m, f->error), KEKD_ERECORD);
+	assert_non_null(strstr(f->error, "keys/a"));
+	sealed_status(f->sealed, &after);
+	assert_string_equal(before.seal_key, after.seal_key);
+	assert_int_equal(after.seal_keys, 1);
+}
+
 int
 main(void)
 {
@@ -1328,6 +1493,9 @@ main(void)
 		TEST(a_key_that_cluster_does_not_list_seals_nothing),
 		TEST(a_killed_commit_leaves_a_whole_store),
 		TEST(two_thousand_records_are_quick),
+		TEST(seals_move_to_a_new_key_and_the_old_one_is_not_needed),
+		TEST(a_move_that_is_broken_off_at_any_commit_goes_on),
+		TEST(a_move_with_nowhere_to_go_or_a_refused_record_changes_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
