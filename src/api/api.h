@@ -44,6 +44,8 @@ void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
 /* usage.c */
 void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */
+/* reseal.c */
+void api_cluster_reseal(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/reseal */
 
 /* clients.c */
 void api_client_list(struct request *r);   /* HTTP_READ     GET    /v1/clients */

@@ -137,11 +137,13 @@ store_json(struct node *n, const struct sealed_status *status)
 
 	if (!store)
 		return json_null();
-	return json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:I}", "engine",
+	return json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:I, s:s, s:s, s:I, s:I}", "engine",
 		n->store ? n->store->engine->name : "none", "hold", holds[status->hold],
 		"hold_text", status->hold == SEALED_HOLD_NONE ? "" : sealed_hold_text(status->hold),
 		"records", (json_int_t)status->records, "refused", refused_json(store), "number",
-		(json_int_t)status->number, "accepted", (json_int_t)status->accepted);
+		(json_int_t)status->number, "accepted", (json_int_t)status->accepted, "seal_key",
+		status->seal_key, "seal_token", status->seal_token, "seal_keys",
+		(json_int_t)status->seal_keys, "old_seals", (json_int_t)status->old_seals);
 }
 
 static const char *const signing_states[] = {

@@ -53,6 +53,14 @@ add_store(struct table *t, const json_t *store)
 	}
 	table_field(t, "Store", "%s, %s, number %s", show_text(store, "engine"),
 		plural(number_of(store, "records"), "record"), show_number(store, "number"));
+	table_field(t, "Sealed by", "%s in token %s", show_text(store, "seal_key"),
+		show_text(store, "seal_token"));
+	if (number_of(store, "seal_keys") > 1)
+		table_field(t, "",
+			"UNFINISHED: %s have an older seal; kekctl cluster reseal "
+			"--token %s",
+			plural(number_of(store, "old_seals"), "record"),
+			string_of(store, "seal_token"));
 	if (*hold)
 		table_field(t, "", "HELD: %s", hold);
 	json_array_foreach(json_object_get(store, "refused"), i, path)

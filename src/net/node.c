@@ -322,6 +322,17 @@ serve(struct node *n)
 	control_send(CHILD_FD_CONTROL, &ready, -1);
 }
 
+/* Which of them has the seal key is in the store: one that has not yet a worker shows there. */
+static bool
+any_token_ready(const struct node *n)
+{
+	bool ready = false;
+
+	for (unsigned i = 0; i < n->part.tokens_count; i++)
+		ready = ready || hsm_token_ready(n->hsm, i);
+	return ready;
+}
+
 static void
 start(struct node *n)
 {
@@ -332,7 +343,7 @@ start(struct node *n)
 
 	if (!open_store(n))
 		return;
-	if (!hsm_token_ready(n->hsm, 0)) {
+	if (!any_token_ready(n)) {
 		node_set_phase(
 			n, NODE_STARTING, "waiting for a worker of token %s", n->part.tokens[0]);
 		return;
