@@ -40,6 +40,7 @@ struct cluster {
 	size_t seal_keys_count;
 	struct policy policy;
 	struct cluster_confirm confirm;
+	bool frozen;	 /* the whole service unwraps alone */
 	uint64_t commit; /* the record's commit number: its ETag; 0: not loaded */
 };
 

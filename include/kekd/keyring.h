@@ -133,9 +133,12 @@ struct keyring_summary {
 	uint64_t oldest_primary_us; /* creation of the oldest version that is a primary; 0: none */
 	uint64_t newest_us;	    /* the latest time that any record tells of */
 	uint64_t nonces_left;	    /* the least of all versions that wrap; NONCE_MAX: none */
+	uint64_t next_rotation_us;  /* the first of all that rotate by themselves; 0: none */
+	size_t rotating, frozen;    /* keys that rotate by themselves; that only unwrap */
 	struct keyring_summary_key {
 		char name[STR_NAME_MAX + 1];
 		uint64_t created_us, nonces_left; /* of the primary */
+		uint64_t next_rotation_us;	  /* 0: none */
 	} keys[KEYRING_SUMMARY_KEYS];		  /* those that have a primary */
 	size_t keys_count;
 };

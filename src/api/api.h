@@ -44,6 +44,8 @@ void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
 /* usage.c */
 void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */
+void api_cluster_freeze(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/freeze; cluster.c */
+
 /* reseal.c */
 void api_cluster_reseal(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/reseal */
 

@@ -50,10 +50,11 @@ seal_keys_json(const struct cluster *c)
 static json_t *
 cluster_json(const struct cluster *c)
 {
-	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:I}", "name", c->name, "generation",
-		c->generation, "created", api_time(c->created_us), "level", (int)c->level,
-		"members", members_json(c), "seal_keys", seal_keys_json(c), "policy",
-		api_policy_json(&c->policy), "revision", (json_int_t)c->commit);
+	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:b, s:I}", "name", c->name,
+		"generation", c->generation, "created", api_time(c->created_us), "level",
+		(int)c->level, "members", members_json(c), "seal_keys", seal_keys_json(c), "policy",
+		api_policy_json(&c->policy), "frozen", (int)c->frozen, "revision",
+		(json_int_t)c->commit);
 }
 
 static void
@@ -154,5 +155,48 @@ api_cluster_patch(struct request *r)
 	}
 	api_set_detail(r, json_pack("{s:o, s:I}", "policy", api_policy_json(&next.policy),
 				  "revision", (json_int_t)next.commit));
+	answer_cluster(r, &next);
+}
+
+/* ---- freezing ---- */
+
+static int
+read_frozen(struct request *r, struct cluster *next, char ret_error[JSON_ERROR_SIZE])
+{
+	const struct json_member members[] = {
+		{ "frozen", JSON_KIND_BOOL, true, &next->frozen },
+	};
+	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
+
+	if (err < 0 || r->if_match == STORE_ANY || r->if_match == next->commit)
+		return err;
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"the cluster is at revision %llu by now: read it again",
+		(unsigned long long)next->commit);
+	return KEKD_EPRECONDITION;
+}
+
+void
+api_cluster_freeze(struct request *r)
+{
+	char error[JSON_ERROR_SIZE] = "";
+	struct cluster next;
+	bool before;
+	int err;
+
+	node_cluster(r->node, &next);
+	before = next.frozen;
+	err = read_frozen(r, &next, error);
+	if (err < 0) {
+		request_fail(r, err, "%s", error);
+		return;
+	}
+	err = next.frozen == before ? 0 : node_cluster_change(r->node, &next, NULL);
+	if (err < 0) {
+		request_fail(r, err, "the service is as it was: %s", kekd_strerror(err));
+		return;
+	}
+	api_set_detail(r, json_pack("{s:b, s:I}", "frozen", (int)next.frozen, "revision",
+				  (json_int_t)next.commit));
 	answer_cluster(r, &next);
 }

@@ -143,6 +143,35 @@ check_reload(struct node *n, json_t *warnings)
 			      "/v1/status");
 }
 
+static void
+check_keys(struct node *n, json_t *warnings)
+{
+	size_t failing;
+
+	if (atomic_load(&n->frozen))
+		add(warnings, "the service is frozen: it unwraps, and does not wrap");
+	pthread_mutex_lock(&n->lock);
+	failing = n->rotations.failing_count;
+	pthread_mutex_unlock(&n->lock);
+	if (failing > 0)
+		add(warnings, "%zu keys are due to rotate and could not; see /v1/status", failing);
+}
+
+/* More than one seal key is a move that was broken off. */
+static void
+check_seals(struct node *n, json_t *warnings)
+{
+	struct sealed *store = atomic_load(&n->sealed);
+	struct sealed_status status = { 0 };
+
+	if (store)
+		sealed_status(store, &status);
+	if (status.seal_keys > 1)
+		add(warnings,
+			"a move of the seals to another key is not finished: %zu records are left",
+			status.old_seals);
+}
+
 static json_t *
 proofs_json(struct node *n)
 {
@@ -161,6 +190,8 @@ check(struct node *n, json_t *reasons, json_t *warnings)
 	check_proofs(n, reasons, warnings);
 	check_certificates(n, warnings);
 	check_reload(n, warnings);
+	check_keys(n, warnings);
+	check_seals(n, warnings);
 	return reasons && json_array_size(reasons) == 0;
 }
 

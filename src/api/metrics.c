@@ -31,6 +31,7 @@ struct scrape {
 	struct node_reload reload;
 	struct node_signing signing;
 	struct keyring_summary keys;
+	struct node_rotations rotations;
 };
 
 typedef void collect_fn(struct scrape *s);
@@ -608,6 +609,67 @@ key_created(struct scrape *s)
 }
 
 static void
+next_rotation(struct scrape *s)
+{
+	if (s->keys.next_rotation_us > 0)
+		real(s, seconds(s->keys.next_rotation_us));
+}
+
+static void
+key_next_rotations(struct scrape *s)
+{
+	for (size_t i = 0; i < s->keys.keys_count; i++)
+		if (s->keys.keys[i].next_rotation_us > 0)
+			metrics_real(&s->text, seconds(s->keys.keys[i].next_rotation_us), "key",
+				s->keys.keys[i].name, NULL);
+}
+
+static void
+rotating_keys(struct scrape *s)
+{
+	number(s, s->keys.rotating);
+}
+
+static void
+rotations(struct scrape *s)
+{
+	for (int i = ROTATION_PERIOD; i < ROTATION_REASONS; i++)
+		metrics_number(&s->text, s->rotations.done[i], "reason",
+			rotation_reason_name((enum rotation_reason)i), NULL);
+}
+
+static void
+rotation_failures(struct scrape *s)
+{
+	number(s, s->rotations.failures);
+}
+
+static void
+rotations_failing(struct scrape *s)
+{
+	number(s, s->rotations.failing_count);
+}
+
+static void
+frozen(struct scrape *s)
+{
+	number(s, atomic_load(&s->node->frozen));
+}
+
+static void
+frozen_keys(struct scrape *s)
+{
+	number(s, s->keys.frozen);
+}
+
+static void
+old_seals(struct scrape *s)
+{
+	if (s->has_store)
+		number(s, s->store.old_seals);
+}
+
+static void
 key_nonces(struct scrape *s)
 {
 	for (size_t i = 0; i < s->keys.keys_count; i++)
@@ -797,6 +859,20 @@ static const struct {
 	GAUGE("key_nonces_left", key_nonces,
 		"IVs that the key's primary version can still reserve; the first 100 keys by "
 		"name."),
+	GAUGE("keys_rotating", rotating_keys, "Keys that rotate by themselves, by a period."),
+	GAUGE("key_next_rotation_min_timestamp_seconds", next_rotation,
+		"When the first of them is due, since 1970."),
+	GAUGE("key_next_rotation_timestamp_seconds", key_next_rotations,
+		"When the key is due, since 1970; of the first 100 keys by name."),
+	COUNTER("rotations_total", rotations, "Rotations that nobody asked for, by reason."),
+	COUNTER("rotation_failures_total", rotation_failures,
+		"Attempts at such rotations that failed."),
+	GAUGE("rotations_failing", rotations_failing,
+		"Keys that are due to rotate and could not yet; at most 64."),
+	GAUGE("frozen", frozen, "1 while the whole service only unwraps."),
+	GAUGE("keys_frozen", frozen_keys, "Keys that only unwrap."),
+	GAUGE("store_old_seals", old_seals,
+		"Records that are yet to be sealed by the newest of several seal keys."),
 	GAUGE("clients", clients, "Client records."),
 	GAUGE("version_proofs", proofs,
 		"Key versions that this node could use in its tokens since its start, or not."),
@@ -820,6 +896,7 @@ take(struct scrape *s)
 	}
 	pthread_mutex_lock(&s->node->lock);
 	s->keys = s->node->summary;
+	s->rotations = s->node->rotations;
 	s->reload = s->node->reload;
 	pthread_mutex_unlock(&s->node->lock);
 	process_usage(&s->process);

@@ -75,6 +75,8 @@ const struct http_route http_routes[] = {
 	READ("/v1/cluster", ACCESS_STATUS_READ, "cluster.read", true, api_cluster_get),
 	CHANGE("PATCH", "/v1/cluster", ACCESS_CLUSTER_WRITE, "cluster.policy", HTTP_COND_MATCH,
 		true, api_cluster_patch),
+	CHANGE("POST", "/v1/cluster/freeze", ACCESS_CLUSTER_WRITE, "cluster.freeze",
+		HTTP_COND_MATCH, true, api_cluster_freeze),
 	CHANGE("POST", "/v1/cluster/reseal", ACCESS_CLUSTER_WRITE, "cluster.reseal",
 		HTTP_COND_MATCH, true, api_cluster_reseal),
 

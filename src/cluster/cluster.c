@@ -121,6 +121,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 	json_t *nodes, *seal_keys, *policy, *confirm = NULL;
 	struct cluster c = { .commit = commit };
 	int64_t level;
+	bool frozen = true;
 	const struct json_member members[] = {
 		{ "name", JSON_KIND_STRING, true, &name },
 		{ "generation", JSON_KIND_STRING, true, &generation },
@@ -130,6 +131,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 		{ "seal_keys", JSON_KIND_ARRAY, true, &seal_keys },
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
 		{ "confirm", JSON_KIND_OBJECT, false, &confirm },
+		{ "frozen", JSON_KIND_BOOL, false, &frozen },
 	};
 
 	if (json_take(body, members, STR_COUNT(members), ret_error) < 0 ||
@@ -139,6 +141,9 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 		policy_from_json(policy, &c.policy, ret_error) < 0 ||
 		(confirm && take_confirm(confirm, &c.confirm, ret_error) < 0))
 		return KEKD_EINVALID;
+	if (!frozen)
+		return refuse(ret_error, "\"frozen\" is true or absent");
+	c.frozen = json_object_get(body, "frozen") != NULL;
 	*ret_cluster = c;
 	return 0;
 }
@@ -195,14 +200,18 @@ cluster_to_json(const struct cluster *c)
 {
 	char created[CLOCK_TEXT_SIZE];
 	json_t *body;
+	int err = 0;
 
 	clock_format(c->created_us, created);
 	body = json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "name", c->name, "generation",
 		c->generation, "created", created, "level", (int)c->level, "members",
 		members_to_json(c), "seal_keys", seal_keys_to_json(c), "policy",
 		policy_to_json(&c->policy));
-	if (body && c->confirm.wanted &&
-		json_object_set_new(body, "confirm", cluster_confirm_to_json(&c->confirm)) < 0) {
+	if (body && c->confirm.wanted)
+		err |= json_object_set_new(body, "confirm", cluster_confirm_to_json(&c->confirm));
+	if (body && c->frozen)
+		err |= json_object_set_new(body, "frozen", json_true());
+	if (err < 0) {
 		json_decref(body);
 		return NULL;
 	}

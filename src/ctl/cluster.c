@@ -19,6 +19,10 @@ show_cluster(const json_t *c)
 	json_array_foreach(json_object_get(c, "seal_keys"), i, key)
 		table_field(t, i == 0 ? "Seal keys" : "", "%s in token %s", show_text(key, "id"),
 			show_text(key, "token"));
+	if (json_is_true(json_object_get(c, "frozen")))
+		table_field(t, "FROZEN",
+			"the service unwraps only; kekctl cluster unfreeze lifts "
+			"it");
 	table_field(t, "Generation", "%s", show_text(c, "generation"));
 	table_field(t, "Level", "%s", show_number(c, "level"));
 	table_field(t, "Created", "%s", show_time(c, "created"));
@@ -126,6 +130,75 @@ run_confirm(struct ctl *ctl)
 	return CTL_OK;
 }
 
+/* ---- freezing ---- */
+
+static int
+set_frozen(struct ctl *ctl, bool frozen)
+{
+	_cleanup_(json_freep) json_t *body = json_pack("{s:b}", "frozen", (int)frozen);
+	_cleanup_(json_freep) json_t *reply = NULL;
+	char etag[64];
+	int status = ctl_get_etag(ctl, PATH, etag, NULL);
+
+	if (status == CTL_OK)
+		status = ctl_request(ctl, "POST", PATH "/freeze", body, etag, NULL, &reply);
+	if (status != CTL_OK)
+		return status;
+	if (ctl->json)
+		show_json(reply);
+	else if (!ctl->quiet)
+		puts(frozen ? "The service is frozen: it unwraps and does not wrap."
+			    : "The service wraps again.");
+	if (frozen && !ctl->quiet)
+		say_note("Kubernetes API servers wrap when they start: they cannot start again "
+			 "until \"kekctl cluster unfreeze\".");
+	return CTL_OK;
+}
+
+static int
+run_freeze(struct ctl *ctl)
+{
+	return set_frozen(ctl, true);
+}
+
+static int
+run_unfreeze(struct ctl *ctl)
+{
+	return set_frozen(ctl, false);
+}
+
+/* ---- the seals ---- */
+
+static int
+run_reseal(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *body = json_object();
+	_cleanup_(json_freep) json_t *reply = NULL;
+	const char *token = args_value(&ctl->args, "token");
+	char etag[64];
+	int status;
+
+	if (!token) {
+		say_error("which token is to hold the new seal key?");
+		say_hint("kekctl cluster reseal --token TOKEN; \"kekctl hsm status\" shows them");
+		return CTL_USAGE;
+	}
+	json_object_set_new(body, "token", json_string(token));
+	status = ctl_get_etag(ctl, PATH, etag, NULL);
+	if (status == CTL_OK)
+		status = ctl_request(ctl, "POST", PATH "/reseal", body, etag, NULL, &reply);
+	if (status != CTL_OK)
+		return status;
+	if (ctl->json)
+		show_json(reply);
+	else if (!ctl->quiet)
+		printf("%s records are sealed by key %s in token %s now. The old key is not needed "
+		       "any more; its object stays where it is.\n",
+			show_number(reply, "records"), show_text(reply, "seal_key"),
+			show_text(reply, "token"));
+	return CTL_OK;
+}
+
 const struct ctl_command ctl_cluster_commands[] = {
 	{ "cluster show", "", "Shows the cluster and its policy", NULL, "", 0, 0, run_show },
 	{ "cluster set", "[--approvals N] [--destroy-wait TIME] [--approval-ttl TIME]",
@@ -143,5 +216,14 @@ const struct ctl_command ctl_cluster_commands[] = {
 		"After \"kekd restore\" the server wraps and unwraps, and changes nothing before\n"
 		"this: look at keys and clients, and repeat what the audit log says was lost.",
 		"", 0, 0, run_confirm },
+	{ "cluster freeze", "", "Lets the whole service unwrap, and no longer wrap",
+		"Wrap, generate and rewrap answer \"frozen\", and no key rotates by itself.\n"
+		"Kubernetes API servers wrap when they start: they cannot start again meanwhile.",
+		"", 0, 0, run_freeze },
+	{ "cluster unfreeze", "", "Lets the service wrap again", NULL, "", 0, 0, run_unfreeze },
+	{ "cluster reseal", "--token TOKEN", "Seals all records with a new key in this token",
+		"For a new HSM. Until it is through, both keys are needed; broken off, the same\n"
+		"command goes on. The old key's object stays in its token.",
+		" token ", 0, 0, run_reseal },
 	{ NULL },
 };

@@ -48,6 +48,7 @@ add_primary(struct keyring_summary *s, const struct key *k, const struct key_ver
 	memcpy(of->name, k->name, sizeof(of->name));
 	of->created_us = v->created_us;
 	of->nonces_left = left;
+	of->next_rotation_us = k->next_rotation_us;
 }
 
 static void
@@ -55,6 +56,11 @@ add_key(struct keyring_summary *s, const struct key *k)
 {
 	raise_to(&s->newest_us, k->created_us);
 	raise_to(&s->newest_us, k->activated_us);
+	s->frozen += k->frozen;
+	s->rotating += k->next_rotation_us > 0;
+	if (k->next_rotation_us > 0 &&
+		(s->next_rotation_us == 0 || k->next_rotation_us < s->next_rotation_us))
+		s->next_rotation_us = k->next_rotation_us;
 	for (size_t i = 0; i < k->versions_count; i++) {
 		const struct key_version *v = &k->versions[i];
 		add_version(s, v);

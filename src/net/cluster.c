@@ -11,6 +11,7 @@ set_cluster(struct node *n, const struct cluster *c)
 	n->cluster = *c;
 	pthread_mutex_unlock(&n->lock);
 	node_note_confirm(n, c->confirm.wanted);
+	atomic_store(&n->frozen, c->frozen);
 }
 
 /* A refused one holds the whole store: the last good one stays. */

@@ -18,13 +18,16 @@
 #define SHARE 100 /* of the control thread's time looking takes at most one part in this many */
 #define AGAIN_FIRST_S 5
 #define AGAIN_MAX_S 900
-#define FLOOR_S 1
+#define FLOOR_S 3600
+#define FLOOR_LAB_S 1
 
 uint64_t
 node_rotation_floor_s(struct node *n)
 {
-	(void)n;
-	return FLOOR_S;
+	struct cluster c;
+
+	node_cluster(n, &c);
+	return c.policy.approvals > 1 ? FLOOR_S : FLOOR_LAB_S;
 }
 
 /* ---- those that failed ---- */

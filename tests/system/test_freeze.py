@@ -87,3 +87,69 @@ def test_kekctl_freezes_a_key_and_warns(server):
     refused = server.kekctl("wrap", "by-hand", stdin=b"x", name="app", status=5)
     assert "frozen" in refused.stderr.decode()
     assert "wraps again" in out(server.kekctl("key", "unfreeze", "by-hand"))
+
+
+# ---- the whole service ----
+
+def freeze(admin, frozen, status=200):
+    etag = admin.ok("GET", "/v1/cluster").etag
+    return admin.ok("POST", "/v1/cluster/freeze", {"frozen": frozen}, etag=etag, status=status)
+
+
+def test_a_frozen_service_unwraps_and_does_not_wrap(own):
+    with own.http("admin-1") as admin, own.http("app") as app:
+        blob = app.wrap(b"old")
+        assert freeze(admin, True).json["frozen"] is True
+        for path, body in writes("demo", blob):
+            reply = app.call("POST", path, body)
+            assert (reply.status, reply.code) == (409, "frozen"), path
+            assert "kekctl cluster unfreeze" in reply.json["detail"]
+        assert app.unwrap(blob) == b"old"
+        assert admin.rotate("demo")["primary"] == 2
+        assert admin.status()["frozen"] is True
+        status, health = own.health()
+        assert status == 200 and any("frozen" in w for w in health["warnings"])
+        assert b"\nkekd_frozen 1\n" in admin.ok("GET", "/metrics").body
+    own.kill_all()
+    own.start()
+    with own.http("admin-1") as admin, own.http("app") as app:
+        assert app.call("POST", "/v1/keys/demo/generate", {}).code == "frozen"
+        assert app.unwrap(blob) == b"old"
+        assert freeze(admin, False).json["frozen"] is False
+        app.wrap(b"new")
+    kinds = [r["type"] for r in own.audit_records(operation="cluster.freeze")]
+    assert kinds == ["intent", "outcome"] * 2
+
+
+def test_no_key_rotates_by_itself_while_the_service_is_frozen(own):
+    with own.http("admin-1") as admin:
+        freeze(admin, True)
+        admin.create_key("waits", rotate_every="1s")
+        time.sleep(3)
+        assert admin.key("waits")["primary"] == 1
+        freeze(admin, False)
+        wait_for(lambda: admin.key("waits")["primary"] > 1, "it rotates", 10, 0.1)
+
+
+def test_freezing_the_service_is_checked(server, admin, app):
+    etag = admin.ok("GET", "/v1/cluster").etag
+    path = "/v1/cluster/freeze"
+    assert admin.call("POST", path, {"frozen": True}).code == "precondition_required"
+    stale = admin.call("POST", path, {"frozen": True}, etag='"99999"')
+    assert (stale.status, stale.code) == (412, "precondition_failed")
+    assert app.call("POST", path, {"frozen": True}, etag=etag).code == "forbidden"
+    for body, code in (({}, "invalid_request"), ({"frozen": "yes"}, "invalid_request"),
+                       ({"frozen": None}, "invalid_request"),
+                       ({"frozen": True, "x": 1}, "unknown_member")):
+        reply = admin.call("POST", path, body, etag=etag)
+        assert (reply.status, reply.code) == (400, code)
+    same = admin.ok("POST", path, {"frozen": False}, etag=etag)
+    assert same.etag == etag and admin.status()["frozen"] is False
+
+
+def test_kekctl_freezes_the_service_and_warns(own):
+    done = own.kekctl("cluster", "freeze")
+    assert "frozen" in out(done) and "Kubernetes" in done.stderr.decode()
+    assert "FROZEN" in out(own.kekctl("status")) and "FROZEN" in out(own.kekctl("cluster", "show"))
+    assert "wraps again" in out(own.kekctl("cluster", "unfreeze"))
+    assert "FROZEN" not in out(own.kekctl("status"))

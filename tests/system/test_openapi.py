@@ -58,6 +58,13 @@ def walk_clients(admin):
 
 
 def walk_server(admin, anybody):
+    for frozen in (True, False):
+        etag = admin.ok("GET", "/v1/cluster").etag
+        admin.ok("POST", "/v1/cluster/freeze", {"frozen": frozen}, etag=etag)
+    etag = admin.ok("GET", "/v1/cluster").etag
+    admin.ok("PATCH", "/v1/cluster", {"policy": {"approval_ttl": "2d"}}, etag=etag)
+    etag = admin.ok("GET", "/v1/cluster").etag
+    admin.ok("POST", "/v1/cluster/reseal", {"token": "main"}, etag=etag)
     for path in ("/v1/whoami", "/v1/status", "/metrics"):
         admin.ok("GET", path)
     for path in ("/v1/openapi.yaml", "/health/live", "/health/ready", "/health/active"):

@@ -100,6 +100,16 @@ def test_a_period_that_is_none_is_refused(admin, every):
     assert (reply.status, reply.code) == (400, "invalid_request")
 
 
+def test_where_two_administrators_are_asked_for_no_key_rotates_every_minute(make_server):
+    own = make_server(policy={"approvals": 2, "destroy_wait": "7d"}).init().start().populate()
+    with own.http("admin-1") as admin:
+        body = {"name": "brisk", "rotate_every": "59m"}
+        reply = admin.call("POST", "/v1/keys", body, create=True)
+        assert (reply.status, reply.code) == (400, "invalid_request")
+        assert '"1h"' in reply.json["detail"]
+        assert admin.create_key("brisk", rotate_every="1h").json["rotate_every"] == "1h"
+
+
 @pytest.mark.parametrize(("body", "code"), [
     ({}, "invalid_request"), ({"rotate": "1d"}, "unknown_member"),
     ({"frozen": None}, "invalid_request"), ({"frozen": "yes"}, "invalid_request"),
@@ -172,7 +182,8 @@ def test_a_dry_run_of_a_staged_version_knows_its_id(admin):
 
 @pytest.mark.parametrize(("body", "status", "code"), [
     ({"dry_run": True, "token": "none"}, 400, "invalid_request"),
-    ({"dry_run": "yes"}, 400, "invalid_request"), ({"dry_run": True, "x": 1}, 400, "unknown_member"),
+    ({"dry_run": "yes"}, 400, "invalid_request"),
+    ({"dry_run": True, "x": 1}, 400, "unknown_member"),
     ({"stage_only": 1}, 400, "invalid_request"), ({"token": "none"}, 400, "invalid_request")])
 def test_a_rotation_that_is_none_is_refused(admin, body, status, code):
     etag = admin.ok("GET", "/v1/keys/demo").etag
