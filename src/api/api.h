@@ -44,7 +44,6 @@ void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
 /* usage.c */
 void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */
-void api_cluster_freeze(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/freeze; cluster.c */
 
 /* reseal.c */
 void api_cluster_reseal(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/reseal */
@@ -56,8 +55,9 @@ void api_client_put(struct request *r);	   /* HTTP_CONTROL  PUT    /v1/clients/{
 void api_client_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/clients/{name} */
 
 /* cluster.c */
-void api_cluster_get(struct request *r);   /* HTTP_READ     GET   /v1/cluster */
-void api_cluster_patch(struct request *r); /* HTTP_CONTROL  PATCH /v1/cluster */
+void api_cluster_get(struct request *r);    /* HTTP_READ     GET   /v1/cluster */
+void api_cluster_patch(struct request *r);  /* HTTP_CONTROL  PATCH /v1/cluster */
+void api_cluster_freeze(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/freeze */
 json_t *api_policy_json(const struct policy *p);
 
 /* whoami.c, status.c, metrics.c, health.c, openapi.c: never wait for token, store or disk. */
