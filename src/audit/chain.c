@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define HASH_MEMBER ",\"hash\":\""
-#define SUFFIX_SIZE (sizeof(HASH_MEMBER) - 1 + 64 + 2)
+_Static_assert(CHAIN_SUFFIX_SIZE == sizeof(HASH_MEMBER) - 1 + 64 + 2, "as chain.h says");
 
 void
 chain_file_name(uint64_t sequence, char ret_name[CHAIN_FILE_SIZE])
@@ -183,19 +183,28 @@ take_members(struct chain_line *line)
 }
 
 int
+chain_check(EVP_MD_CTX *md, const char *line, size_t len, char ret_hex[CHAIN_HEX_SIZE])
+{
+	const char *suffix;
+
+	if (len <= CHAIN_SUFFIX_SIZE)
+		return -EBADMSG;
+	suffix = line + len - CHAIN_SUFFIX_SIZE;
+	if (memcmp(suffix, HASH_MEMBER, sizeof(HASH_MEMBER) - 1) != 0 ||
+		memcmp(line + len - 2, "\"}", 2) != 0 ||
+		chain_hash(md, line, len - CHAIN_SUFFIX_SIZE, ret_hex) != 0 ||
+		memcmp(suffix + sizeof(HASH_MEMBER) - 1, ret_hex, 64) != 0)
+		return -EBADMSG;
+	return 0;
+}
+
+int
 chain_parse(EVP_MD_CTX *md, const char *line, size_t len, struct chain_line *ret_line)
 {
 	struct chain_line l = { 0 };
 	char error[JSON_ERROR_SIZE];
-	const char *suffix;
 
-	if (len <= SUFFIX_SIZE)
-		return -EBADMSG;
-	suffix = line + len - SUFFIX_SIZE;
-	if (memcmp(suffix, HASH_MEMBER, sizeof(HASH_MEMBER) - 1) != 0 ||
-		memcmp(line + len - 2, "\"}", 2) != 0 ||
-		chain_hash(md, line, len - SUFFIX_SIZE, l.hash) != 0 ||
-		memcmp(suffix + sizeof(HASH_MEMBER) - 1, l.hash, 64) != 0)
+	if (chain_check(md, line, len, l.hash) < 0)
 		return -EBADMSG;
 	l.json = json_parse(line, len, error);
 	if (!l.json || take_members(&l) < 0) {

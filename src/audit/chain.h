@@ -35,6 +35,10 @@ struct chain_line {
 	const char *prev, *node, *type, *time; /* in json; never NULL */
 	json_t *json;			       /* owned */
 };
+/* `,"hash":"`, 64 digits, `"}`. */
+#define CHAIN_SUFFIX_SIZE (9 + 64 + 2)
+/* Has a line, without its newline, the hash that it claims? 0 with the hash, or -EBADMSG. */
+int chain_check(EVP_MD_CTX *md, const char *line, size_t len, char ret_hex[CHAIN_HEX_SIZE]);
 /* A line without its newline. 0; -EBADMSG: it is not a record, or does not have the hash that it
  * claims. */
 int chain_parse(EVP_MD_CTX *md, const char *line, size_t len, struct chain_line *ret_line);

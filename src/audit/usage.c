@@ -346,7 +346,7 @@ static void
 set_place(struct usage *u, uint64_t sequence, const char *head)
 {
 	u->folded.sequence = sequence;
-	memcpy(u->folded.head, head, sizeof(u->folded.head));
+	snprintf(u->folded.head, sizeof(u->folded.head), "%s", head);
 }
 
 void

@@ -4,6 +4,7 @@
  * themselves, some at a time, in bounded memory. The last stored place must be in the log, with its
  * hash, and the chain must run on from there, or records are missing.
  */
+#include "usage_line.h"
 #include "usage_table.h"
 
 #include "kekd/clock.h"
@@ -28,6 +29,7 @@ struct log_reader {
 	char *line;
 	size_t size;
 	EVP_MD_CTX *md;
+	struct usage_clock clock;
 	struct place last; /* that was folded, or stored */
 	bool by_time;	   /* the log is not the stored one's: what is younger counts */
 	uint64_t oldest_us;
@@ -72,15 +74,6 @@ line_sequence(const char *line)
 	return strncmp(line, SEQUENCE_MEMBER, len) == 0 ? strtoull(line + len, NULL, 10) : 0;
 }
 
-static uint64_t
-time_of(const json_t *line, const char *member)
-{
-	const char *text = json_string_value(json_object_get(line, member));
-	uint64_t us = 0;
-
-	return text && clock_parse(text, &us) == 0 ? us : 0;
-}
-
 static bool
 is_stored(const struct log_reader *r, const struct used_key *key, uint64_t sequence, uint64_t us)
 {
@@ -89,70 +82,53 @@ is_stored(const struct log_reader *r, const struct used_key *key, uint64_t seque
 
 /* A summary does not tell the key: the record of the same minute before it did. */
 static struct used_key *
-key_of(struct usage *u, const json_t *line, const struct uuid *version)
+key_of(struct usage *u, const struct usage_line *line, const struct uuid *version)
 {
-	const char *name = json_string_value(json_object_get(line, "key"));
-	const struct version *v = name ? NULL : usage_find_version(u, version);
+	const struct version *v = *line->key ? NULL : usage_find_version(u, version);
 
-	return name ? usage_find_key(u, 0, name, true) : v ? v->own : NULL;
+	return *line->key ? usage_find_key(u, 0, line->key, true) : v ? v->own : NULL;
 }
 
 static int
-fold_use(struct usage *u, const struct log_reader *r, const struct chain_line *line,
-	const json_t *use, uint64_t first_us, uint64_t last_us)
+fold_use(struct usage *u, const struct log_reader *r, const struct usage_line *line,
+	const struct usage_line_version *v)
 {
-	const char *id = json_string_value(json_object_get(use, "id"));
-	const char *client = json_string_value(json_object_get(line->json, "client"));
-	unsigned number = (unsigned)json_integer_value(json_object_get(use, "version"));
-	struct uuid version;
-	struct used_key *key;
+	struct used_key *key = key_of(u, line, &v->id);
 	struct row *row;
 
-	if (!id || uuid_parse(id, &version) != 0)
-		return 0;
-	key = key_of(u, line->json, &version);
-	if (!key || is_stored(r, key, line->sequence, last_us))
+	if (!key || is_stored(r, key, line->sequence, line->last_us))
 		return key ? 0 : -ENOENT;
-	row = usage_find_row(u, key, &version, number, client ? client : "");
+	row = usage_find_row(u, key, &v->id, v->number, line->client);
 	if (!row)
 		return -ENOMEM;
-	for (size_t i = 0; i < USAGE_KINDS; i++) {
-		json_int_t n = json_integer_value(json_object_get(use, usage_kind_names[i]));
-		if (n > 0)
-			usage_add(&row->counts[i], (uint64_t)n, first_us, last_us);
-	}
+	for (size_t i = 0; i < USAGE_KINDS; i++)
+		if (v->counts[i] > 0)
+			usage_add(&row->counts[i], v->counts[i], line->first_us, line->last_us);
 	usage_key_changed(u, key);
 	return 0;
 }
 
 static void
-fold_line(struct usage *u, struct log_reader *r, const struct chain_line *line)
+fold_line(struct usage *u, struct log_reader *r, struct usage_line *line)
 {
-	bool summary = strcmp(line->type, "refusals") == 0;
-	uint64_t last_us = time_of(line->json, summary ? "to" : "time");
-	uint64_t first_us = summary ? time_of(line->json, "from") : last_us;
-	const json_t *uses = json_object_get(line->json, "versions"), *use;
-	size_t i;
+	struct usage_line_version v;
 	int err = 0;
 
-	if (!summary && strcmp(line->type, "request") != 0 && strcmp(line->type, "refused") != 0)
-		return;
 	pthread_mutex_lock(&u->lock);
-	json_array_foreach(uses, i, use) {
-		int e = fold_use(u, r, line, use, first_us, last_us);
+	while (usage_line_next(line, &v)) {
+		int e = fold_use(u, r, line, &v);
 		err = err ? err : e;
 	}
 	pthread_mutex_unlock(&u->lock);
 	if (err)
-		missing(u, first_us, "a record of the log has no place among the keys in use");
+		missing(u, line->first_us,
+			"a record of the log has no place among the keys in use");
 }
 
 static void
-check_first(struct usage *u, const struct log_reader *r, const struct chain_line *line)
+check_first(struct usage *u, const struct log_reader *r, const struct usage_line *line)
 {
-	uint64_t us = time_of(line->json, "time");
-
-	if (r->oldest_us > 0 && (line->sequence != 1 || r->oldest_us < us))
+	if (r->oldest_us > 0 && (line->sequence != 1 || r->oldest_us < line->time_us))
 		missing(u, r->oldest_us, "the log does not go back to the oldest version");
 }
 
@@ -160,7 +136,7 @@ static int start_by_time(struct usage *u, struct log_reader *r);
 
 /* 0; -ESTALE: reading begins anew. */
 static int
-check_place(struct usage *u, struct log_reader *r, const struct chain_line *line)
+check_place(struct usage *u, struct log_reader *r, const struct usage_line *line)
 {
 	bool follows = line->sequence == r->last.sequence + 1 &&
 		       strcmp(line->prev, r->last.head) == 0;
@@ -182,22 +158,22 @@ check_place(struct usage *u, struct log_reader *r, const struct chain_line *line
 static int
 take_line(struct usage *u, struct log_reader *r, size_t len)
 {
-	struct chain_line line;
-	uint64_t us;
+	struct usage_line line;
 	int err;
 
+	r->line[len] = '\0';
 	/* A torn or changed line is not there: whether that leaves a hole, the numbers tell. */
-	if (chain_parse(r->md, r->line, len, &line) < 0)
+	if (usage_line_read(r->md, &r->clock, r->line, len, &line) < 0)
 		return 0;
 	err = check_place(u, r, &line);
 	if (!err) {
 		fold_line(u, r, &line);
-		us = time_of(line.json, "time");
 		r->last.sequence = line.sequence;
-		r->last.time_us = us > r->last.time_us ? us : r->last.time_us;
+		if (line.time_us > r->last.time_us)
+			r->last.time_us = line.time_us;
 		memcpy(r->last.head, line.hash, sizeof(r->last.head));
 	}
-	chain_line_free(&line);
+	usage_line_free(&line);
 	return err == -ESTALE ? 0 : err;
 }
 

@@ -352,6 +352,55 @@ test_a_log_that_does_not_go_back_to_the_oldest_version_is_told(void **state)
 	assert_int_equal(usage_incomplete_us(f->usage), T0);
 }
 
+/* Strings that look like the members that a start looks for in a line. */
+static void
+test_no_context_or_identity_can_pretend_a_use(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_version versions[] = { { .version = 1, .id = v1, .wrapped = 1, .failed = 2 },
+		{ .version = 2, .id = v2, .unwrapped = 70000 } };
+	const char uses[] = "\"versions\":[{\"version\":1,\"id\":\"01020300-0000-0000-0000-"
+			    "000000000000\",\"wrapped\":500}]";
+	json_t *context = json_pack("{s:s, s:s, s:s, s:s}", "a,", uses, "key", "evil", "client",
+		"evil", "operation", "evil\",\"key\":\"evil");
+	struct audit_record r = { .type = AUDIT_REQUEST,
+		.time_us = f->now_us,
+		.client = "app",
+		.identity = "uri:x\\,\"client\":\"evil\",\"operation\":\"wrap\",\"key\":\"evil",
+		.operation = "rewrap",
+		.key = "k",
+		.path = uses,
+		.contexts = &context,
+		.contexts_count = 1,
+		.versions = versions,
+		.versions_count = 2 };
+	struct audit_record plain = { .type = AUDIT_REQUEST,
+		.time_us = f->now_us,
+		.operation = "key.list",
+		.contexts = &context,
+		.contexts_count = 1,
+		.detail = json_pack("{s:[{s:s, s:i}]}", "versions", "id",
+			"01020300-0000-0000-0000-000000000000", "wrapped", 500) };
+	struct usage_row *rows;
+	size_t count;
+
+	assert_int_equal(audit_append(f->audit, &r), 0);
+	assert_int_equal(audit_append(f->audit, &plain), 0);
+	stop(f);
+	open_all(f);
+	assert_int_equal(usage_rows(f->usage, &v1, &rows, &count), 0);
+	assert_int_equal(count, 1);
+	assert_string_equal(rows[0].client, "app");
+	assert_int_equal(rows[0].counts[USAGE_WRAPPED].count, 1);
+	assert_int_equal(rows[0].counts[USAGE_FAILED].count, 2);
+	assert_int_equal(rows[0].counts[USAGE_FAILED].last_us, f->now_us);
+	free(rows);
+	assert_int_equal(total(f, &v2).unwrapped, 70000);
+	assert_int_equal(usage_incomplete_us(f->usage), 0);
+	json_decref(context);
+	json_decref(plain.detail);
+}
+
 static void
 test_other_nodes_are_added_up(void **state)
 {
@@ -461,6 +510,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_a_log_that_does_not_go_back_to_the_oldest_version_is_told, setup,
 			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_no_context_or_identity_can_pretend_a_use, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_other_nodes_are_added_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_record_never_grows_past_what_the_store_takes, setup, teardown),
