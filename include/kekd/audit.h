@@ -164,8 +164,31 @@ struct audit_reader;
  * or -errno. One thread. */
 int audit_reader_open(const char *dir, size_t last, struct audit_reader **ret_reader);
 void audit_reader_freep(struct audit_reader **r);
+/* From a place that audit_reader_place gave; since_us: or from where records of that time can begin
+ * (0: the first). -ESTALE: there is no such place, the file is gone. */
+struct audit_place {
+	uint64_t file;	 /* sequence number in its name; 0: none */
+	uint64_t offset; /* of the next line */
+};
+int audit_reader_open_at(
+	const char *dir, const struct audit_place *place, struct audit_reader **ret_reader);
+int audit_reader_open_since(const char *dir, uint64_t since_us, struct audit_reader **ret_reader);
+void audit_reader_place(const struct audit_reader *r, struct audit_place *ret_place);
 /* 1: a line without its newline, good until the next call; 0: no more for now, ask again later; or
  * -errno. */
 int audit_reader_next(struct audit_reader *r, const char **ret_line, size_t *ret_len);
+
+/* ---- which records are asked for (filter.c); any thread ---- */
+
+struct audit_filter { /* texts: borrowed; NULL: any */
+	const char *client, *key, *operation, *code, *request_id;
+	uint64_t since_us, until_us; /* from, and before; 0: any */
+	bool denied;		     /* refused, failed and counted refusals alone */
+	bool has_blob;
+	uint8_t blob[AUDIT_BLOB_HASH_SIZE]; /* of the wrapped blob that was unwrapped */
+};
+/* False: the line cannot match, and need not be parsed. */
+bool audit_filter_may_match(const struct audit_filter *f, const char *line, size_t len);
+bool audit_filter_matches(const struct audit_filter *f, const json_t *record);
 
 #endif

@@ -6,6 +6,7 @@
 #include "kekd/audit.h"
 
 #include "chain.h"
+#include "kekd/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #define BLOCK 65536
+#define HEAD_SIZE 256 /* a line's time stands in its first bytes */
 
 struct audit_reader {
 	int dir;
@@ -111,6 +113,37 @@ start_at_last(struct audit_reader *r, size_t last)
 	return err;
 }
 
+/* 1, 0 or -errno; back at the start. A file without a whole line is not older. */
+static int
+first_is_older(FILE *f, uint64_t since_us)
+{
+	char head[HEAD_SIZE + 1], *time;
+	size_t n = fread(head, 1, HEAD_SIZE, f);
+	char text[CLOCK_TEXT_SIZE];
+	uint64_t us;
+
+	if (ferror(f) || fseeko(f, 0, SEEK_SET) != 0)
+		return -EIO;
+	head[n] = '\0';
+	time = strstr(head, "\"time\":\"");
+	if (!time)
+		return 0;
+	time += 8;
+	snprintf(text, sizeof(text), "%.*s", (int)strcspn(time, "\""), time);
+	return clock_parse(text, &us) == 0 && us < since_us;
+}
+
+/* Does a line begin there? Then the file stands there. */
+static bool
+is_line_start(FILE *f, uint64_t offset)
+{
+	if (offset > INT64_MAX)
+		return false;
+	if (offset == 0)
+		return fseeko(f, 0, SEEK_SET) == 0;
+	return fseeko(f, (off_t)offset - 1, SEEK_SET) == 0 && getc(f) == '\n';
+}
+
 int
 audit_reader_open(const char *dir, size_t last, struct audit_reader **ret_reader)
 {
@@ -128,6 +161,71 @@ audit_reader_open(const char *dir, size_t last, struct audit_reader **ret_reader
 	else
 		*ret_reader = r;
 	return err;
+}
+
+/* The newest file whose first record is older; the log's own order, whatever clocks did. */
+static int
+start_since(struct audit_reader *r, uint64_t since_us)
+{
+	uint64_t *list = NULL;
+	size_t count = 0;
+	int err = chain_list(r->dir, &list, &count), older = 0;
+
+	while (err == 0 && count > 0 && !older) {
+		FILE *f = open_file(r, list[--count]);
+		older = f ? first_is_older(f, since_us) : -errno;
+		if (f)
+			use(r, f, list[count]);
+		err = older < 0 ? older : 0;
+	}
+	free(list);
+	return err;
+}
+
+int
+audit_reader_open_since(const char *dir, uint64_t since_us, struct audit_reader **ret_reader)
+{
+	struct audit_reader *r = NULL;
+	int err = audit_reader_open(dir, AUDIT_READER_ALL, &r);
+
+	if (!err && since_us > 0)
+		err = start_since(r, since_us);
+	if (err)
+		audit_reader_freep(&r);
+	else
+		*ret_reader = r;
+	return err;
+}
+
+int
+audit_reader_open_at(
+	const char *dir, const struct audit_place *place, struct audit_reader **ret_reader)
+{
+	struct audit_reader *r = NULL;
+	int err = audit_reader_open(dir, AUDIT_READER_ALL, &r);
+	FILE *f = err ? NULL : open_file(r, place->file);
+
+	if (!err && !f)
+		err = errno == ENOENT ? -ESTALE : -errno;
+	if (!err) {
+		use(r, f, place->file);
+		err = is_line_start(f, place->offset) ? 0 : -ESTALE;
+	}
+	if (err)
+		audit_reader_freep(&r);
+	else
+		*ret_reader = r;
+	return err;
+}
+
+void
+audit_reader_place(const struct audit_reader *r, struct audit_place *ret_place)
+{
+	*ret_place = (struct audit_place){ 0 };
+	if (!r->file)
+		return;
+	ret_place->file = r->sequence;
+	ret_place->offset = (uint64_t)ftello(r->file);
 }
 
 void
