@@ -155,6 +155,10 @@ struct audit_report {
 };
 /* 0: whole; KEKD_EAUDIT: a fault; -errno: cannot be read. Bounded memory. */
 int audit_verify(const char *dir, struct audit_report *ret_report);
+/* The same, and calls each for every record in order that verifies; len: of its line. */
+typedef void audit_record_fn(const json_t *record, size_t len, void *user);
+int audit_verify_each(
+	const char *dir, audit_record_fn *each, void *user, struct audit_report *ret_report);
 
 /* ---- reading, without verifying (reader.c) ---- */
 

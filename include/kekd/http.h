@@ -5,11 +5,12 @@
  * thread → its handler → request_answer from any thread → its audit record durable → the reply
  * leaves. Between handler and reply the connection is suspended: no HTTP thread waits.
  *
- * Three kinds of handler, told by the route:
+ * Four kinds of handler, told by the route:
  *
  * - data runs on the HTTP thread, must not block: submits to the HSM and returns; the batch's done
  *   answers.
  * - read runs on the HTTP thread from memory alone, answers at once.
+ * - later starts on the HTTP thread as well, and is answered from another one.
  * - control runs on the control thread, may block; a change's intent record is durable before it is
  *   called.
  */
@@ -31,7 +32,7 @@ struct traffic; /* traffic.h */
 #define HTTP_BODY_MAX (1024 * 1024)
 #define HTTP_PARAMS_MAX 2
 
-enum http_plane { HTTP_OPEN, HTTP_DATA, HTTP_READ, HTTP_CONTROL };
+enum http_plane { HTTP_OPEN, HTTP_DATA, HTTP_READ, HTTP_LATER, HTTP_CONTROL };
 enum http_condition { HTTP_COND_NONE, HTTP_COND_MATCH, HTTP_COND_CREATE, HTTP_COND_EITHER };
 
 struct http_route {

@@ -31,9 +31,11 @@ struct control_job {
 	void *user;
 	struct control_job *next;
 };
-int control_open(struct node *node, struct control **ret_control);
+/* tick: what recurs, on the same thread; at once again while it returns true. NULL: nothing. */
+int control_open(struct node *node, bool (*tick)(struct node *node), size_t jobs_max,
+	struct control **ret_control);
 void control_freep(struct control **c); /* runs what is queued, then ends */
-/* Any thread, never blocks. KEKD_EOVERLOAD when 1,000 jobs wait, KEKD_ESTOPPING at the end. */
+/* Any thread, never blocks. KEKD_EOVERLOAD when jobs_max jobs wait, KEKD_ESTOPPING at the end. */
 int control_post(struct control *c, struct control_job *job);
 
 enum node_phase {
@@ -106,6 +108,7 @@ struct node {
 	struct usage *usage;
 	struct audit *audit;
 	struct control *control;
+	struct control *scans;	     /* reads the audit log for requests */
 	_Atomic(struct http *) http; /* NULL while its first requests come in already */
 	struct traffic *traffic;
 	struct lifecycle lifecycle;

@@ -60,6 +60,9 @@ void api_cluster_patch(struct request *r);  /* HTTP_CONTROL  PATCH /v1/cluster *
 void api_cluster_freeze(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/freeze */
 json_t *api_policy_json(const struct policy *p);
 
+/* audit.c */
+void api_audit(struct request *r); /* HTTP_LATER  GET /v1/audit, ACCESS_NONE */
+
 /* whoami.c, status.c, metrics.c, health.c, openapi.c: never wait for token, store or disk. */
 void api_whoami(struct request *r); /* HTTP_READ  GET /v1/whoami, ACCESS_NONE */
 void api_status(struct request *r);

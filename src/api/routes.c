@@ -87,6 +87,9 @@ const struct http_route http_routes[] = {
 	CHANGE("POST", "/v1/hsm/retry-pin", ACCESS_CLUSTER_WRITE, "hsm.retry_pin", HTTP_COND_NONE,
 		true, api_hsm_retry_pin),
 
+	{ "GET", "/v1/audit", HTTP_LATER, ACCESS_NONE, ACCESS_NONE, "audit.read", true, false,
+		HTTP_COND_NONE, api_audit, NULL, false },
+
 	READ("/v1/whoami", ACCESS_NONE, "whoami", false, api_whoami),
 	READ("/v1/status", ACCESS_STATUS_READ, "status", false, api_status),
 	READ("/metrics", ACCESS_METRICS_READ, "metrics", false, api_metrics),

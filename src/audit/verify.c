@@ -152,6 +152,8 @@ struct verify {
 	uint64_t before_size; /* bytes of the file before that count */
 	uint64_t line;
 	bool head; /* only gap records so far in this file */
+	audit_record_fn *each;
+	void *user;
 };
 
 static int __attribute__((format(printf, 3, 4)))
@@ -376,6 +378,8 @@ check_record(struct verify *v, struct lines *l, const char *text, size_t len, ui
 		memcpy(v->prev, line.hash, sizeof(v->prev));
 		memcpy(r->head, line.hash, sizeof(r->head));
 		snprintf(r->last_time, sizeof(r->last_time), "%s", line.time);
+		if (v->each)
+			v->each(line.json, len, v->user);
 	}
 	chain_line_free(&line);
 	return err;
@@ -466,8 +470,15 @@ check_all(struct verify *v, const uint64_t *list, size_t count)
 int
 audit_verify(const char *dir, struct audit_report *ret_report)
 {
+	return audit_verify_each(dir, NULL, NULL, ret_report);
+}
+
+int
+audit_verify_each(
+	const char *dir, audit_record_fn *each, void *user, struct audit_report *ret_report)
+{
 	struct audit_report report = { 0 };
-	struct verify v = { .report = &report };
+	struct verify v = { .report = &report, .each = each, .user = user };
 	uint64_t *list = NULL;
 	size_t count = 0;
 	int err;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kekctl audit …: verifying a log from its files alone, and where the server's ends. */
-#include "ctl.h"
+#include "records.h"
 
 #include "kekd/audit.h"
 #include "kekd/err.h"
@@ -179,6 +179,20 @@ const struct ctl_command ctl_audit_commands[] = {
 		"shown as\n"
 		"they stand there. Nothing is verified: \"kekctl audit verify\" does that.",
 		" last follow ", 1, 1, audit_tail_run },
+	{ "audit query",
+		"[--dir DIR] [--client NAME] [--key KEY] [--since TIME] [--op OP] [--denied]",
+		"Shows the records that match",
+		"From the server (a client sees its own records, audit.read those of all), or "
+		"from\n"
+		"the files in DIR without one, where -o json shows lines as they stand there.\n"
+		"--blob FILE finds who unwrapped this very ciphertext. Nothing is verified.",
+		RECORDS_OPTIONS "limit ", 0, 0, audit_query_run },
+	{ "audit report", "[--dir DIR] [--client NAME] [--since TIME] [--format csv]",
+		"Who used which key, when, and how often: the auditor's page",
+		"With --dir the log's chain is verified in the same pass; exit status 6 when it "
+		"is\n"
+		"not whole.",
+		RECORDS_OPTIONS "format ", 0, 0, audit_report_run },
 	{ "audit head", "", "Shows where the server's audit log ends", NULL, "", 0, 0, run_head },
 	{ NULL },
 };

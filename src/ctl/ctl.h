@@ -213,6 +213,12 @@ int rewrap_lines(struct ctl *ctl, const json_t *item);
 /* ---- tail.c ---- */
 
 int audit_tail_run(struct ctl *ctl);
+void audit_show_record(const json_t *record); /* a line for people */
+
+/* ---- query.c, report.c ---- */
+
+int audit_query_run(struct ctl *ctl);
+int audit_report_run(struct ctl *ctl);
 
 /* ---- show.c: tables and values ---- */
 

@@ -44,8 +44,8 @@ who(const json_t *record)
 	return *client ? client : show_text(record, "identity");
 }
 
-static void
-show_record(const json_t *record)
+void
+audit_show_record(const json_t *record)
 {
 	const char *operation = string_of(record, "operation"), *code = string_of(record, "code");
 	char line[SHOW_TEXT_SIZE];
@@ -69,7 +69,7 @@ show(const struct ctl *ctl, const char *line, size_t len)
 	}
 	record = json_parse(line, len, error);
 	if (record) {
-		show_record(record);
+		audit_show_record(record);
 		return CTL_OK;
 	}
 	say_error("a line is no record: %s", error);

@@ -686,7 +686,7 @@ http_call_run(struct http_call *call)
 	peer_enter(call->peer, PEER_WORKING);
 	if (parse_body(call) != 0)
 		return;
-	if (r->route->plane == HTTP_DATA || r->route->plane == HTTP_CONTROL)
+	if (r->route->plane != HTTP_READ && r->route->plane != HTTP_OPEN)
 		suspend(call);
 	call->expected = r->route->plane == HTTP_DATA;
 	if (call->expected)

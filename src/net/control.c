@@ -10,11 +10,12 @@
 #include <pthread.h>
 #include <time.h>
 
-#define JOBS_MAX 1000
 #define TICK_MS 200
 
 struct control {
 	struct node *node;
+	bool (*tick)(struct node *node);
+	size_t jobs_max;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -31,8 +32,12 @@ next_job(struct control *c, uint64_t until_ns, bool *ret_stop)
 	struct control_job *job;
 
 	pthread_mutex_lock(&c->lock);
-	while (!c->first && !c->stopping && clock_monotonic_ns() < until_ns)
-		pthread_cond_timedwait(&c->wake, &c->lock, &until);
+	while (!c->first && !c->stopping && clock_monotonic_ns() < until_ns) {
+		if (c->tick)
+			pthread_cond_timedwait(&c->wake, &c->lock, &until);
+		else
+			pthread_cond_wait(&c->wake, &c->lock);
+	}
 	job = c->first;
 	if (job) {
 		c->first = job->next;
@@ -49,17 +54,17 @@ static void *
 control_thread(void *user)
 {
 	struct control *c = user;
-	uint64_t tick = clock_monotonic_ns();
+	uint64_t tick = c->tick ? clock_monotonic_ns() : UINT64_MAX;
 	bool stop = false;
 
 	while (!stop) {
 		struct control_job *job = next_job(c, tick, &stop);
 		if (job)
 			job->run(job);
-		if (!stop && clock_monotonic_ns() >= tick) {
+		if (!stop && c->tick && clock_monotonic_ns() >= tick) {
 			/* More at once while there is background work, so that it ends soon but
 			 * lets changes pass. */
-			bool more = node_tick(c->node);
+			bool more = c->tick(c->node);
 			tick = clock_monotonic_ns() + (more ? 0 : TICK_MS * CLOCK_MS);
 		}
 	}
@@ -67,7 +72,8 @@ control_thread(void *user)
 }
 
 int
-control_open(struct node *node, struct control **ret_control)
+control_open(struct node *node, bool (*tick)(struct node *node), size_t jobs_max,
+	struct control **ret_control)
 {
 	struct control *c = calloc(1, sizeof(*c));
 	pthread_condattr_t attr;
@@ -75,6 +81,8 @@ control_open(struct node *node, struct control **ret_control)
 	if (!c)
 		return -ENOMEM;
 	c->node = node;
+	c->tick = tick;
+	c->jobs_max = jobs_max;
 	c->last = &c->first;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_condattr_init(&attr);
@@ -115,7 +123,7 @@ control_post(struct control *c, struct control_job *job)
 	pthread_mutex_lock(&c->lock);
 	if (c->stopping)
 		err = KEKD_ESTOPPING;
-	else if (c->count >= JOBS_MAX)
+	else if (c->count >= c->jobs_max)
 		err = KEKD_EOVERLOAD;
 	if (err == 0) {
 		*c->last = job;

@@ -21,6 +21,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define JOBS_MAX 1000
+#define SCANS_MAX 32 /* requests that wait for a piece of the audit log */
 #define QUEUE_MAX 20000
 #define IN_FLIGHT_MAX 4096
 #define BODIES_MAX ((size_t)64 << 20)
@@ -165,6 +167,14 @@ open_http(struct node *n, size_t listen_count)
 	return err;
 }
 
+static int
+open_threads(struct node *n)
+{
+	int err = control_open(n, NULL, SCANS_MAX, &n->scans);
+
+	return err ? err : control_open(n, node_tick, JOBS_MAX, &n->control);
+}
+
 /* One message from the parent. 0: go on; 1: stop; else an error. */
 static int
 on_message(struct node *n)
@@ -189,7 +199,7 @@ on_message(struct node *n)
 		else if (open_http(n, m.count) != 0)
 			err = -EAGAIN; /* a certificate that is being replaced will be whole soon */
 		else
-			err = control_open(n, &n->control);
+			err = open_threads(n);
 		break;
 	case CONTROL_RELOAD:
 		node_reload(n, m.count, fd);
@@ -303,6 +313,7 @@ close_node(struct node *n)
 		}
 	}
 	control_freep(&n->control);
+	control_freep(&n->scans);
 	http_freep(&http);
 	atomic_store(&n->http, NULL);
 	node_close_signing(n);

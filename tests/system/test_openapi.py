@@ -65,7 +65,7 @@ def walk_server(admin, anybody):
     admin.ok("PATCH", "/v1/cluster", {"policy": {"approval_ttl": "2d"}}, etag=etag)
     etag = admin.ok("GET", "/v1/cluster").etag
     admin.ok("POST", "/v1/cluster/reseal", {"token": "main"}, etag=etag)
-    for path in ("/v1/whoami", "/v1/status", "/metrics"):
+    for path in ("/v1/whoami", "/v1/status", "/v1/audit?limit=1", "/metrics"):
         admin.ok("GET", path)
     for path in ("/v1/openapi.yaml", "/health/live", "/health/ready", "/health/active"):
         anybody.ok("GET", path)
