@@ -108,9 +108,8 @@ def test_a_bad_question_is_refused_and_says_what_is_wrong(admin, query):
     assert query.split("=")[0] in json.dumps(reply.json)
 
 
-def test_the_report_says_who_used_which_key_how_often(make_server):
-    server = make_server()
-    server.populate()
+def test_the_report_says_who_used_which_key_how_often(own):
+    server = own
     with server.http("app") as app:
         blobs = [app.wrap(bytes([n])) for n in range(7)]
         for blob in blobs[:3]:
