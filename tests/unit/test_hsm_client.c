@@ -450,7 +450,7 @@ test_a_signature_verifies_with_the_public_key_that_the_token_gives(void **state)
 }
 
 static void
-test_a_destroyed_key_is_gone_with_its_copy_and_destroying_again_is_no_error(void **state)
+test_a_destroyed_key_is_gone_with_its_copy_and_again_is_no_error(void **state)
 {
 	struct bench *b = *state;
 	struct object_id id = fresh_id();
@@ -1419,8 +1419,7 @@ main(void)
 		cmocka_unit_test(test_a_seal_is_the_same_each_time_and_another_for_other_content),
 		cmocka_unit_test(
 			test_a_signature_verifies_with_the_public_key_that_the_token_gives),
-		cmocka_unit_test(
-			test_a_destroyed_key_is_gone_with_its_copy_and_destroying_again_is_no_error),
+		cmocka_unit_test(test_a_destroyed_key_is_gone_with_its_copy_and_again_is_no_error),
 		cmocka_unit_test(test_an_object_that_is_not_there_is_said_to_be_missing),
 		cmocka_unit_test(test_creating_again_takes_the_key_that_is_there),
 		cmocka_unit_test(test_two_objects_with_one_id_are_an_error),
