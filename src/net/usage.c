@@ -58,12 +58,16 @@ void
 node_start_usage(struct node *n)
 {
 	struct sealed_status status;
+	struct cluster cluster;
 	int err;
 
 	sealed_status(n->sealed, &status);
 	err = usage_start(n->usage, n->part.audit_dir, status.generation, oldest_version(n));
 	if (err != 0)
 		log_error("usage evidence: %s", kekd_strerror(err));
+	node_cluster(n, &cluster);
+	if (cluster.confirm.wanted)
+		usage_mark_incomplete(n->usage, cluster.confirm.backup_us);
 	/* Mostly little is left of the log, and whoever asks first has the answer. */
 	read_for(n, START_NS);
 }

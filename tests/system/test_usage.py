@@ -12,6 +12,7 @@ import pytest
 
 from kekd import b64, wait_for
 from test_crash import Load, TokenFile
+from test_restore import backup, confirm, empty_store, restore
 
 KINDS = ("wrapped", "unwrapped", "refused", "failed")
 
@@ -228,6 +229,30 @@ def test_a_log_that_was_lost_makes_the_evidence_incomplete_for_ever(own, how):
         own.stop()
     shown = own.start().kekctl("key", "usage", "demo").stdout.decode()
     assert "the evidence is incomplete since" in shown and "cannot be destroyed" in shown
+
+
+def test_after_a_restore_the_evidence_is_incomplete_since_the_backup(own):
+    with own.http("admin-1") as admin, own.http("app") as app:
+        app.wrap(b"x")
+        path = backup(own)
+        app.wrap(b"x")
+        before = totals(admin)
+    own.stop()
+    empty_store(own)
+    restore(own, path)
+    for _ in range(2):
+        own.start()
+        with own.http("admin-1") as admin:
+            found = version(admin)
+            assert not found["complete"] and found["incomplete_since"]
+            assert totals(admin) == before, "its log is still there"
+        own.stop()
+    own.start()
+    confirm(own)
+    with own.http("admin-1") as admin:
+        admin.create_key("later")
+        assert version(admin, 1, "later")["complete"]
+        assert not version(admin)["complete"]
 
 
 def test_records_missing_behind_what_is_stored_show(own):
