@@ -44,6 +44,10 @@ void backup_free(struct backup *b);
 /* What seal and signature are made over: the document without those two. 0 or -ENOMEM. */
 int backup_digest(const json_t *document, uint8_t ret_digest[BACKUP_DIGEST_SIZE]);
 
+/* The same over any object, whole, with another domain. */
+int backup_digest_of(
+	const char *domain, const json_t *object, uint8_t ret_digest[BACKUP_DIGEST_SIZE]);
+
 /* Adds them to a document. 0 or -ENOMEM. */
 int backup_add_seal(json_t *document, const char *key_id, const uint8_t seal[BACKUP_DIGEST_SIZE]);
 int backup_add_signature(json_t *document, const uint8_t *key, size_t key_len,

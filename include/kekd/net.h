@@ -113,7 +113,8 @@ struct node {
 	struct traffic *traffic;
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;
-	atomic_bool unconfirmed; /* after a restore */
+	atomic_bool unconfirmed;	     /* after a restore */
+	atomic_uint_least64_t drill_good_us; /* the last good drill; 0: none is known */
 	_Atomic enum node_phase phase;
 	atomic_bool frozen;		 /* the whole service only unwraps */
 	uint64_t started_us, started_ns; /* real time, and the boot clock */
@@ -180,6 +181,8 @@ int node_cluster_change(struct node *n, struct cluster *next, const struct seale
 bool node_holds_changes(const struct node *n);
 /* 0; KEKD_ESTATE: nothing waits; KEKD_EPRECONDITION: another generation. Control thread. */
 int node_confirm(struct node *n, const char *generation);
+/* The record `drill`, loaded or changed. */
+void node_load_drill(struct node *n, const char *rest, json_t *body, uint64_t commit);
 /* Which of the unknown objects: those with the label of a version of `key`, or the one with this
  * id; in one token or, NULL, in all. */
 struct unknown_wanted {

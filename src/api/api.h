@@ -39,7 +39,12 @@ void api_key_adopt(struct request *r); /* HTTP_CONTROL  POST  …/adopt */
 json_t *api_confirm_json(struct node *n);    /* what waits to be confirmed, or null */
 void api_cluster_confirm(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/confirm */
 
+/* drills.c */
+void api_drill_report(struct request *r); /* HTTP_CONTROL  POST  /v1/backup/drills */
+
 /* backup.c */
+/* {key, value} by the node's key; null while it cannot sign. */
+json_t *api_signature_json(struct node *n, const uint8_t digest[32]);
 void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
 /* usage.c */

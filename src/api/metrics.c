@@ -348,6 +348,15 @@ reload_time(struct scrape *s)
 		real(s, seconds(s->reload.time_us));
 }
 
+static void
+drill_good(struct scrape *s)
+{
+	uint64_t us = atomic_load(&s->node->drill_good_us);
+
+	if (us > 0)
+		real(s, seconds(us));
+}
+
 /* ---- the token ---- */
 
 typedef double worker_fn(const struct hsm_worker_status *w);
@@ -781,6 +790,9 @@ static const struct {
 	GAUGE("reload_successful", reload_successful,
 		"0 when the last SIGHUP changed nothing, as the configuration has faults."),
 	GAUGE("reload_timestamp_seconds", reload_time, "When the last SIGHUP came, since 1970."),
+
+	GAUGE("drill_last_good_timestamp_seconds", drill_good,
+		"When a drill last proved a backup and every version in it, since 1970."),
 
 	GAUGE("hsm_token_ready", hsm_token, "1 while a worker of the token is ready."),
 	GAUGE("hsm_queue_operations", hsm_queue, "Operations that wait for a session."),

@@ -84,6 +84,8 @@ const struct http_route http_routes[] = {
 		HTTP_COND_NONE, true, api_cluster_confirm),
 	CHANGE("POST", "/v1/backup", ACCESS_BACKUP, "backup.create", HTTP_COND_NONE, true,
 		api_backup_create),
+	CHANGE("POST", "/v1/backup/drills", ACCESS_BACKUP, "backup.drill", HTTP_COND_NONE, true,
+		api_drill_report),
 	CHANGE("POST", "/v1/hsm/retry-pin", ACCESS_CLUSTER_WRITE, "hsm.retry_pin", HTTP_COND_NONE,
 		true, api_hsm_retry_pin),
 

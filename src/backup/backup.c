@@ -13,8 +13,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char domain[] = "kekd-backup-1"; /* with its NUL */
-
 static int
 refuse(char ret_error[JSON_ERROR_SIZE], const char *what)
 {
@@ -33,32 +31,40 @@ take(const json_t *object, const struct json_member *members, size_t n,
 /* ---- the digest ---- */
 
 int
-backup_digest(const json_t *document, uint8_t ret_digest[BACKUP_DIGEST_SIZE])
+backup_digest_of(const char *domain, const json_t *object, uint8_t ret_digest[BACKUP_DIGEST_SIZE])
 {
-	json_t *bare = json_copy((json_t *)document);
-	uint8_t length[4];
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
 	size_t len = 0;
-	char *text = NULL;
-	int ok = 0;
+	char *text = json_canonical(object, &len);
+	uint8_t length[4];
+	bool ok = false;
 
-	if (bare && ctx) {
-		json_object_del(bare, "seal");
-		json_object_del(bare, "signature");
-		text = json_canonical(bare, &len);
-	}
 	for (size_t i = 0; i < sizeof(length); i++)
 		length[i] = (uint8_t)(len >> (24 - 8 * i));
-	if (text)
+	if (ctx && text)
 		ok = EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
-		     EVP_DigestUpdate(ctx, domain, sizeof(domain)) == 1 &&
+		     EVP_DigestUpdate(ctx, domain, strlen(domain) + 1) == 1 &&
 		     EVP_DigestUpdate(ctx, length, sizeof(length)) == 1 &&
 		     EVP_DigestUpdate(ctx, text, len) == 1 &&
 		     EVP_DigestFinal_ex(ctx, ret_digest, NULL) == 1;
 	json_text_free(text);
 	EVP_MD_CTX_free(ctx);
-	json_decref(bare);
 	return ok ? 0 : -ENOMEM;
+}
+
+int
+backup_digest(const json_t *document, uint8_t ret_digest[BACKUP_DIGEST_SIZE])
+{
+	json_t *bare = json_copy((json_t *)document);
+	int err = -ENOMEM;
+
+	if (bare) {
+		json_object_del(bare, "seal");
+		json_object_del(bare, "signature");
+		err = backup_digest_of("kekd-backup-1", bare, ret_digest);
+	}
+	json_decref(bare);
+	return err;
 }
 
 /* ---- reading ---- */

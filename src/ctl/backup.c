@@ -220,5 +220,15 @@ const struct ctl_command ctl_backup_commands[] = {
 		"PEM; \"kekctl audit keys\" gives it. The seal only the token can check: \"kekctl\n"
 		"drill\" does.",
 		"", 1, 1, run_verify },
+	{ "drill", "FILE [--token URI [--module PATH] [--pin-source FILE]] [--out FILE]",
+		"Tries a backup: would it restore, is every version in the token?",
+		"A scratch kekd restores FILE into a scratch directory and unwraps the canary of\n"
+		"every version, in the tokens of --kekd-config (/etc/kekd/kekd.yaml), or in the "
+		"one\n"
+		"that a PKCS#11 URI names: a clone, the backup HSM. Nothing of the cluster that "
+		"runs\n"
+		"is touched. The report says what it did not cover, and is signed by the server.\n"
+		"Run it where the token is, as root or as the user that kekd runs as.",
+		" token module pin-source kekd-config out offline force ", 1, 1, drill_run },
 	{ NULL },
 };

@@ -205,6 +205,10 @@ int key_adopt_run(struct ctl *ctl);
 struct backup;
 int backup_file_read(struct ctl *ctl, const char *path, struct backup *ret_backup);
 
+/* ---- drill.c ---- */
+
+int drill_run(struct ctl *ctl);
+
 /* ---- lines.c ---- */
 
 /* rewrap --lines; item: the contexts that go with every ciphertext. */

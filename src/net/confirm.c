@@ -2,10 +2,11 @@
 /*
  * After a restore: data keys are wrapped and unwrapped, but nothing is changed before an
  * administrator has looked at what came back and confirmed it. The record `cluster` says so, in its
- * member `confirm`.
+ * member `confirm`. And what is known of drills, which show that a restore would work.
  */
 #include "node.h"
 
+#include "kekd/clock.h"
 #include "kekd/log.h"
 
 #include <string.h>
@@ -54,4 +55,16 @@ node_confirm(struct node *n, const char *generation)
 		return KEKD_EPRECONDITION;
 	next.confirm = (struct cluster_confirm){ .wanted = false };
 	return node_cluster_change(n, &next, NULL);
+}
+
+void
+node_load_drill(struct node *n, const char *rest, json_t *body, uint64_t commit)
+{
+	const char *time = json_string_value(json_object_get(body, "last_good"));
+	uint64_t us = 0;
+
+	(void)rest;
+	(void)commit;
+	if (time && clock_parse(time, &us) == 0)
+		atomic_store(&n->drill_good_us, us);
 }

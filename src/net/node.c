@@ -149,6 +149,7 @@ static const struct {
 	{ "usage/", node_load_usage },
 	{ "members/", node_load_member },
 	{ "cluster", node_load_cluster },
+	{ "drill", node_load_drill },
 };
 
 static void

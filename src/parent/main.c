@@ -30,8 +30,8 @@ static const char help[] =
 	"in\n"
 	"  kekd restore BACKUP [--config FILE]\n"
 	"                                 put the records of a backup into an empty store\n"
-	"  kekd drill BACKUP [--config FILE]\n"
-	"                                 restore into an empty scratch state_dir, prove every\n"
+	"  kekd drill BACKUP --scratch DIR [--token URI] [--module PATH] [--pin-source FILE]\n"
+	"                                 restore into a scratch directory, prove every\n"
 	"                                 version in the tokens, tell the result as JSON\n"
 	"  kekd retry-pin [TOKEN] [--config FILE]\n"
 	"                                 let the kekd that runs try a refused PIN once more\n"
@@ -47,6 +47,7 @@ enum mode { MODE_RUN, MODE_CHECK, MODE_INIT, MODE_RETRY_PIN, MODE_RESTORE, MODE_
 struct command_line {
 	const char *config;
 	enum mode mode;
+	const char *scratch, *token_uri, *module, *pin_source; /* of a drill */
 	const char *word; /* the token of retry-pin, which may be NULL; a backup's path */
 	bool adopt;
 };
@@ -76,7 +77,20 @@ take_words(struct command_line *cl, int count, char **words)
 		}
 	if (count > 0 && cl->mode == MODE_RUN)
 		return false;
+	if ((cl->mode == MODE_DRILL) != (cl->scratch != NULL) ||
+		(cl->mode != MODE_DRILL && (cl->token_uri || cl->module || cl->pin_source)))
+		return false;
 	return !cl->adopt || cl->mode == MODE_INIT;
+}
+
+static const char **
+drill_option(struct command_line *cl, int option)
+{
+	return option == 'S'   ? &cl->scratch
+	       : option == 'T' ? &cl->token_uri
+	       : option == 'M' ? &cl->module
+	       : option == 'P' ? &cl->pin_source
+			       : NULL;
 }
 
 /* 0 to go on, else the exit status in *ret_status. */
@@ -87,6 +101,10 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 		{ "config", required_argument, NULL, 'c' },
 		{ "check", no_argument, NULL, 'k' },
 		{ "adopt", no_argument, NULL, 'A' },
+		{ "scratch", required_argument, NULL, 'S' },
+		{ "token", required_argument, NULL, 'T' },
+		{ "module", required_argument, NULL, 'M' },
+		{ "pin-source", required_argument, NULL, 'P' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -101,6 +119,8 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 			cl->mode = MODE_CHECK;
 		} else if (option == 'A') {
 			cl->adopt = true;
+		} else if (drill_option(cl, option)) {
+			*drill_option(cl, option) = optarg;
 		} else if (option == 'V') {
 			puts(PACKAGE_STRING);
 			return false;
@@ -116,21 +136,57 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 	if (take_words(cl, argc - optind, argv + optind))
 		return true;
 	fprintf(stderr, "kekd: \"%s\" is not understood here; kekd --help tells more.\n",
-		optind < argc ? argv[optind] : "--adopt");
+		optind < argc ? argv[optind] : "an option");
 	*ret_status = CHILD_EXIT_USAGE;
 	return false;
+}
+
+static int
+set(char **setting, const char *text, const char *end)
+{
+	char *copy;
+
+	if (asprintf(&copy, "%s%s", text, end) < 0)
+		return -ENOMEM;
+	free(*setting);
+	*setting = copy;
+	return 0;
+}
+
+/* Nothing that belongs to the kekd that runs: a drill has all it writes in one directory. */
+static int
+set_scratch(struct config *c, const struct command_line *cl)
+{
+	int err = set(&c->state_dir, cl->scratch, "/state");
+
+	if (!err)
+		err = set(&c->hsm.state_dir, cl->scratch, "/hsm");
+	if (!err)
+		err = set(&c->audit.dir, cl->scratch, "/audit");
+	c->hsm.workers = 1;
+	for (unsigned i = 0; !err && i < c->tokens_count; i++) {
+		if (cl->token_uri)
+			err = set(&c->tokens[i].uri, cl->token_uri, "");
+		if (!err && cl->module)
+			err = set(&c->tokens[i].module, cl->module, "");
+		if (!err && cl->pin_source)
+			err = set(&c->tokens[i].pin_source, cl->pin_source, "");
+	}
+	return err;
 }
 
 /* The file is the caller's to read, and kekd-net gets it open. */
 static int
 run_backup(const struct command_line *cl, struct config *config)
 {
-	int file = open(cl->word, O_RDONLY | O_CLOEXEC), status;
+	int file = open(cl->word, O_RDONLY | O_CLOEXEC), status = 0;
 
 	if (file < 0) {
 		fprintf(stderr, "kekd: %s: %s\n", cl->word, strerror(errno));
 		return CHILD_EXIT_USAGE;
 	}
+	if (cl->mode == MODE_DRILL && set_scratch(config, cl) != 0)
+		return CHILD_EXIT_FAILED;
 	status = parent_run(
 		config, cl->config, cl->mode == MODE_RESTORE ? NET_RESTORE : NET_DRILL, file);
 	close(file);
