@@ -43,8 +43,9 @@ void api_cluster_confirm(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/
 void api_drill_report(struct request *r); /* HTTP_CONTROL  POST  /v1/backup/drills */
 
 /* backup.c */
-/* {key, value} by the node's key; null while it cannot sign. */
-json_t *api_signature_json(struct node *n, const uint8_t digest[32]);
+/* Signs with the node's key, and tells which that is. As node_sign; logged. */
+int api_sign(struct node *n, const uint8_t digest[32], struct node_signing *ret_public,
+	uint8_t ret_signature[64]);
 void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
 /* usage.c */

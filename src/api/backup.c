@@ -5,6 +5,7 @@
 
 #include "kekd/backup.h"
 #include "kekd/clock.h"
+#include "kekd/log.h"
 
 #include <errno.h>
 #include <string.h>
@@ -45,18 +46,26 @@ begin(struct node *n)
 		audit.head, "records");
 }
 
-json_t *
-api_signature_json(struct node *n, const uint8_t digest[32])
+/* Not having a signature is no reason not to have a backup: the seal is what a restore checks. */
+int
+api_sign(struct node *n, const uint8_t digest[BACKUP_DIGEST_SIZE], struct node_signing *ret_public,
+	uint8_t ret_signature[BACKUP_SIGNATURE_SIZE])
 {
-	(void)n;
-	(void)digest;
-	return json_null();
+	int err = node_sign(n, digest, ret_signature);
+
+	if (err == 0)
+		node_signing(n, ret_public);
+	else
+		log_warning("a backup or drill is not signed: %s", kekd_strerror(err));
+	return err;
 }
 
 static int
 seal(struct node *n, json_t *document)
 {
 	uint8_t digest[BACKUP_DIGEST_SIZE], hmac[BACKUP_DIGEST_SIZE];
+	uint8_t signature[BACKUP_SIGNATURE_SIZE];
+	struct node_signing public;
 	char key[UUID_TEXT_SIZE];
 	struct uuid id;
 	int err = backup_digest(document, digest);
@@ -66,7 +75,11 @@ seal(struct node *n, json_t *document)
 	if (err < 0)
 		return err;
 	uuid_format(&id, key);
-	return backup_add_seal(document, key, hmac);
+	err = backup_add_seal(document, key, hmac);
+	if (err == 0 && api_sign(n, digest, &public, signature) == 0)
+		err = backup_add_signature(
+			document, public.public, sizeof(public.public), signature);
+	return err;
 }
 
 static int

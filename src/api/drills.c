@@ -69,14 +69,11 @@ outcome_read(struct request *r, struct outcome *o, char ret_error[JSON_ERROR_SIZ
 }
 
 static json_t *
-statement(struct request *r, const struct outcome *o)
+statement(struct request *r)
 {
 	char received[CLOCK_TEXT_SIZE];
 	json_t *s = json_deep_copy(r->body);
-	struct cluster c;
 
-	(void)o;
-	node_cluster(r->node, &c);
 	clock_format(clock_real_us(), received);
 	if (s && (json_object_set_new(s, "cluster", json_string(r->node->part.cluster)) < 0 ||
 			 json_object_set_new(s, "node", json_string(r->node->part.node)) < 0 ||
@@ -120,15 +117,17 @@ api_drill_report(struct request *r)
 {
 	struct outcome o = { 0 };
 	_cleanup_(json_freep) json_t *s = NULL;
-	uint8_t digest[BACKUP_DIGEST_SIZE];
+	uint8_t digest[BACKUP_DIGEST_SIZE], signature[BACKUP_SIGNATURE_SIZE];
+	struct node_signing public;
 	char error[JSON_ERROR_SIZE] = "";
+	json_t *answer;
 	int err = outcome_read(r, &o, error);
 
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
 		return;
 	}
-	s = statement(r, &o);
+	s = statement(r);
 	err = s ? backup_digest_of("kekd-drill-1", s, digest) : -ENOMEM;
 	if (err == 0)
 		err = store(r->node, s, o.ok);
@@ -137,7 +136,8 @@ api_drill_report(struct request *r)
 		return;
 	}
 	api_set_detail(r, json_incref(s));
-	request_answer_json(r, 200,
-		json_pack("{s:O, s:o}", "statement", s, "signature",
-			api_signature_json(r->node, digest)));
+	answer = json_pack("{s:O, s:n}", "statement", s, "signature");
+	if (answer && api_sign(r->node, digest, &public, signature) == 0)
+		backup_add_signature(answer, public.public, sizeof(public.public), signature);
+	request_answer_json(r, 200, answer);
 }

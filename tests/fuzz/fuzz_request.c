@@ -174,6 +174,19 @@ node_find_unknown(struct node *n, const struct unknown_wanted *wanted,
 	return 0;
 }
 
+void
+node_load_drill(struct node *n, const char *rest, json_t *body, uint64_t commit)
+{
+	(void)n, (void)rest, (void)body, (void)commit;
+}
+
+int
+node_sign(struct node *n, const uint8_t digest[32], uint8_t ret_signature[AUDIT_SIGNATURE_SIZE])
+{
+	(void)n, (void)digest, (void)ret_signature;
+	return KEKD_ESTARTING;
+}
+
 int
 node_sweep(struct node *n)
 {

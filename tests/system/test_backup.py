@@ -7,6 +7,7 @@ import re
 import stat
 
 import pytest
+from kekd import wait_for
 
 
 @pytest.fixture
@@ -96,6 +97,56 @@ def test_what_is_no_whole_backup_is_said_to_be_none(server, backup, harm):
     assert harm == "empty" or b"no whole backup" in done.stderr
     done = server.run("restore", backup)
     assert done.returncode != 0
+
+
+def pem(server, name, der):
+    """A public key as an auditor has it pinned."""
+    path = server.path(name)
+    body = "\n".join(der[i:i + 64] for i in range(0, len(der), 64))
+    with open(path, "w", encoding="ascii") as f:
+        f.write(f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    return path
+
+
+@pytest.fixture
+def signing(server):
+    """Once the node's key is in the token, backups are signed."""
+    def signs():
+        with server.http("admin-1") as admin:
+            return "signature" in admin.ok("POST", "/v1/backup", {}).json
+    wait_for(signs, "a backup is signed")
+
+
+def test_the_signature_is_checked_with_a_key_from_elsewhere(server, signing, backup):
+    document = load(backup)
+    pinned = pem(server, "pinned.pem", document["signature"]["key"])
+    shown = server.kekctl("backup", "verify", backup, "--key", pinned).stdout.decode()
+    assert "good, by the key that was given" in shown
+    assert "proves nothing" in server.kekctl("backup", "verify", backup).stdout.decode()
+    document["records"][0]["commit"] += 1
+    save(backup, document)
+    assert b"was changed" in server.kekctl("backup", "verify", backup, "--key", pinned,
+                                           status=6).stderr
+    assert b"was changed" in server.kekctl("backup", "verify", backup, status=6).stderr
+    del document["signature"]
+    save(backup, document)
+    assert b"not signed" in server.kekctl("backup", "verify", backup, "--key", pinned,
+                                          status=6).stderr
+
+
+def test_a_signature_by_another_key_is_refused(server, signing, backup, make_server):
+    document = load(backup)
+    other = make_server().init().start()
+    wait_for(lambda: "signature" in other.http("admin-1").ok("POST", "/v1/backup", {}).json,
+             "a backup is signed")
+    foreign = other.http("admin-1").ok("POST", "/v1/backup", {}).json["signature"]["key"]
+    pinned = pem(server, "foreign.pem", foreign)
+    server.kekctl("backup", "verify", backup, "--key", pinned, status=6)
+    document["signature"]["key"] = foreign
+    save(backup, document)
+    server.kekctl("backup", "verify", backup, status=6)
+    server.kekctl("backup", "verify", backup, "--key", server.path("server.key"), status=2)
+    server.kekctl("backup", "verify", backup, "--key", server.path("none"), status=2)
 
 
 def test_only_who_may_makes_a_backup(server):

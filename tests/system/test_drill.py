@@ -54,6 +54,7 @@ def test_a_drill_proves_every_version_and_its_age_is_a_metric(saved):
         ("demo", 1, "proven"), ("demo", 2, "proven"), ("second", 1, "proven")}
     assert told["tokens"][0]["label"] == "main" and told["tokens"][0]["serial"]
     assert told["not_covered"]
+    assert len(told["signature"]["value"]) == 88
     assert told["statement"]["reported_by"] == "admin-1" and told["statement"]["proven"] == 3
     first = metric(saved)
     assert first > 1.7e9
