@@ -160,6 +160,19 @@ typedef void audit_record_fn(const json_t *record, size_t len, void *user);
 int audit_verify_each(
 	const char *dir, audit_record_fn *each, void *user, struct audit_report *ret_report);
 
+/* ---- the oldest file (retain.c) ---- */
+
+struct audit_oldest {
+	char file[64];
+	uint64_t through; /* its last record that counts, as the next file tells */
+	char head[65];	  /* and that one's hash */
+};
+/* 1: the oldest of more than `keep` files; 0: there are no more; KEKD_EAUDIT: the next one does not
+ * begin with a whole record; -errno. */
+int audit_oldest(const char *dir, size_t keep, struct audit_oldest *ret_oldest);
+/* Removes it. An anchor for its end must be durable before. 0 or -errno. */
+int audit_remove(const char *dir, const struct audit_oldest *oldest);
+
 /* ---- reading, without verifying (reader.c) ---- */
 
 struct audit_reader;

@@ -19,6 +19,8 @@
 #define CONFIG_TOKENS_MAX 8
 #define CONFIG_WORKERS_MAX 4
 #define CONFIG_SESSIONS_MAX 64
+#define AUDIT_KEEP_MIN 2 /* files */
+#define AUDIT_KEEP_MAX 1000000
 
 struct config_token {
 	char *name;	  /* the logical token, a STR_NAME */
@@ -71,6 +73,7 @@ struct config {
 		char *dir;
 		bool hash_context;  /* context: clear | hash */
 		uint64_t max_bytes; /* of one file; default 1 GiB; a new file is started past it */
+		unsigned keep;	    /* the newest so many files; 0: all */
 	} audit;
 	struct config_admin *admins;
 	unsigned admins_count;
@@ -141,6 +144,7 @@ struct net_part {
 	char *audit_dir;
 	bool audit_hash_context;
 	uint64_t audit_max_bytes;
+	unsigned audit_keep; /* 0: all files */
 	struct policy policy;
 	json_t *admins; /* [{"name": …, "identities": […]}] */
 };

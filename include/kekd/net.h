@@ -129,10 +129,11 @@ struct node {
 	uint64_t next_poll_ns;
 	bool proofs_done;
 	uint64_t next_summary_ns, next_rotations_ns;
-	uint64_t usage_round_ns;
 	json_t *member;		/* body of members/NODE, or NULL */
 	struct uuid signing_id; /* CKA_ID of the key for signatures */
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
+	uint64_t usage_round_ns, next_retention_ns;
+	int retention_err;
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];

@@ -99,6 +99,9 @@ int usage_read_some(struct usage *u);
 json_t *usage_take(struct usage *u, bool round, char ret_path[2 * STR_NAME_MAX + 2]);
 /* How storing the record that was taken went: 0, or an error (it is tried in the next round). */
 void usage_stored(struct usage *u, int err);
+/* Up to this record of the log a start needs no file any more; 0 while the log is read. Any thread.
+ */
+uint64_t usage_stored_through(struct usage *u);
 
 struct usage_status {
 	bool reading;		   /* the log is still being read */

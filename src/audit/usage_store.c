@@ -206,6 +206,17 @@ usage_stored(struct usage *u, int err)
 	pthread_mutex_unlock(&u->lock);
 }
 
+uint64_t
+usage_stored_through(struct usage *u)
+{
+	uint64_t sequence;
+
+	pthread_mutex_lock(&u->lock);
+	sequence = u->read ? u->members[0].stored.sequence : 0;
+	pthread_mutex_unlock(&u->lock);
+	return sequence;
+}
+
 /* ---- in ---- */
 
 static bool

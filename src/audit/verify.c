@@ -151,7 +151,10 @@ struct verify {
 	uint64_t file_sequence;
 	uint64_t before_size; /* bytes of the file before that count */
 	uint64_t line;
-	bool head; /* only gap records so far in this file */
+	bool head;     /* only gap records so far in this file */
+	uint64_t base; /* records that are missing at the beginning, as the first one tells */
+	char base_head[CHAIN_HEX_SIZE], base_file[CHAIN_FILE_SIZE];
+	bool anchored; /* a record tells of that */
 	audit_record_fn *each;
 	void *user;
 };
@@ -250,6 +253,9 @@ check_gap(struct verify *v, const struct chain_line *line, uint64_t start)
 		return check_tail(v, line, name);
 	if (strcmp(name, v->file) == 0 && offset == start)
 		return 0;
+	/* Of a file that was removed since. */
+	if (v->head && v->base > 0 && v->report->files == 0 && chain_file_sequence(name) <= v->base)
+		return 0;
 	if (v->head && strcmp(name, v->before) == 0 && offset == v->before_size)
 		return check_tail(v, line, name);
 	return fault(v, line->sequence, "this gap record does not fit to the files that are here");
@@ -319,29 +325,56 @@ misplaced(struct verify *v, struct lines *l, const struct chain_line *line, uint
 		"inserted");
 }
 
-/* The first record of all says whose log it is, and so what its `prev` must be. */
+/* The first record of all says whose log it is, and so what its `prev` must be. That of a log whose
+ * oldest files were removed stands in an anchor, which comes later. */
 static int
 check_first(struct verify *v, const struct chain_line *line)
 {
 	const char *cluster = text_of(line, "cluster");
 
-	if (line->sequence != 1)
-		return fault(v, line->sequence,
-			"the chain does not start at its beginning: records 1 to %llu are missing",
-			(unsigned long long)(line->sequence - 1));
 	if (!cluster || chain_first(cluster, line->node, v->prev) != 0)
 		return fault(v, line->sequence, "the first record does not tell whose log this is");
+	if (line->sequence > 1) {
+		v->base = v->report->last_sequence = line->sequence - 1;
+		snprintf(v->prev, sizeof(v->prev), "%s", line->prev);
+		memcpy(v->base_head, v->prev, sizeof(v->base_head));
+		memcpy(v->base_file, v->file, sizeof(v->base_file));
+	}
 	snprintf(v->node, sizeof(v->node), "%s", line->node);
 	v->report->first_sequence = line->sequence;
 	snprintf(v->report->first_time, sizeof(v->report->first_time), "%s", line->time);
 	return 0;
 }
 
+/* Does this anchor tell of what is missing at the beginning? */
+static void
+check_anchor(struct verify *v, const struct chain_line *line)
+{
+	const char *head = text_of(line, "head");
+
+	if (v->base > 0 && number_of(line, "at") == v->base && head &&
+		strcmp(head, v->base_head) == 0)
+		v->anchored = true;
+}
+
+static int
+check_base(struct verify *v)
+{
+	if (v->base == 0 || v->anchored)
+		return 0;
+	memcpy(v->file, v->base_file, sizeof(v->file));
+	v->line = 1;
+	return fault(v, v->base + 1,
+		"the chain does not start at its beginning: records 1 to %llu are missing, and no "
+		"anchor record tells that they were removed",
+		(unsigned long long)v->base);
+}
+
 static int
 check_place(struct verify *v, struct lines *l, const struct chain_line *line)
 {
-	uint64_t wanted = v->report->last_sequence + 1;
 	int err = v->report->records == 0 ? check_first(v, line) : 0;
+	uint64_t wanted = v->report->last_sequence + 1;
 
 	if (err)
 		return err;
@@ -371,6 +404,8 @@ check_record(struct verify *v, struct lines *l, const char *text, size_t len, ui
 		err = check_gap(v, &line, start);
 	else if (!err && strcmp(line.type, "open") == 0)
 		note(v, &line);
+	else if (!err && strcmp(line.type, "anchor") == 0)
+		check_anchor(v, &line);
 	if (!err) {
 		v->head = v->head && strcmp(line.type, "gap") == 0;
 		r->records++;
@@ -464,6 +499,8 @@ check_all(struct verify *v, const uint64_t *list, size_t count)
 		err = check_file(v, list[i], i + 1 < count ? list[i + 1] : 0);
 	if (!err && v->report->records == 0)
 		err = fault(v, 0, "there is no record here");
+	if (!err)
+		err = check_base(v);
 	return err;
 }
 

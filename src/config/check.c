@@ -144,6 +144,21 @@ max_bytes(struct check *c, const char *text)
 	return AUDIT_BYTES_DEFAULT;
 }
 
+/* Fewer than two files would mean to remove what was just written. */
+static unsigned
+keep(struct check *c, unsigned given)
+{
+	if (given == 0 && !lines_find(c->lines, "audit.keep"))
+		return 0;
+	if (given >= AUDIT_KEEP_MIN && given <= AUDIT_KEEP_MAX)
+		return given;
+	check_finding(c, "audit.keep",
+		"audit.keep is %u: give the number of files to keep, %d to %d, or leave it away to "
+		"keep all",
+		given, AUDIT_KEEP_MIN, AUDIT_KEEP_MAX);
+	return 0;
+}
+
 static unsigned
 count_between(struct check *c, const char *path, unsigned given, unsigned max, unsigned fallback)
 {
@@ -228,6 +243,7 @@ take_document(struct check *c, struct document *d, struct config *config)
 	config->audit.dir = take(&d->audit.dir);
 	config->audit.hash_context = d->audit.context == DOCUMENT_CONTEXT_HASH;
 	config->audit.max_bytes = max_bytes(c, d->audit.max_bytes);
+	config->audit.keep = keep(c, d->audit.keep);
 	config->admins_count = d->admins_count;
 	config->admins = take(&d->admins);
 	d->admins_count = 0;

@@ -45,7 +45,7 @@ config_net_part(const struct config *c, enum net_task task)
 {
 	json_t *part = json_pack(
 		"{s:b, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I, s:s, s:b, "
-		"s:I, s:o, s:o}",
+		"s:I, s:I, s:o, s:o}",
 		"init", task != NET_SERVE, "hang_ms", (json_int_t)c->hsm.hang_ms, "cluster",
 		c->cluster, "node", c->node, "state_dir", c->state_dir, "tls_certificate",
 		c->tls.certificate, "tls_key", c->tls.key, "tls_client_ca", c->tls.client_ca,
@@ -53,7 +53,8 @@ config_net_part(const struct config *c, enum net_task task)
 		(json_int_t)c->hsm.workers, "sessions", (json_int_t)c->hsm.sessions, "deadline_ms",
 		(json_int_t)c->hsm.deadline_ms, "audit_dir", c->audit.dir, "audit_hash_context",
 		(int)c->audit.hash_context, "audit_max_bytes", (json_int_t)c->audit.max_bytes,
-		"admins", admins_to_json(c), "policy", policy_to_json(&c->policy));
+		"audit_keep", (json_int_t)c->audit.keep, "admins", admins_to_json(c), "policy",
+		policy_to_json(&c->policy));
 
 	if (part && ((c->crl.file && json_object_set_new(
 					     part, "crl_file", json_string(c->crl.file)) != 0) ||

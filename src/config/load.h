@@ -56,6 +56,7 @@ struct document_hsm {
 };
 struct document_audit {
 	char *dir, *max_bytes;
+	unsigned keep;
 	enum document_context context;
 };
 struct document_policy {

@@ -102,7 +102,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 {
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
 	const char *crl_file = NULL;
-	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes, task = -1;
+	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes, keep = 0, task = -1;
 	json_t *tokens, *admins, *deny, *policy;
 	bool bad = false, init = false;
 	const struct json_member members[] = {
@@ -126,6 +126,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "audit_dir", JSON_KIND_STRING, true, &audit_dir },
 		{ "audit_hash_context", JSON_KIND_BOOL, true, &p->audit_hash_context },
 		{ "audit_max_bytes", JSON_KIND_INTEGER, true, &max_bytes },
+		{ "audit_keep", JSON_KIND_INTEGER, true, &keep },
 		{ "admins", JSON_KIND_ARRAY, true, &admins },
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
 	};
@@ -151,6 +152,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	p->deadline_ms = narrow(deadline_ms, UINT_MAX, &bad);
 	p->hang_ms = narrow(hang_ms, UINT_MAX, &bad);
 	p->audit_max_bytes = (uint64_t)max_bytes;
+	p->audit_keep = narrow(keep, AUDIT_KEEP_MAX, &bad);
 	p->admins = json_incref(admins);
 	if (json_array_size(tokens) > CONFIG_TOKENS_MAX)
 		bad = true;

@@ -139,6 +139,7 @@ const struct config_setting config_settings[] = {
 	{ "hsm.sessions", CONFIG_RESTART, AT(hsm.sessions), same_number },
 	{ "audit.dir", CONFIG_RESTART, AT(audit.dir), same_text },
 	{ "audit.max_bytes", CONFIG_RESTART, AT(audit.max_bytes), same_size },
+	{ "audit.keep", CONFIG_RESTART, AT(audit.keep), same_number },
 	{ "audit.context", CONFIG_RESTART, AT(audit.hash_context), same_flag },
 	{ "admins", CONFIG_INIT, LIST_AT(admins), same_admins },
 	{ "policy.approvals", CONFIG_INIT, AT(policy.approvals), same_number },

@@ -63,6 +63,9 @@ void node_close_signing(struct node *n); /* before the audit log: a last checkpo
  * or AUDIT_ANCHOR. 0, as node_sign, or KEKD_EAUDIT. */
 int node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head);
 
+/* retention.c: removes audit files beyond audit.keep. Control thread. */
+void node_tick_retention(struct node *n);
+
 extern const struct http_hooks node_hooks;
 
 #endif

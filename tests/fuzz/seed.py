@@ -202,6 +202,7 @@ def part():
            "tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/a", "common_name": False,
            "tokens": ["main", "other"], "workers": 2, "sessions": 1, "deadline_ms": 5000,
            "audit_dir": "/d", "audit_hash_context": True, "audit_max_bytes": 1 << 30,
+           "audit_keep": 0,
            "admins": [{"name": "a", "identities": ["uri:x"]}]}
     one = {"cluster": "test", "token": "main", "index": 0, "uri": "pkcs11:token=main",
            "module": "/m", "sessions": 1}

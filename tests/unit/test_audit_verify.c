@@ -355,6 +355,77 @@ a_missing_file_is_found(void **state)
 	expect_fault(f, 1, 1, "does not start at its beginning");
 }
 
+/* Appends an anchor, as the node does, and takes the oldest file away. */
+static void
+remove_oldest(struct fixture *f, uint64_t at_shift, const char *head, bool remove)
+{
+	const struct audit_config config = {
+		.dir = f->dir, .cluster = "c1", .node = "n1", .max_bytes = 1500
+	};
+	struct audit_record r = { .type = AUDIT_ANCHOR };
+	struct audit_oldest oldest;
+	struct audit *a = NULL;
+	char error[256];
+
+	assert_int_equal(audit_oldest(f->dir, 1, &oldest), 1);
+	assert_int_equal(audit_open(&config, &a, error), 0);
+	r.detail = json_pack("{s:I, s:s, s:s, s:s}", "at", (json_int_t)(oldest.through + at_shift),
+		"head", head ? head : oldest.head, "key", "k", "signature", "s");
+	assert_int_equal(audit_append(a, &r), 0);
+	audit_freep(&a);
+	json_decref(r.detail);
+	if (remove)
+		assert_int_equal(audit_remove(f->dir, &oldest), 0);
+	read_log(f);
+}
+
+static void
+a_log_may_begin_where_an_anchor_says_that_older_records_were_removed(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_oldest oldest;
+	uint64_t next = f->sequences[1];
+
+	remove_oldest(f, 0, NULL, false);
+	assert_int_equal(verify(f), 0);
+	assert_int_equal(f->report.first_sequence, 1);
+	remove_oldest(f, 0, NULL, true);
+	assert_int_equal(f->sequences[0], next);
+	assert_int_equal(verify(f), 0);
+	assert_int_equal(f->report.first_sequence, next);
+	while (audit_oldest(f->dir, 2, &oldest) == 1)
+		remove_oldest(f, 0, NULL, true);
+	assert_int_equal(f->count, 2);
+	assert_int_equal(verify(f), 0);
+}
+
+static void
+a_log_that_begins_elsewhere_than_its_anchor_says_is_found(void **state)
+{
+	static const char other[] =
+		"0000000000000000000000000000000000000000000000000000000000000000";
+	struct fixture *f = *state;
+
+	remove_oldest(f, 1, NULL, true);
+	expect_fault(f, 0, 1, "no anchor record");
+	remove_oldest(f, 0, other, true);
+	expect_fault(f, 0, 1, "no anchor record");
+}
+
+static void
+the_oldest_file_is_none_while_there_are_no_more_than_wanted(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_oldest oldest;
+
+	assert_int_equal(audit_oldest(f->dir, f->count, &oldest), 0);
+	assert_int_equal(audit_oldest(f->dir, f->count - 1, &oldest), 1);
+	assert_int_equal(oldest.through, f->sequences[1] - 1);
+	put_file(f, 1, "not a record\n", 13);
+	assert_int_equal(audit_oldest(f->dir, 2, &oldest), KEKD_EAUDIT);
+	assert_int_equal(audit_oldest("/nonexistent", 2, &oldest), -ENOENT);
+}
+
 static void
 a_renamed_file_is_found(void **state)
 {
@@ -439,6 +510,9 @@ main(void)
 		T(a_replaced_record_with_a_right_hash_is_found),
 		T(bytes_after_the_end_are_found),
 		T(a_missing_file_is_found),
+		T(a_log_may_begin_where_an_anchor_says_that_older_records_were_removed),
+		T(a_log_that_begins_elsewhere_than_its_anchor_says_is_found),
+		T(the_oldest_file_is_none_while_there_are_no_more_than_wanted),
 		T(a_renamed_file_is_found),
 		T(an_empty_directory_is_no_log),
 		T(the_tail_that_a_gap_record_tells_of_cannot_be_changed),

@@ -336,6 +336,8 @@ static const struct {
 	{ "500ms", "500ms\n  hang: soon", 21, "is no duration", "\"30s\"" },
 	{ "16MiB", "1KiB", 23, "is no size", "4 KiB" },
 	{ "16MiB", "lots", 23, "is no size", "GiB" },
+	{ "  max_bytes: 16MiB", "  keep: 1", 23, "audit.keep is 1", "2 to 1000000" },
+	{ "  max_bytes: 16MiB", "  keep: 0", 23, "audit.keep is 0", "leave it away" },
 	{ "  max_bytes: 16MiB", "  context: secret", 23, "context", "not known" },
 	{ "audit:\n", "identity: { common_name: maybe }\naudit:\n", 21, "common_name",
 		"not known" },
@@ -604,6 +606,7 @@ kekd_net_reads_its_part_as_it_was_cut(void **state)
 	assert_int_equal(p.deadline_ms, 500);
 	assert_int_equal(p.hang_ms, 30000);
 	assert_int_equal(p.audit_max_bytes, 16 << 20);
+	assert_int_equal(p.audit_keep, 0);
 	assert_int_equal(json_array_size(p.admins), 1);
 	net_part_free(&p);
 	json_decref(part);
