@@ -131,6 +131,7 @@ struct node {
 	uint64_t next_summary_ns, next_rotations_ns;
 	json_t *member;		/* body of members/NODE, or NULL */
 	struct uuid signing_id; /* CKA_ID of the key for signatures */
+	unsigned signing_token;
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
 	uint64_t usage_round_ns, next_retention_ns;
 	int retention_err;
@@ -199,6 +200,9 @@ int node_sign(
 	struct node *n, const uint8_t digest[32], uint8_t ret_signature[AUDIT_SIGNATURE_SIZE]);
 /* A copy of what is known of it. Any thread. */
 void node_signing(struct node *n, struct node_signing *ret_signing);
+/* From now on a new key in this token signs, unless one there does already. 0, KEKD_ESTORE …
+ * Control thread. */
+int node_move_signing(struct node *n, unsigned token);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

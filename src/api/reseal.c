@@ -55,6 +55,12 @@ api_cluster_reseal(struct request *r)
 	if (!is_current(r, store))
 		return;
 	err = sealed_move(store, token, &m, error);
+	if (err == 0 &&
+		(err = node_move_signing(r->node, (unsigned)node_token(r->node, token))) < 0)
+		snprintf(error, sizeof(error),
+			"all seals have moved, but not the key that signs the audit log: %s; "
+			"repeat",
+			kekd_strerror(err));
 	if (err < 0)
 		request_fail(r, err, "%s", *error ? error : kekd_strerror(err));
 	else

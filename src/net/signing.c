@@ -17,7 +17,9 @@
 #define CHECKPOINT_NS (10 * CLOCK_S)
 #define STORE_NS (60 * CLOCK_S)
 #define AGAIN_NS (10 * CLOCK_S)
-#define KEY_TOKEN 0
+#define KEY_TOKEN 0 /* of a new node; the record has where it is */
+#define BEFORE "audit_keys_before"
+#define BEFORE_MAX 16
 
 static void
 set_state(struct node *n, enum signing_state state, const char *fault)
@@ -72,7 +74,7 @@ call(struct node *n, struct hsm_op *op)
 {
 	int err;
 
-	op->token = KEY_TOKEN;
+	op->token = n->signing_token;
 	op->object.len = sizeof(n->signing_id.b);
 	memcpy(op->object.b, n->signing_id.b, sizeof(n->signing_id.b));
 	err = hsm_call(n->hsm, op, 1);
@@ -142,13 +144,19 @@ take_record(struct node *n, uint8_t ret_public[AUDIT_PUBLIC_SIZE], bool *ret_mad
 	const char *id = json_string_value(json_object_get(record, "id"));
 	const char *created = json_string_value(json_object_get(record, "created"));
 	const char *public = json_string_value(json_object_get(record, "public"));
+	const char *token = json_string_value(json_object_get(record, "token"));
 	size_t len = 0;
+	int index;
 
 	if (!record)
 		return -ENOENT;
 	if (!id || uuid_parse(id, &n->signing_id) != 0 || !created ||
 		clock_parse(created, &n->signing.created_us) != 0)
 		return KEKD_EINVALID;
+	index = token ? node_token(n, token) : KEY_TOKEN;
+	if (index < 0)
+		return KEKD_EOBJECT;
+	n->signing_token = (unsigned)index;
 	*ret_made = public;
 	if (public &&
 		(str_unbase64(public, strlen(public), ret_public, AUDIT_PUBLIC_SIZE, &len) != 0 ||
@@ -166,7 +174,7 @@ record_json(const struct node *n, const uint8_t *public)
 
 	uuid_format(&n->signing_id, id);
 	clock_format(n->signing.created_us, created);
-	record = json_pack("{s:s, s:s, s:s}", "id", id, "token", n->part.tokens[KEY_TOKEN],
+	record = json_pack("{s:s, s:s, s:s}", "id", id, "token", n->part.tokens[n->signing_token],
 		"created", created);
 	if (public) {
 		str_base64(&b, public, AUDIT_PUBLIC_SIZE);
@@ -339,6 +347,49 @@ node_tick_signing(struct node *n)
 	}
 	if (now >= n->signing_store_ns)
 		store_checkpoint(n);
+}
+
+/* What was signed before stays to be verified. */
+static int
+keep_old_key(struct node *n)
+{
+	json_t *old = node_member(n, "audit_key"), *all = json_deep_copy(node_member(n, BEFORE));
+
+	if (!all)
+		all = json_array();
+	while (json_array_size(all) >= BEFORE_MAX)
+		json_array_remove(all, 0);
+	if (!all || json_array_append(all, old) < 0) {
+		json_decref(all);
+		return -ENOMEM;
+	}
+	return node_set_member(n, BEFORE, all);
+}
+
+int
+node_move_signing(struct node *n, unsigned token)
+{
+	const char *name = n->part.tokens[token];
+	const json_t *record = node_member(n, "audit_key");
+	const char *now = json_string_value(json_object_get(record, "token"));
+	int err;
+
+	if (!now || strcmp(now, name) == 0)
+		return 0;
+	if (n->signing.state == SIGNING_READY)
+		checkpoint(n);
+	err = keep_old_key(n);
+	if (err != 0)
+		return err;
+	n->signing_token = token;
+	err = make_record(n);
+	pthread_mutex_lock(&n->lock);
+	n->signing.state = SIGNING_WAITING;
+	pthread_mutex_unlock(&n->lock);
+	n->signing_again_ns = 0;
+	if (err == 0)
+		log_info("the key that signs the audit log is made anew in token %s", name);
+	return err;
 }
 
 void

@@ -38,6 +38,12 @@ def reseal(admin, token):
     return admin.ok("POST", "/v1/cluster/reseal", {"token": token}, etag=etag).json
 
 
+def signing_key(admin):
+    """Its fingerprint, while it signs."""
+    signing = admin.status()["audit"]["signing"]
+    return signing["key"] if signing["state"] == "ready" else None
+
+
 def workers_of(server, token):
     """Those whose command line, environment or files tell nothing: by what the status says."""
     with server.http("admin-1") as admin:
@@ -134,6 +140,7 @@ def test_seals_move_to_the_second_token_and_kekd_starts_without_the_first(two):
         rotate_to(admin, "second")
         blob = app.wrap(b"kept")
         assert admin.status()["store"]["seal_token"] == "main"
+        signer = wait_for(lambda: signing_key(admin), "a key signs")
         moved = reseal(admin, "second")
         store = admin.status()["store"]
         assert store["seal_key"] == moved["seal_key"] and store["seal_token"] == "second"
@@ -143,6 +150,8 @@ def test_seals_move_to_the_second_token_and_kekd_starts_without_the_first(two):
         assert admin.ok("GET", "/v1/keys/k0").etag == etag, "a seal is no change of a key"
         admin.ok("PATCH", "/v1/keys/k0", {"labels": {"a": "b"}}, etag=etag)
         admin.rotate("k1")
+        wait_for(lambda: signing_key(admin) not in (None, signer), "a new key signs")
+        signer = signing_key(admin)
     two.stop()
     destroy_token(two, "main")
     two.settings["tokens"] = [t for t in two.settings["tokens"] if t["name"] == "second"]
@@ -150,6 +159,7 @@ def test_seals_move_to_the_second_token_and_kekd_starts_without_the_first(two):
     two.start()
     with two.http("admin-1") as admin, two.http("app") as app:
         assert admin.status()["store"]["hold"] == "none"
+        wait_for(lambda: signing_key(admin) == signer, "the same key signs")
         assert app.unwrap(blob) == b"kept"
         assert admin.create_key("after").json["versions"][0]["token"] == "second"
     assert [r["type"] for r in two.audit_records(operation="cluster.reseal")] == [
