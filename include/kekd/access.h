@@ -113,6 +113,8 @@ struct client {
 	size_t grants_count;
 	int64_t requests_per_s, in_flight; /* 0: no limit */
 	struct limit *limit;		   /* its use; the same in all records of the name */
+	uint64_t changed_us;		   /* when, and by which client, it was last changed */
+	char changed_by[STR_NAME_MAX + 1]; /* 0, "": by kekd init, or an earlier release */
 	bool refused; /* as in struct key: the last good record, in force, not to be changed */
 };
 
@@ -120,7 +122,8 @@ struct client *client_ref(struct client *c);
 void client_unrefp(struct client **c);
 /* The record's body, which is also what the API takes and gives, less the name:
  * {"name","identities","addresses","grants":[{"keys","operations"}],
- * "limits":{"requests_per_s","in_flight"}}. Strict. */
+ * "limits":{"requests_per_s","in_flight"}}, and in a record alone "changed" and "changed_by".
+ * Strict. */
 int client_from_json(const char *name, const json_t *body, uint64_t commit,
 	struct client **ret_client, char ret_error[JSON_ERROR_SIZE]);
 json_t *client_to_json(const struct client *c);

@@ -38,8 +38,9 @@
 	X(KEKD_ECLIENT, "unknown_client", 403, "No client record has this identity") \
 	X(KEKD_EADDRESS, "address_not_allowed", 403, "The client may not come from this address") \
 	X(KEKD_EFORBIDDEN, "forbidden", 403, "No grant of this client covers the request") \
-	X(KEKD_EAPPROVAL, "approval_required", 403, \
-		"The change needs a second administrator's approval") \
+	X(KEKD_EAPPROVER, "approver_not_eligible", 403, \
+		"This client may not approve this request") \
+	X(KEKD_ENOAPPROVAL, "approval_not_found", 404, "The approval does not exist") \
 	X(KEKD_EROUTE, "not_found", 404, "There is nothing at this path") \
 	X(KEKD_ENOKEY, "key_not_found", 404, "The key does not exist") \
 	X(KEKD_ENOVERSION, "version_not_found", 404, "The key has no such version") \
@@ -51,6 +52,10 @@
 	X(KEKD_EFROZEN, "frozen", 409, "The key or the service only unwraps for now") \
 	X(KEKD_ECONFIRM, "confirm_required", 409, \
 		"What was restored from a backup is not confirmed yet") \
+	X(KEKD_EAPPROVALENDED, "approval_not_pending", 409, "The request does not wait any more") \
+	X(KEKD_EEVIDENCE, "evidence_changed", 409, "It is not as it was shown") \
+	X(KEKD_EUSAGE, "usage_incomplete", 409, "The usage evidence is not complete") \
+	X(KEKD_EDESTROYED, "version_destroyed", 410, "The version was destroyed") \
 	X(KEKD_EDISABLED, "version_not_enabled", 409, "The version is not enabled") \
 	X(KEKD_ENOTPRIMARY, "version_not_primary", 409, "Only the primary version wraps") \
 	X(KEKD_EUNPROVEN, "version_unproven", 409, \

@@ -32,6 +32,21 @@ enum version_state {
 
 struct nonce_block; /* nonce.h */
 
+/* What a version has from the day that it waits to be destroyed. */
+#define KEY_CONFIRMED_MAX 16
+struct version_destroy {
+	char approval[UUID_TEXT_SIZE]; /* "": none was needed */
+	char requested_by[STR_NAME_MAX + 1];
+	uint64_t requested_us;
+	uint64_t wait_s, waited_s; /* by the boot clock, as kekd saw it pass */
+	uint64_t restarted_us;	   /* when a refused use last began the wait anew; 0: never */
+	unsigned restarts;
+	uint64_t refused;  /* refused uses ever, when the wait began */
+	char evidence[65]; /* what was shown to those who approved */
+	char confirmed[KEY_CONFIRMED_MAX][STR_NAME_MAX + 1]; /* members without the object */
+	size_t confirmed_count;
+};
+
 struct key_version {
 	unsigned number; /* 1, 2, … never used twice */
 	struct uuid id;
@@ -46,6 +61,7 @@ struct key_version {
 	uint8_t canary_sha256[32];	   /* of the nonce */
 	uint64_t adopted_us;		   /* 0: kekd made it for this record */
 	char adopted_by[STR_NAME_MAX + 1]; /* the client that adopted it */
+	struct version_destroy *destroy;   /* owned; NULL: it never waited, or was spared */
 	struct nonce_block
 		*nonces; /* shared by all generations of the record; owned by the keyring */
 };

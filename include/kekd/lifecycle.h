@@ -97,6 +97,34 @@ int lifecycle_adopt(struct lifecycle *l, const char *name, uint64_t expected,
 	const struct lifecycle_adoption *a, struct key **ret_key,
 	char ret_error[LIFECYCLE_ERROR_SIZE]);
 
+/* ---- the end of a version (destroy.c) ---- */
+
+/* May it be destroyed, as it is now: disabled, neither the primary nor within its ten minutes the
+ * previous one. 0, KEKD_ENOVERSION, KEKD_ESTATE, or the previous primary: KEKD_ESTATE. Any thread.
+ */
+int lifecycle_may_destroy(const struct key *k, unsigned version, uint64_t now_us,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* disabled → scheduled: it waits. d is copied; with: another record's change in the same commit, or
+ * NULL. */
+int lifecycle_schedule(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	const struct version_destroy *d, const struct sealed_change *with, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* scheduled → disabled: it is spared. */
+int lifecycle_cancel(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* Stores how long a scheduled version has waited, or that its wait began anew. d is copied. */
+int lifecycle_wait(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
+	const struct version_destroy *d, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* scheduled → destroying: nothing can stop it from then on. */
+int lifecycle_begin_destroy(struct lifecycle *l, const char *name, uint64_t expected,
+	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* destroying: the object goes from this node's token, copies from its workers, and this node
+ * confirms; when all members have, → destroyed. Can be repeated after a crash at any instant. */
+int lifecycle_destroy(struct lifecycle *l, const char *name, unsigned version,
+	const char (*members)[STR_NAME_MAX + 1], size_t members_count, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+
 /* The canary (crypto/canary.c): made once per version; proving = unwrap it and compare, then a
  * fresh wrap and unwrap. */
 int canary_make(struct hsm *hsm, unsigned token, struct key_version *v);

@@ -7,6 +7,7 @@
 #define KEKD_NET_H
 
 #include "kekd/access.h"
+#include "kekd/approvals.h"
 #include "kekd/audit.h"
 #include "kekd/cluster.h"
 #include "kekd/config.h"
@@ -51,6 +52,7 @@ struct node_proofs {
 };
 
 struct node_nonces;
+struct node_destroy;
 
 struct unknown_object { /* in a token, but in no metadata */
 	char token[STR_NAME_MAX + 1];
@@ -105,6 +107,7 @@ struct node {
 	_Atomic(struct sealed *) sealed; /* NULL until the phase is above STARTING */
 	struct keyring *keyring;
 	struct clients *clients;
+	struct approvals *approvals;
 	struct usage *usage;
 	struct audit *audit;
 	struct control *control;
@@ -135,6 +138,8 @@ struct node {
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
 	uint64_t usage_round_ns, next_retention_ns;
 	int retention_err;
+	struct node_destroy *destroys; /* versions that wait for their end, or are at it */
+	size_t destroys_count;
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];
@@ -170,8 +175,13 @@ int node_token(const struct node *n, const char *name);
 bool node_first_refusal(struct node *n, const char *client, const struct uuid *version);
 /* A change has made a new version of this key, and proven it. Control thread. */
 void node_count_proven(struct node *n, const char *key);
+/* A version of it is not to be proven any more. Control thread. */
+void node_count_gone(struct node *n, const char *key);
 /* The shortest rotate_every that a key may have here, in seconds. Any thread. */
 uint64_t node_rotation_floor_s(struct node *n);
+/* Versions of this key wait for their end, or are at it: from now on the node sees to them. Control
+ * thread. */
+void node_watch_destroy(struct node *n, const struct key *k);
 /* The record `cluster` as it is now, copied. Any thread. */
 void node_cluster(struct node *n, struct cluster *ret_cluster);
 /* Commits a changed copy, with another record's change if `with` is not NULL, and puts it in force.

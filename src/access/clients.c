@@ -414,9 +414,22 @@ take_limits(struct client *c, const json_t *body, char ret_error[JSON_ERROR_SIZE
 }
 
 static int
+take_changed(struct client *c, const char *changed, const char *changed_by,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	if (changed && clock_parse(changed, &c->changed_us) < 0)
+		return refuse(ret_error, "member \"changed\" is no time");
+	if (*changed_by && !str_is_name(changed_by))
+		return refuse(ret_error, "member \"changed_by\" is no name");
+	snprintf(c->changed_by, sizeof(c->changed_by), "%s", changed_by);
+	return 0;
+}
+
+static int
 take_body(struct record *r, const char *name, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 {
 	const char *own_name = name;
+	const char *changed = NULL, *changed_by = "";
 	json_t *identities = NULL, *addresses = NULL, *grants = NULL, *limits = NULL;
 	const struct json_member members[] = {
 		{ "name", JSON_KIND_STRING, false, &own_name },
@@ -424,6 +437,8 @@ take_body(struct record *r, const char *name, const json_t *body, char ret_error
 		{ "addresses", JSON_KIND_ARRAY, false, &addresses },
 		{ "grants", JSON_KIND_ARRAY, false, &grants },
 		{ "limits", JSON_KIND_OBJECT, false, &limits },
+		{ "changed", JSON_KIND_STRING, false, &changed },
+		{ "changed_by", JSON_KIND_STRING, false, &changed_by },
 	};
 	int err = json_take(body, members, STR_COUNT(members), ret_error);
 
@@ -431,6 +446,9 @@ take_body(struct record *r, const char *name, const json_t *body, char ret_error
 		return err;
 	if (strcmp(own_name, name) != 0)
 		return refuse(ret_error, "member \"name\" differs from the client's name");
+	err = take_changed(&r->c, changed, changed_by, ret_error);
+	if (err)
+		return err;
 	err = take_identities(r, identities, ret_error);
 	if (!err)
 		err = take_addresses(r, addresses, ret_error);
@@ -497,18 +515,38 @@ grant_to_json(const struct access_grant *g)
 		"{s:s, s:o}", "keys", g->keys, "operations", operations_to_json(g->operations));
 }
 
+/* What a record made by an earlier release, or by kekd init, does not have. */
+static int
+add_changed(json_t *o, const struct client *c)
+{
+	char text[CLOCK_TEXT_SIZE];
+	int err = 0;
+
+	clock_format(c->changed_us, text);
+	if (c->changed_us)
+		err |= json_object_set_new(o, "changed", json_string(text));
+	if (*c->changed_by)
+		err |= json_object_set_new(o, "changed_by", json_string(c->changed_by));
+	return err;
+}
+
 json_t *
 client_to_json(const struct client *c)
 {
-	json_t *grants = json_array();
+	json_t *grants = json_array(), *o;
 
 	for (size_t i = 0; i < c->grants_count; i++)
 		json_array_append_new(grants, grant_to_json(&c->grants[i]));
-	return json_pack("{s:s, s:o, s:o, s:o, s:{s:I, s:I}}", "name", c->name, "identities",
+	o = json_pack("{s:s, s:o, s:o, s:o, s:{s:I, s:I}}", "name", c->name, "identities",
 		strings_to_json(c->identities, c->identities_count), "addresses",
 		strings_to_json(c->addresses, c->addresses_count), "grants", grants, "limits",
 		"requests_per_s", (json_int_t)c->requests_per_s, "in_flight",
 		(json_int_t)c->in_flight);
+	if (o && add_changed(o, c)) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
 }
 
 json_t *

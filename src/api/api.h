@@ -60,6 +60,16 @@ void api_client_get(struct request *r);	   /* HTTP_READ     GET    /v1/clients/{
 void api_client_put(struct request *r);	   /* HTTP_CONTROL  PUT    /v1/clients/{name} */
 void api_client_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/clients/{name} */
 
+/* destroy.c */
+void api_version_destroy(struct request *r); /* HTTP_CONTROL  POST …/versions/{n}/destroy */
+void api_version_cancel(struct request *r);  /* HTTP_CONTROL  POST …/versions/{n}/cancel */
+
+/* approvals.c */
+void api_approval_list(struct request *r);    /* HTTP_READ     GET  /v1/approvals */
+void api_approval_get(struct request *r);     /* HTTP_READ     GET  /v1/approvals/{id} */
+void api_approval_approve(struct request *r); /* HTTP_CONTROL  POST /v1/approvals/{id}/approve */
+void api_approval_reject(struct request *r);  /* HTTP_CONTROL  POST /v1/approvals/{id}/reject */
+
 /* cluster.c */
 void api_cluster_get(struct request *r);    /* HTTP_READ     GET   /v1/cluster */
 void api_cluster_patch(struct request *r);  /* HTTP_CONTROL  PATCH /v1/cluster */

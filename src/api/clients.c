@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Client records as a resource: list, read, create, change, delete. Records that hold approve or
- * client.write are out of reach here: a change to them takes two administrators.
+ * Client records as a resource: list, read, create, change, delete. A change to a record that holds
+ * approve or client.write, before or after, takes as many administrators as the policy says.
  */
-#include "api.h"
+#include "changes.h"
+
+#include "kekd/clock.h"
 
 #include <errno.h>
 #include <string.h>
@@ -13,6 +15,10 @@ client_json(const struct client *c)
 {
 	json_t *value = client_to_json(c);
 
+	if (value && !json_object_get(value, "changed"))
+		json_object_set_new(value, "changed", json_null());
+	if (value && !json_object_get(value, "changed_by"))
+		json_object_set_new(value, "changed_by", json_null());
 	if (value && (json_object_set_new(value, "name", json_string(c->name)) < 0 ||
 			     json_object_set_new(
 				     value, "revision", json_integer((json_int_t)c->commit)) < 0 ||
@@ -130,15 +136,13 @@ may_change(struct request *r, const struct client *now, char ret_error[JSON_ERRO
 	return 0;
 }
 
-static int
-needs_no_approval(const struct client *c, char ret_error[JSON_ERROR_SIZE])
+static bool
+needs_approval(struct node *n, const struct client *now, const struct client *candidate)
 {
-	if (!c || !client_is_privileged(c))
-		return 0;
-	snprintf(ret_error, JSON_ERROR_SIZE,
-		"changes to clients that hold approve or client.write need approvals, which this "
-		"release does not have: seed them by admins: at kekd init");
-	return KEKD_EAPPROVAL;
+	bool privileged = (now && client_is_privileged(now)) ||
+			  (candidate && client_is_privileged(candidate));
+
+	return privileged && changes_approvals(n) > 1;
 }
 
 static int
@@ -153,40 +157,42 @@ identities_are_free(struct clients *table, const struct client *c, char ret_erro
 	return KEKD_ETAKEN;
 }
 
-/* Writes the record clients/NAME; body NULL deletes it. */
+/* Writes the record clients/NAME; body NULL deletes it. with: another record's change, or NULL. */
 static int
-commit(struct request *r, const struct client *now, json_t *body, uint64_t *ret_number,
-	char ret_error[JSON_ERROR_SIZE])
+commit(struct request *r, const char *name, const struct client *now, json_t *body,
+	const struct sealed_change *with, uint64_t *ret_number, char ret_error[JSON_ERROR_SIZE])
 {
 	char path[sizeof("clients/") + STR_NAME_MAX];
-	struct sealed_change change = { path, now ? now->commit : 0, body };
+	struct sealed_change changes[2] = { { path, now ? now->commit : 0, body } };
 	int err;
 
-	snprintf(path, sizeof(path), "clients/%s", r->params[0]);
-	err = sealed_commit(r->node->sealed, &change, 1, ret_number);
+	snprintf(path, sizeof(path), "clients/%s", name);
+	if (with)
+		changes[1] = *with;
+	err = sealed_commit(r->node->sealed, changes, with ? 2 : 1, ret_number);
 	if (err < 0)
-		snprintf(ret_error, JSON_ERROR_SIZE, "client \"%s\" was not changed: %s",
-			r->params[0], kekd_strerror(err));
+		snprintf(ret_error, JSON_ERROR_SIZE, "client \"%s\" was not changed: %s", name,
+			kekd_strerror(err));
 	return err;
 }
 
+/* by: the client who asked for it. */
 static int
-put(struct request *r, const struct client *now, struct client *candidate,
-	char ret_error[JSON_ERROR_SIZE])
+put(struct request *r, const struct client *now, struct client *candidate, const char *by,
+	const struct sealed_change *with, char ret_error[JSON_ERROR_SIZE])
 {
 	_cleanup_(json_freep) json_t *body = NULL;
 	struct clients *table = r->node->clients;
 	int err;
 
-	if ((err = needs_no_approval(candidate, ret_error)) < 0 ||
-		(err = identities_are_free(table, candidate, ret_error)) < 0)
-		return err;
+	candidate->changed_us = clock_real_us();
+	snprintf(candidate->changed_by, sizeof(candidate->changed_by), "%s", by);
 	body = client_to_json(candidate);
 	if (!body) {
 		snprintf(ret_error, JSON_ERROR_SIZE, "no memory for the record: ask again");
 		return -ENOMEM;
 	}
-	err = commit(r, now, body, &candidate->commit, ret_error);
+	err = commit(r, candidate->name, now, body, with, &candidate->commit, ret_error);
 	if (err < 0)
 		return err;
 	err = clients_publish(table, client_ref(candidate));
@@ -197,22 +203,42 @@ put(struct request *r, const struct client *now, struct client *candidate,
 	return err;
 }
 
+/* The record is a client's to write, but for what the server alone says of it. */
+static int
+read_body(struct request *r, struct client **ret_client, char ret_error[JSON_ERROR_SIZE])
+{
+	static const char *const told[] = { "changed", "changed_by" };
+
+	for (size_t i = 0; i < STR_COUNT(told); i++)
+		if (json_object_get(r->body, told[i])) {
+			snprintf(ret_error, JSON_ERROR_SIZE,
+				"member \"%s\" is the server's: leave it out", told[i]);
+			return KEKD_EMEMBER;
+		}
+	return client_from_json(r->params[0], r->body, 0, ret_client, ret_error);
+}
+
 void
 api_client_put(struct request *r)
 {
 	_cleanup_(client_unrefp) struct client *now = NULL;
 	_cleanup_(client_unrefp) struct client *candidate = NULL;
 	char error[JSON_ERROR_SIZE] = "";
-	int err = client_from_json(r->params[0], r->body, 0, &candidate, error);
+	int err = read_body(r, &candidate, error);
 
 	if (err == 0) {
 		now = clients_find(r->node->clients, r->params[0]);
 		err = may_change(r, now, error);
 	}
 	if (err == 0)
-		err = needs_no_approval(now, error);
+		err = identities_are_free(r->node->clients, candidate, error);
+	if (err == 0 && needs_approval(r->node, now, candidate)) {
+		changes_ask(r, APPROVAL_CLIENT_WRITE, candidate->name, now ? now->commit : 0,
+			client_to_json(candidate), NULL);
+		return;
+	}
 	if (err == 0)
-		err = put(r, now, candidate, error);
+		err = put(r, now, candidate, r->client->name, NULL, error);
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
 		return;
@@ -230,10 +256,13 @@ api_client_delete(struct request *r)
 	uint64_t number = 0;
 	int err = may_change(r, now, error);
 
+	if (err == 0 && needs_approval(r->node, now, NULL)) {
+		changes_ask(r, APPROVAL_CLIENT_DELETE, now->name, now->commit, client_to_json(now),
+			NULL);
+		return;
+	}
 	if (err == 0)
-		err = needs_no_approval(now, error);
-	if (err == 0)
-		err = commit(r, now, NULL, &number, error);
+		err = commit(r, now->name, now, NULL, NULL, &number, error);
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
 		return;
@@ -244,4 +273,72 @@ api_client_delete(struct request *r)
 	request_answer_json(r, 200,
 		json_pack("{s:s, s:b, s:I}", "name", now->name, "deleted", true, "revision",
 			(json_int_t)number));
+}
+
+/* ---- what was approved ---- */
+
+/* The record must be as it was when it was asked. ret_now: a reference, or NULL. */
+static int
+find_unchanged(struct node *n, const struct approval *a, struct client **ret_now,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct client *now = clients_find(n->clients, a->target);
+	char error[JSON_ERROR_SIZE] = "";
+	int err = check(n, a->target, now, error);
+
+	snprintf(ret_error, LIFECYCLE_ERROR_SIZE, "%s", error);
+	if (err == KEKD_ENOCLIENT && a->revision == 0)
+		err = 0;
+	if (err == 0 && (now ? now->commit : 0) != a->revision) {
+		snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
+			"client \"%s\" is at revision %llu by now, not at the one that was asked "
+			"for",
+			a->target, (unsigned long long)(now ? now->commit : 0));
+		err = KEKD_EPRECONDITION;
+	}
+	if (err < 0)
+		client_unrefp(&now);
+	else
+		*ret_now = now;
+	return err;
+}
+
+int
+client_put_approved(struct request *r, const struct approval *a, const struct sealed_change *with,
+	uint64_t *ret_commit, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(client_unrefp) struct client *now = NULL;
+	_cleanup_(client_unrefp) struct client *candidate = NULL;
+	char error[JSON_ERROR_SIZE] = "";
+	int err = find_unchanged(r->node, a, &now, ret_error);
+
+	if (err < 0)
+		return err;
+	err = client_from_json(a->target, a->change, 0, &candidate, error);
+	if (err == 0)
+		err = identities_are_free(r->node->clients, candidate, error);
+	if (err == 0)
+		err = put(r, now, candidate, a->requested_by, with, error);
+	if (err == 0)
+		*ret_commit = candidate->commit;
+	snprintf(ret_error, LIFECYCLE_ERROR_SIZE, "%s", error);
+	return err;
+}
+
+int
+client_delete_approved(struct request *r, const struct approval *a,
+	const struct sealed_change *with, uint64_t *ret_commit,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	_cleanup_(client_unrefp) struct client *now = NULL;
+	char error[JSON_ERROR_SIZE] = "";
+	int err = find_unchanged(r->node, a, &now, ret_error);
+
+	if (err < 0)
+		return err;
+	err = commit(r, a->target, now, NULL, with, ret_commit, error);
+	if (err == 0)
+		clients_remove(r->node->clients, a->target);
+	snprintf(ret_error, LIFECYCLE_ERROR_SIZE, "%s", error);
+	return err;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The cluster as a resource: what the record `cluster` says, and its policy, which can be changed.
  */
-#include "api.h"
+#include "changes.h"
 
 #include "kekd/clock.h"
 
@@ -135,6 +135,30 @@ read_change(struct request *r, struct cluster *next, char ret_error[JSON_ERROR_S
 	return err;
 }
 
+int
+policy_approved(struct request *r, const struct approval *a, const struct sealed_change *with,
+	uint64_t *ret_commit, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct cluster next;
+	char error[JSON_ERROR_SIZE] = "";
+	int err;
+
+	node_cluster(r->node, &next);
+	err = take_policy(a->change, &next.policy, error);
+	snprintf(ret_error, LIFECYCLE_ERROR_SIZE, "%s", error);
+	if (err == 0 && next.commit != a->revision) {
+		snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
+			"the cluster is at revision %llu by now, not at the one that was asked for",
+			(unsigned long long)next.commit);
+		err = KEKD_EPRECONDITION;
+	}
+	if (err == 0)
+		err = node_cluster_change(r->node, &next, with);
+	if (err == 0)
+		*ret_commit = next.commit;
+	return err;
+}
+
 void
 api_cluster_patch(struct request *r)
 {
@@ -146,6 +170,11 @@ api_cluster_patch(struct request *r)
 	err = read_change(r, &next, error);
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
+		return;
+	}
+	if (changes_approvals(r->node) > 1) {
+		changes_ask(r, APPROVAL_POLICY, "cluster", next.commit,
+			api_policy_json(&next.policy), NULL);
 		return;
 	}
 	err = node_cluster_change(r->node, &next, NULL);

@@ -243,6 +243,9 @@ find_from(struct data_call *d, struct item *item)
 		item->from = NULL;
 		return item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
 	}
+	if (item->from->state == VERSION_DESTROYED)
+		return item_fail(item, KEKD_EDESTROYED,
+			"version %u was destroyed: nothing unwraps it", item->from->number);
 	if (node_token(d->request->node, item->from->token) < 0)
 		return item_fail(item, KEKD_EHSM, "token %.64s is not in this node's configuration",
 			item->from->token);
@@ -402,12 +405,18 @@ evidence(struct request *r, const struct key_version *v)
 	return &r->audit_versions[r->audit_versions_count++];
 }
 
+static bool
+is_refused(const struct item *item)
+{
+	return item->err == KEKD_EDISABLED || item->err == KEKD_EDESTROYED;
+}
+
 static void
 count_item(struct request *r, const struct item *item)
 {
 	if (item->from) {
 		struct audit_version *v = evidence(r, item->from);
-		if (item->err == KEKD_EDISABLED)
+		if (is_refused(item))
 			v->refused++;
 		else if (item->err != 0)
 			v->failed++;
@@ -455,7 +464,7 @@ collect_evidence(struct data_call *d)
 		if (d->operation->unwraps && item->err == 0)
 			memcpy(r->audit_blobs[r->audit_blobs_count++], item->digest,
 				sizeof(item->digest));
-		if (item->err == KEKD_EDISABLED && item->from &&
+		if (is_refused(item) && item->from &&
 			node_first_refusal(r->node, r->client->name, &item->from->id))
 			r->audit.force_durable = true;
 	}

@@ -53,6 +53,44 @@ adopted_json(const struct key_version *v)
 }
 
 static json_t *
+strings_json(const char (*list)[STR_NAME_MAX + 1], size_t count)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(array, json_string(list[i]));
+	return array;
+}
+
+static json_t *
+seconds_json(uint64_t s)
+{
+	char text[CLOCK_DURATION_SIZE];
+
+	clock_format_duration(s, text);
+	return json_string(text);
+}
+
+/* Until it is over, `not_before` is a guess: what counts is the time that kekd sees pass. */
+static json_t *
+destroy_json(const struct key_version *v)
+{
+	const struct version_destroy *d = v->destroy;
+	uint64_t begun = d ? (d->restarted_us ? d->restarted_us : v->state_changed_us) : 0;
+
+	if (!d)
+		return json_null();
+	return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:I, s:s, s:o}", "approval",
+		*d->approval ? json_string(d->approval) : json_null(), "requested",
+		api_time(d->requested_us), "requested_by", d->requested_by, "wait",
+		seconds_json(d->wait_s), "waited", seconds_json(d->waited_s), "not_before",
+		api_time(v->state == VERSION_SCHEDULED ? begun + d->wait_s * 1000000 : 0),
+		"restarted", api_time(d->restarted_us), "restarts", (json_int_t)d->restarts,
+		"evidence", d->evidence, "confirmed",
+		strings_json((const char(*)[STR_NAME_MAX + 1]) d->confirmed, d->confirmed_count));
+}
+
+static json_t *
 version_json(const struct key_version *v)
 {
 	char id[UUID_TEXT_SIZE];
@@ -62,7 +100,8 @@ version_json(const struct key_version *v)
 		(int)v->number, "id", id, "object_id", object_id_json(&v->object_id), "token",
 		v->token, "state", version_state_name(v->state), "created", api_time(v->created_us),
 		"state_changed", api_time(v->state_changed_us), "proven", v->canary_len > 0,
-		"attributes", attributes_json(v->attributes), "adopted", adopted_json(v));
+		"attributes", attributes_json(v->attributes), "adopted", adopted_json(v),
+		"destroy", destroy_json(v));
 }
 
 static json_t *
@@ -442,9 +481,8 @@ disable(struct lifecycle *l, const char *name, uint64_t expected_commit, unsigne
 	return lifecycle_set_enabled(l, name, expected_commit, version, false, ret_key, ret_error);
 }
 
-/* The number in the path, 1 to KEY_VERSIONS_MAX; 0 for anything else. */
-static unsigned
-version_number(const char *text)
+unsigned
+keys_version_number(const char *text)
 {
 	unsigned number = 0;
 
@@ -472,7 +510,7 @@ set_version_detail(struct request *r, const struct key *k, unsigned number)
 void
 keys_change_version(struct request *r, keys_version_fn *change)
 {
-	unsigned number = version_number(r->params[1]);
+	unsigned number = keys_version_number(r->params[1]);
 	_cleanup_(key_unrefp) struct key *before = api_find_key_to_change(r);
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";

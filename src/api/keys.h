@@ -18,6 +18,9 @@ json_t *keys_number_json(unsigned number); /* a version's, or null for 0 */
 /* What the audit log gets of an activation. */
 void keys_set_activation_detail(struct request *r, const struct key *k);
 
+/* The number in the path, 1 to KEY_VERSIONS_MAX; 0 for anything else. */
+unsigned keys_version_number(const char *text);
+
 typedef int keys_version_fn(struct lifecycle *l, const char *name, uint64_t expected_commit,
 	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
 /* POST …/versions/{n}/…, from the empty body to the answer. */

@@ -65,6 +65,18 @@ const struct http_route http_routes[] = {
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/primary", ACCESS_KEY_ROTATE, "version.primary",
 		HTTP_COND_MATCH, true, api_version_primary),
 
+	CHANGE("POST", "/v1/keys/{key}/versions/{n}/destroy", ACCESS_KEY_DESTROY, "version.destroy",
+		HTTP_COND_MATCH, true, api_version_destroy),
+	CHANGE("POST", "/v1/keys/{key}/versions/{n}/cancel", ACCESS_KEY_STATE, "version.cancel",
+		HTTP_COND_MATCH, true, api_version_cancel),
+
+	READ("/v1/approvals", ACCESS_APPROVE, "approval.list", true, api_approval_list),
+	READ("/v1/approvals/{id}", ACCESS_APPROVE, "approval.read", true, api_approval_get),
+	CHANGE("POST", "/v1/approvals/{id}/approve", ACCESS_APPROVE, "approval.approve",
+		HTTP_COND_NONE, true, api_approval_approve),
+	CHANGE("POST", "/v1/approvals/{id}/reject", ACCESS_APPROVE, "approval.reject",
+		HTTP_COND_NONE, true, api_approval_reject),
+
 	READ("/v1/clients", ACCESS_CLIENT_READ, "client.list", true, api_client_list),
 	READ("/v1/clients/{name}", ACCESS_CLIENT_READ, "client.read", true, api_client_get),
 	CHANGE("PUT", "/v1/clients/{name}", ACCESS_CLIENT_WRITE, "client.write", HTTP_COND_EITHER,

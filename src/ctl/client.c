@@ -124,7 +124,7 @@ run_add(struct ctl *ctl)
 /* ---- changing ---- */
 
 /* What the server tells of a record beside what it takes. */
-static const char *const told[] = { "revision", "refused" };
+static const char *const told[] = { "revision", "refused", "changed", "changed_by" };
 
 static int
 check_set(const struct ctl *ctl)

@@ -130,8 +130,11 @@ change_load_expected(struct lifecycle *l, const char *name, uint64_t expected, s
 	if (err < 0)
 		return err;
 	if (expected != STORE_ANY && expected != k->commit) {
+		change_fail(ret_error, KEKD_EPRECONDITION,
+			"key %s is at revision %llu by now: read it again, then repeat the change",
+			name, (unsigned long long)k->commit);
 		key_unrefp(&k);
-		return change_fail_store(name, KEKD_EPRECONDITION, ret_error);
+		return KEKD_EPRECONDITION;
 	}
 	*ret_key = k;
 	return 0;
@@ -154,16 +157,25 @@ int
 change_commit(struct lifecycle *l, struct key *next, struct key **ret_key,
 	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
+	return change_commit_with(l, next, NULL, ret_key, ret_error);
+}
+
+int
+change_commit_with(struct lifecycle *l, struct key *next, const struct sealed_change *with,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
 	char path[STORE_PATH_MAX + 1];
-	struct sealed_change change = { .path = path, .expected = next->commit };
+	struct sealed_change changes[2] = { { .path = path, .expected = next->commit } };
 	uint64_t number;
 	int err = -ENOMEM;
 
 	record_path(next->name, path);
-	change.body = key_to_json(next);
-	if (change.body)
-		err = sealed_commit(l->store, &change, 1, &number);
-	json_decref(change.body);
+	changes[0].body = key_to_json(next);
+	if (with)
+		changes[1] = *with;
+	if (changes[0].body)
+		err = sealed_commit(l->store, changes, with ? 2 : 1, &number);
+	json_decref(changes[0].body);
 	if (err < 0) {
 		change_fail_store(next->name, err, ret_error);
 		goto out;

@@ -29,11 +29,17 @@ int change_copy(const struct key *k, struct key **ret_copy, char ret_error[LIFEC
  * in force. Takes over next; ret_key: a new reference to it. */
 int change_commit(struct lifecycle *l, struct key *next, struct key **ret_key,
 	char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* The same, with another record's change in the one commit; with NULL: alone. */
+int change_commit_with(struct lifecycle *l, struct key *next, const struct sealed_change *with,
+	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
 /* KEKD_ENOVERSION when there is none of this number. Borrowed from k. */
 int change_find_version(const struct key *k, unsigned number, struct key_version **ret_version,
 	char ret_error[LIFECYCLE_ERROR_SIZE]);
 /* In a copy that is not shared: the state and since when. */
 void change_set_state(struct key_version *v, enum version_state state);
+
+/* Once the keyring refuses the version, no worker keeps a copy of it. */
+void change_drop(struct lifecycle *l, const struct key *k, const struct key_version *v);
 
 /* ---- lifecycle.c ---- */
 

@@ -75,8 +75,28 @@ key_unrefp(struct key **k)
 	if (!box || atomic_fetch_sub_explicit(&box->references, 1, memory_order_acq_rel) > 1)
 		return;
 	json_decref(box->key.labels);
+	for (size_t i = 0; i < box->key.versions_count; i++)
+		free(box->key.versions[i].destroy);
 	free(box->key.versions);
 	free(box);
+}
+
+/* false: no memory; what was copied is freed with the key. */
+static bool
+copy_destroys(struct key *copy)
+{
+	bool ok = true;
+
+	for (size_t i = 0; i < copy->versions_count; i++) {
+		const struct version_destroy *from = copy->versions[i].destroy;
+		struct version_destroy *own = from ? malloc(sizeof(*own)) : NULL;
+		copy->versions[i].destroy = own;
+		if (own)
+			*own = *from;
+		else if (from)
+			ok = false;
+	}
+	return ok;
 }
 
 struct key *
@@ -92,11 +112,14 @@ key_copy(const struct key *k)
 	copy->labels = labels;
 	copy->versions = calloc(k->versions_count ? k->versions_count : 1, sizeof(*k->versions));
 	if (!copy->versions) {
+		copy->versions_count = 0;
 		key_unrefp(&copy);
 		return NULL;
 	}
 	if (k->versions_count > 0)
 		memcpy(copy->versions, k->versions, k->versions_count * sizeof(*k->versions));
+	if (!copy_destroys(copy))
+		key_unrefp(&copy);
 	return copy;
 }
 

@@ -108,6 +108,27 @@ canary_to_json(const struct key_version *v)
 		hex_to_json(v->canary_sha256, sizeof(v->canary_sha256)));
 }
 
+static json_t *
+destroy_to_json(const struct version_destroy *d)
+{
+	json_t *confirmed = json_array(), *o;
+
+	for (size_t i = 0; i < d->confirmed_count; i++)
+		json_array_append_new(confirmed, json_string(d->confirmed[i]));
+	o = json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:s, s:o}", "requested_by", d->requested_by,
+		"requested", time_to_json(d->requested_us), "wait_s", (json_int_t)d->wait_s,
+		"waited_s", (json_int_t)d->waited_s, "restarts", (json_int_t)d->restarts, "refused",
+		(json_int_t)d->refused, "evidence", d->evidence, "confirmed", confirmed);
+	if (o && ((*d->approval &&
+			  json_object_set_new(o, "approval", json_string(d->approval)) < 0) ||
+			 (d->restarted_us && json_object_set_new(o, "restarted",
+						     time_to_json(d->restarted_us)) < 0))) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
+}
+
 /* Members that most versions lack. */
 static int
 add_rare(json_t *o, const struct key_version *v)
@@ -118,6 +139,8 @@ add_rare(json_t *o, const struct key_version *v)
 		json_object_set_new(o, "adopted",
 			json_pack("{s:o, s:s}", "time", time_to_json(v->adopted_us), "by",
 				v->adopted_by)) < 0)
+		return -ENOMEM;
+	if (v->destroy && json_object_set_new(o, "destroy", destroy_to_json(v->destroy)) < 0)
 		return -ENOMEM;
 	return 0;
 }
@@ -283,10 +306,89 @@ adopted_from_json(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SI
 }
 
 static int
+confirmed_from_json(const json_t *names, struct version_destroy *d)
+{
+	size_t n = json_array_size(names);
+
+	for (size_t i = 0; i < n && i < KEY_CONFIRMED_MAX; i++) {
+		const char *name = json_string_value(json_array_get(names, i));
+		if (!name || !str_is_name(name))
+			return KEKD_EINVALID;
+		snprintf(d->confirmed[i], sizeof(d->confirmed[i]), "%s", name);
+	}
+	d->confirmed_count = n;
+	return n <= KEY_CONFIRMED_MAX ? 0 : KEKD_EINVALID;
+}
+
+/* Text of a size that fits. */
+static int
+text_from_json(const char *text, char *ret_text, size_t size)
+{
+	if (strlen(text) >= size)
+		return KEKD_EINVALID;
+	snprintf(ret_text, size, "%s", text);
+	return 0;
+}
+
+static int
+destroy_from_json(json_t *o, struct version_destroy *d, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *approval = "", *requested_by, *requested, *restarted = NULL, *evidence;
+	int64_t wait_s, waited_s, restarts, refused;
+	json_t *confirmed;
+	const struct json_member members[] = {
+		{ "approval", JSON_KIND_STRING, false, &approval },
+		{ "requested_by", JSON_KIND_STRING, true, &requested_by },
+		{ "requested", JSON_KIND_STRING, true, &requested },
+		{ "wait_s", JSON_KIND_INTEGER, true, &wait_s },
+		{ "waited_s", JSON_KIND_INTEGER, true, &waited_s },
+		{ "restarted", JSON_KIND_STRING, false, &restarted },
+		{ "restarts", JSON_KIND_INTEGER, true, &restarts },
+		{ "refused", JSON_KIND_INTEGER, true, &refused },
+		{ "evidence", JSON_KIND_STRING, true, &evidence },
+		{ "confirmed", JSON_KIND_ARRAY, true, &confirmed },
+	};
+
+	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+		return KEKD_EINVALID;
+	if (text_from_json(approval, d->approval, sizeof(d->approval)) < 0 ||
+		text_from_json(requested_by, d->requested_by, sizeof(d->requested_by)) < 0 ||
+		text_from_json(evidence, d->evidence, sizeof(d->evidence)) < 0 ||
+		clock_parse(requested, &d->requested_us) < 0 ||
+		(restarted && clock_parse(restarted, &d->restarted_us) < 0) ||
+		restarts > INT32_MAX || confirmed_from_json(confirmed, d) < 0)
+		return refuse(ret_error, "a version's \"destroy\" has a value that cannot be");
+	d->wait_s = (uint64_t)wait_s;
+	d->waited_s = (uint64_t)waited_s;
+	d->restarts = (unsigned)restarts;
+	d->refused = (uint64_t)refused;
+	return 0;
+}
+
+static bool
+is_ending(enum version_state s)
+{
+	return s == VERSION_SCHEDULED || s == VERSION_DESTROYING || s == VERSION_DESTROYED;
+}
+
+/* The version has it, whatever comes of this. */
+static int
+take_destroy(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZE])
+{
+	if (is_ending(v->state) != (o != NULL))
+		return refuse(ret_error, "a version's \"destroy\" does not go with its state");
+	if (!o)
+		return 0;
+	v->destroy = calloc(1, sizeof(*v->destroy));
+	return v->destroy ? destroy_from_json(o, v->destroy, ret_error) : -ENOMEM;
+}
+
+static int
 version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZE])
 {
 	const char *id, *object_id, *token, *state, *created, *state_changed;
-	json_t *names, *canary = NULL, *adopted = NULL;
+	json_t *names, *canary = NULL, *adopted = NULL, *destroy = NULL;
+	int err;
 	int64_t number;
 	const struct json_member members[] = {
 		{ "version", JSON_KIND_INTEGER, true, &number },
@@ -299,6 +401,7 @@ version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ER
 		{ "attributes", JSON_KIND_ARRAY, true, &names },
 		{ "canary", JSON_KIND_OBJECT, false, &canary },
 		{ "adopted", JSON_KIND_OBJECT, false, &adopted },
+		{ "destroy", JSON_KIND_OBJECT, false, &destroy },
 	};
 
 	if (take(o, members, STR_COUNT(members), ret_error) < 0)
@@ -323,7 +426,8 @@ version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ER
 			ret_error, "a version's \"attributes\" has an unknown or repeated name");
 	if (adopted && adopted_from_json(adopted, v, ret_error) < 0)
 		return KEKD_EINVALID;
-	return canary ? canary_from_json(canary, v, ret_error) : 0;
+	err = take_destroy(destroy, v, ret_error);
+	return err == 0 && canary ? canary_from_json(canary, v, ret_error) : err;
 }
 
 /* v is the last one so far: it must have a higher number than, and share nothing with, the others.

@@ -371,21 +371,6 @@ lifecycle_stage(struct lifecycle *l, const char *name, uint64_t expected, const 
 	return renew_expected(l, name, expected, &how, ret_key, ret_error);
 }
 
-/* Once the keyring refuses the version, no worker keeps a copy of it. A worker that cannot be told
- * is none that answers. */
-static void
-drop(struct lifecycle *l, const struct key *k, const struct key_version *v)
-{
-	char ignored[LIFECYCLE_ERROR_SIZE];
-	int token = change_find_token(l, v->token, ignored);
-	int err = token < 0 ? 0 : hsm_drop_everywhere(l->hsm, (unsigned)token, &v->object_id);
-
-	if (err < 0)
-		log_warning("key %s: version %u is disabled, but not every worker said that it "
-			    "dropped its copy: %s",
-			k->name, v->number, kekd_strerror(err));
-}
-
 int
 lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expected, unsigned version,
 	bool enabled, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
@@ -417,7 +402,7 @@ lifecycle_set_enabled(struct lifecycle *l, const char *name, uint64_t expected, 
 	}
 	/* Also when it was so already: an earlier call may have ended before this. */
 	if (!enabled)
-		drop(l, k, v);
+		change_drop(l, k, v);
 	*ret_key = stored;
 	return 0;
 }

@@ -82,6 +82,8 @@ open_node(struct node *n)
 	if (err == 0)
 		err = clients_open(&n->clients);
 	if (err == 0)
+		err = approvals_open(&n->approvals);
+	if (err == 0)
 		err = usage_open(n->part.node, &n->usage);
 	if (err == 0)
 		err = traffic_open(http_routes, &n->traffic);
@@ -314,6 +316,7 @@ close_node(struct node *n)
 	}
 	control_freep(&n->control);
 	control_freep(&n->scans);
+	node_close_destroys(n);
 	http_freep(&http);
 	atomic_store(&n->http, NULL);
 	node_close_signing(n);
@@ -325,6 +328,7 @@ close_node(struct node *n)
 	store_freep(&n->store);
 	keyring_freep(&n->keyring);
 	clients_freep(&n->clients);
+	approvals_freep(&n->approvals);
 	traffic_freep(&n->traffic);
 	usage_freep(&n->usage);
 	free(n->unknown);

@@ -107,6 +107,7 @@ load_key(struct node *n, const char *name, json_t *body, uint64_t commit)
 		log_error("record keys/%s: %s: it was written by another release", name, error);
 		return;
 	}
+	node_watch_destroy(n, key);
 	if (keyring_publish(n->keyring, key) != 0)
 		log_error("key %s: out of memory", name);
 }
@@ -134,6 +135,22 @@ load_client(struct node *n, const char *name, json_t *body, uint64_t commit)
 }
 
 static void
+load_approval(struct node *n, const char *name, json_t *body, uint64_t commit)
+{
+	char error[JSON_ERROR_SIZE];
+	struct approval *a;
+
+	/* One that is refused cannot be approved. */
+	if (!body)
+		approvals_remove(n->approvals, name);
+	else if (approval_from_json(body, commit, &a, error) != 0)
+		log_error(
+			"record approvals/%s: %s: it was written by another release", name, error);
+	else if (approvals_publish(n->approvals, a) != 0)
+		log_error("approval %s: out of memory", name);
+}
+
+static void
 load_nonces(struct node *n, const char *name, json_t *body, uint64_t commit __attribute__((unused)))
 {
 	node_note_nonces(n, name, body);
@@ -150,6 +167,7 @@ static const struct {
 	{ "members/", node_load_member },
 	{ "cluster", node_load_cluster },
 	{ "drill", node_load_drill },
+	{ "approvals/", load_approval },
 };
 
 static void
@@ -441,6 +459,21 @@ node_count_proven(struct node *n, const char *key)
 	publish_proofs(n);
 }
 
+/* Which of the failed ones it was nobody noted: they are all proven anew. */
+void
+node_count_gone(struct node *n, const char *key)
+{
+	if (!n->proofs_done && strcmp(key, n->proof_after) > 0)
+		return;
+	if (n->pass.failed > 0 || n->pass.proven == 0) {
+		n->pass.again_ns = clock_boot_ns();
+		return;
+	}
+	n->pass.total--;
+	n->pass.proven--;
+	publish_proofs(n);
+}
+
 static void
 prove_again(struct node *n)
 {
@@ -478,6 +511,7 @@ node_tick(struct node *n)
 		poll_store(n);
 		prove_again(n);
 		node_summarise(n);
+		node_tick_destroys(n);
 		more = node_rotate_due(n);
 		more = node_tick_usage(n) || more;
 		node_tick_signing(n);

@@ -47,6 +47,10 @@ void node_reload_bad(struct node *n, int fd);
 /* Once a second: takes files that changed, warns of what ends soon. */
 void node_watch_certificates(struct node *n);
 
+/* destroy.c: versions that wait for their end. Control thread. */
+void node_tick_destroys(struct node *n);
+void node_close_destroys(struct node *n); /* stores how long they have waited */
+
 /* cluster.c: a loader of records. */
 void node_load_cluster(struct node *n, const char *name, json_t *body, uint64_t commit);
 

@@ -20,7 +20,7 @@ MODULES = {
     "keyring": "keyring lifecycle nonce",
     "access": "access",
     "audit": "audit usage",
-    "cluster": "cluster",
+    "cluster": "approvals cluster",
     "http": "http traffic",
     "api": "",
     "net": "net",
