@@ -96,12 +96,12 @@ version_json(const struct key_version *v)
 	char id[UUID_TEXT_SIZE];
 
 	uuid_format(&v->id, id);
-	return json_pack("{s:i, s:s, s:o, s:s, s:s, s:o, s:o, s:b, s:o, s:o}", "version",
+	return json_pack("{s:i, s:s, s:o, s:s, s:s, s:o, s:o, s:b, s:o, s:o, s:o}", "version",
 		(int)v->number, "id", id, "object_id", object_id_json(&v->object_id), "token",
 		v->token, "state", version_state_name(v->state), "created", api_time(v->created_us),
 		"state_changed", api_time(v->state_changed_us), "proven", v->canary_len > 0,
-		"attributes", attributes_json(v->attributes), "adopted", adopted_json(v),
-		"destroy", destroy_json(v));
+		"attributes", attributes_json(v->attributes), "adopted", adopted_json(v), "destroy",
+		destroy_json(v));
 }
 
 static json_t *

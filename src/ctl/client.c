@@ -114,6 +114,8 @@ run_add(struct ctl *ctl)
 	add_texts(&ctl->args, "identity", "identities", body);
 	add_texts(&ctl->args, "address", "addresses", body);
 	status = ctl_request(ctl, "PUT", client_path(name), body, NULL, "*", &client);
+	if (status == CTL_OK && ctl_show_pending(ctl, client))
+		return CTL_OK;
 	if (status == CTL_OK && ctl->json)
 		show_json(client);
 	else if (status == CTL_OK && !ctl->quiet)
@@ -153,6 +155,8 @@ run_set(struct ctl *ctl)
 		json_object_del(body, told[i]);
 	if (status == CTL_OK)
 		status = ctl_request(ctl, "PUT", client_path(name), body, etag, NULL, &client);
+	if (status == CTL_OK && ctl_show_pending(ctl, client))
+		return CTL_OK;
 	if (status == CTL_OK && ctl->json)
 		show_json(client);
 	else if (status == CTL_OK && !ctl->quiet)
@@ -292,6 +296,8 @@ run_rm(struct ctl *ctl)
 		status = ctl_get_etag(ctl, client_path(name), etag, NULL);
 	if (status == CTL_OK)
 		status = ctl_request(ctl, "DELETE", client_path(name), NULL, etag, NULL, &reply);
+	if (status == CTL_OK && ctl_show_pending(ctl, reply))
+		return CTL_OK;
 	if (status == CTL_OK && ctl->json && reply)
 		show_json(reply);
 	else if (status == CTL_OK && !ctl->quiet && !ctl->json)

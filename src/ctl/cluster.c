@@ -84,6 +84,8 @@ run_set(struct ctl *ctl)
 		status = ctl_request(ctl, "PATCH", PATH, body, etag, NULL, &reply);
 	if (status != CTL_OK)
 		return status;
+	if (ctl_show_pending(ctl, reply))
+		return CTL_OK;
 	if (ctl->json)
 		show_json(reply);
 	else if (!ctl->quiet)

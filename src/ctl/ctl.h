@@ -98,6 +98,7 @@ extern const struct ctl_command ctl_rotation_commands[];
 extern const struct ctl_command ctl_usage_commands[];
 extern const struct ctl_command ctl_data_commands[];
 extern const struct ctl_command ctl_client_commands[];
+extern const struct ctl_command ctl_approval_commands[];
 extern const struct ctl_command ctl_apply_commands[];
 extern const struct ctl_command ctl_cluster_commands[];
 extern const struct ctl_command ctl_audit_commands[];
@@ -156,6 +157,11 @@ int ctl_get_etag(struct ctl *ctl, const char *path, char ret_etag[64], json_t **
 int ctl_list(struct ctl *ctl, const char *path, const char *member, json_t **ret_json);
 /* Is it a name that can stand in a path? what: "key", "client". */
 int ctl_check_name(const char *what, const char *name);
+
+/* ---- approval.c ---- */
+
+/* Is this answer a request for approval in the place of what was asked for (202)? Then tells so. */
+bool ctl_show_pending(const struct ctl *ctl, const json_t *reply);
 
 /* ---- io.c: files ---- */
 

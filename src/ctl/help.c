@@ -14,6 +14,7 @@ static const struct {
 	{ "Data keys", ctl_data_commands },
 	{ "Clients", ctl_client_commands },
 	{ "From files", ctl_apply_commands },
+	{ "Destroying and approving", ctl_approval_commands },
 	{ "Cluster", ctl_cluster_commands },
 	{ "Audit log", ctl_audit_commands },
 	{ "Backup", ctl_backup_commands },

@@ -66,6 +66,7 @@ const struct ctl_option ctl_options[] = {
 	{ "address", 0, "CIDR", "allow this network or address only; may be given again", false },
 	{ "requests-per-s", 0, "N", "limit: operations a second on each node; 0: none", false },
 	{ "in-flight", 0, "N", "limit: requests at a time on each node; 0: none", false },
+	{ "yes", 0, NULL, "do not ask", false },
 	{ "approvals", 0, "N", "administrators that a destroy or a privileged change takes",
 		false },
 	{ "destroy-wait", 0, "TIME", "how long a version waits before it is destroyed", false },

@@ -132,6 +132,18 @@ node_count_proven(struct node *n, const char *key)
 	(void)n, (void)key;
 }
 
+void
+node_count_gone(struct node *n, const char *key)
+{
+	(void)n, (void)key;
+}
+
+void
+node_watch_destroy(struct node *n, const struct key *k)
+{
+	(void)n, (void)k;
+}
+
 uint64_t
 node_rotation_floor_s(struct node *n)
 {
@@ -524,7 +536,12 @@ reset(void)
 {
 	keyring_freep(&node.keyring);
 	clients_freep(&node.clients);
-	require(keyring_open(&node.keyring) == 0 && clients_open(&node.clients) == 0);
+	approvals_freep(&node.approvals);
+	require(keyring_open(&node.keyring) == 0 && clients_open(&node.clients) == 0 &&
+		approvals_open(&node.approvals) == 0);
+	node.cluster.policy = POLICY_DEFAULT;
+	if (!node.usage)
+		require(usage_open("node-1", &node.usage) == 0);
 	memcpy(doubles, &pristine, sizeof(pristine));
 	http.config.clients = node.clients;
 	node.lifecycle.keyring = node.keyring;

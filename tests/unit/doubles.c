@@ -120,18 +120,39 @@ put(struct doubles *d, const char *path, uint64_t expected, const json_t *body, 
 	return 0;
 }
 
+static int
+check(struct doubles *d, const struct sealed_change *change)
+{
+	struct doubles_record *r = doubles_find(d, change->path);
+
+	return change->expected == STORE_ANY || change->expected == (r ? r->commit : 0)
+		       ? 0
+		       : KEKD_EPRECONDITION;
+}
+
+uint64_t
+sealed_number(struct sealed *s)
+{
+	return ((struct doubles *)s)->number;
+}
+
 int
 sealed_commit(
 	struct sealed *s, const struct sealed_change *changes, size_t count, uint64_t *ret_number)
 {
 	struct doubles *d = (struct doubles *)s;
-	int err;
+	int err = 0;
 
 	if (before(d))
 		return KEKD_ESTORE;
-	if (count != 1)
+	if (count == 2)
+		err = check(d, &changes[1]);
+	else if (count != 1)
 		abort();
-	err = put(d, changes->path, changes->expected, changes->body, d->number + 1);
+	if (err == 0)
+		err = put(d, changes->path, changes->expected, changes->body, d->number + 1);
+	if (err == 0 && count == 2)
+		err = put(d, changes[1].path, STORE_ANY, changes[1].body, d->number + 1);
 	if (err == 0)
 		*ret_number = ++d->number;
 	return after(d, err, KEKD_ESTORE);
@@ -234,6 +255,19 @@ compute(struct doubles *d, struct hsm_op *op)
 	return good == 1 ? 0 : KEKD_EUNWRAP;
 }
 
+/* One that is not there is gone already. */
+static int
+destroy(struct doubles *d, const struct hsm_op *op)
+{
+	for (size_t i = 0; i < DOUBLES_OBJECTS; i++) {
+		struct doubles_object *o = &d->objects[i];
+		if (o->id.len == op->object.len && o->token == op->token &&
+			memcmp(o->id.b, op->object.b, o->id.len) == 0)
+			*o = (struct doubles_object){ 0 };
+	}
+	return 0;
+}
+
 int
 hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count)
 {
@@ -243,7 +277,10 @@ hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count)
 		abort();
 	if (before(d))
 		return KEKD_EHSM;
-	ops->err = ops->kind == HSM_OP_CREATE_KEK ? create(d, ops) : compute(d, ops);
+	if (ops->kind == HSM_OP_DESTROY)
+		ops->err = destroy(d, ops);
+	else
+		ops->err = ops->kind == HSM_OP_CREATE_KEK ? create(d, ops) : compute(d, ops);
 	ops->err = after(d, ops->err, KEKD_ETIMEOUT);
 	return 0;
 }

@@ -78,6 +78,18 @@ node_count_proven(struct node *n, const char *key)
 }
 
 void
+node_count_gone(struct node *n, const char *key)
+{
+	(void)n, (void)key;
+}
+
+void
+node_watch_destroy(struct node *n, const struct key *k)
+{
+	(void)n, (void)k;
+}
+
+void
 node_cluster(struct node *n, struct cluster *ret_cluster)
 {
 	*ret_cluster = n->cluster;
@@ -224,6 +236,53 @@ sealed_commit(
 }
 
 int
+usage_version(struct usage *u, const struct uuid *version, struct usage_total *ret_total)
+{
+	(void)u, (void)version;
+	*ret_total = (struct usage_total){ .refused = 3 };
+	return 0;
+}
+
+uint64_t
+usage_incomplete_for(struct usage *u, uint64_t created_us)
+{
+	(void)u, (void)created_us;
+	return 0;
+}
+
+int
+usage_evidence(struct usage *u, const struct uuid *version, uint64_t created_us,
+	char ret_hex[USAGE_EVIDENCE_SIZE])
+{
+	(void)u, (void)version, (void)created_us;
+	strcpy(ret_hex, "seen");
+	return 0;
+}
+
+int
+hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count)
+{
+	(void)hsm, (void)ops, (void)count;
+	fail();
+	return 0;
+}
+
+int
+hsm_drop_everywhere(struct hsm *hsm, unsigned token, const struct object_id *object)
+{
+	(void)hsm, (void)token, (void)object;
+	fail();
+	return 0;
+}
+
+uint64_t
+sealed_number(struct sealed *s)
+{
+	(void)s;
+	return 98;
+}
+
+int
 sealed_refused(struct sealed *s, size_t i, char ret_path[STORE_PATH_MAX + 1])
 {
 	(void)s;
@@ -299,6 +358,8 @@ set_up(void **state)
 
 	assert_int_equal(keyring_open(&f->node.keyring), 0);
 	assert_int_equal(clients_open(&f->node.clients), 0);
+	assert_int_equal(approvals_open(&f->node.approvals), 0);
+	f->node.cluster.policy = POLICY_DEFAULT;
 	f->node.lifecycle.keyring = f->node.keyring;
 	f->request.node = &f->node;
 	atomic_store(&f->node.sealed, (struct sealed *)f); /* only told apart from none */
@@ -317,6 +378,7 @@ tear_down(void **state)
 	client_unrefp(&f->request.client);
 	keyring_freep(&f->node.keyring);
 	clients_freep(&f->node.clients);
+	approvals_freep(&f->node.approvals);
 	free(f);
 	return 0;
 }
@@ -705,25 +767,52 @@ a_client_that_is_not_there_cannot_be_changed(void **state)
 	assert_int_equal(f->asked, 0);
 }
 
+/* A pending request, and nothing else. */
 static void
-no_record_that_holds_client_write_or_approve_is_touched(void **state)
+assert_asked_for(struct fixture *f, const char *kind, const char *target)
+{
+	assert_int_equal(f->status, 202);
+	assert_int_not_equal(f->asked, 0); /* and again where an earlier request is stale now */
+	assert_memory_equal(f->path, "approvals/", strlen("approvals/"));
+	assert_string_equal(json_string_value(json_object_get(f->json, "kind")), kind);
+	assert_string_equal(json_string_value(json_object_get(f->json, "target")), target);
+	assert_string_equal(json_string_value(json_object_get(f->json, "state")), "pending");
+	f->asked = 0;
+}
+
+static void
+a_change_to_a_record_that_holds_client_write_or_approve_is_asked_for(void **state)
 {
 	static const char *const held[] = { "client.write", "approve" };
 	struct fixture *f = *state;
 
+	f->node.cluster.policy = POLICY_DEFAULT;
 	creating(f, (char[]){ "app" });
 	ask(f, api_client_put, BOSS);
-	assert_int_equal(f->err, KEKD_EAPPROVAL);
-	assert_int_equal(f->asked, 0);
+	assert_asked_for(f, "client.write", "app");
 	for (size_t i = 0; i < STR_COUNT(held); i++) {
 		clients_publish(f->node.clients, make_client("boss", "dns:boss", "*", held[i]));
 		changing(f, (char[]){ "boss" }, STORE_ANY);
-		ask(f, api_client_put, APP);
-		assert_int_equal(f->err, KEKD_EAPPROVAL);
+		ask(f, api_client_put, i == 0 ? APP : BOSS);
+		assert_asked_for(f, "client.write", "boss");
 		ask(f, api_client_delete, NULL);
-		assert_int_equal(f->err, KEKD_EAPPROVAL);
-		assert_int_equal(f->asked, 0);
+		if (i == 0)
+			assert_asked_for(f, "client.delete", "boss");
+		assert_int_equal(f->status, 202);
+		f->asked = 0;
 	}
+}
+
+static void
+where_one_administrator_is_enough_it_is_done_at_once(void **state)
+{
+	struct fixture *f = *state;
+
+	f->node.cluster.policy = (struct policy){ 1, 0, 3600 };
+	creating(f, (char[]){ "app" });
+	ask(f, api_client_put, BOSS);
+	assert_int_equal(f->status, 201);
+	assert_string_equal(f->path, "clients/app");
 }
 
 static void
@@ -819,7 +908,8 @@ main(void)
 		TEST(a_client_is_stored_before_it_is_known),
 		TEST(a_client_is_changed_only_at_the_revision_that_was_read),
 		TEST(a_client_that_is_not_there_cannot_be_changed),
-		TEST(no_record_that_holds_client_write_or_approve_is_touched),
+		TEST(a_change_to_a_record_that_holds_client_write_or_approve_is_asked_for),
+		TEST(where_one_administrator_is_enough_it_is_done_at_once),
 		TEST(an_identity_belongs_to_one_client),
 		TEST(a_body_may_repeat_the_name_but_not_differ),
 		TEST(a_deleted_client_is_gone_at_once),
