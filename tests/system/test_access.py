@@ -159,27 +159,6 @@ def test_clients_are_listed(admin):
     assert {"admin-1", "admin-2", "app", "listed"} <= set(names)
 
 
-@pytest.mark.parametrize("operation", ["approve", "client.write"])
-def test_nobody_can_hand_out_what_needs_approval(admin, operation):
-    body = {"identities": ["uri:" + spiffe("crony")], "grants": grant("*", operation)}
-    reply = admin.call("PUT", "/v1/clients/crony", body, create=True)
-    assert (reply.status, reply.code) == (403, "approval_required")
-    assert admin.get("/v1/clients/crony").status == 404
-
-
-def test_an_administrators_record_cannot_be_changed_or_removed_by_another(admin):
-    for name in ("admin-1", "admin-2"):
-        now = admin.ok("GET", f"/v1/clients/{name}")
-        body = {"identities": ["uri:" + spiffe("other")], "grants": now.json["grants"]}
-        put = admin.call("PUT", f"/v1/clients/{name}", body, etag=now.etag)
-        assert put.code == "approval_required"
-        body = {"identities": now.json["identities"], "grants": grant("*", "wrap")}
-        put = admin.call("PUT", f"/v1/clients/{name}", body, etag=now.etag)
-        assert put.code == "approval_required"
-        assert admin.call("DELETE", f"/v1/clients/{name}",
-                          etag=now.etag).code == "approval_required"
-
-
 @pytest.mark.parametrize("body", [
     {"grants": []},
     {"identities": [], "grants": []},

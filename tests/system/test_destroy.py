@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a version: what must be true before, the waiting period, and that nothing is left of it
-but its record."""
+"""The end of a version: what must be true before, the waiting period, and that nothing is left but
+its record."""
 
 import json
 import time

@@ -57,6 +57,40 @@ def walk_clients(admin):
     admin.ok("DELETE", "/v1/clients/walked", etag=etag)
 
 
+def set_policy(admin, status, **policy):
+    etag = admin.ok("GET", "/v1/cluster").etag
+    return admin.ok("PATCH", "/v1/cluster", {"policy": policy}, etag=etag, status=status).json
+
+
+def walk_ends(admin):
+    """A version is spared, and one is destroyed."""
+    admin.create_key("ending")
+    admin.rotate("ending")
+    admin.rotate("ending")
+    admin.change("ending", "versions/1/disable")
+    usage = admin.ok("GET", "/v1/keys/ending/usage").json["versions"][0]
+    set_policy(admin, 200, destroy_wait="1h")
+    admin.change("ending", "versions/1/destroy", {"evidence": usage["evidence"]})
+    admin.change("ending", "versions/1/cancel")
+    return {"evidence": usage["evidence"]}
+
+
+def walk_approvals(admin, other):
+    seen = walk_ends(admin)
+    set_policy(admin, 200, approvals=2, destroy_wait="24h")
+    admin.change("ending", "versions/1/destroy", seen, status=202)
+    body = {"identities": ["dns:boss.test"], "grants": [{"keys": "*", "operations": ["approve"]}]}
+    asked = admin.ok("PUT", "/v1/clients/boss", body, create=True, status=202).json
+    other.ok("GET", f"/v1/approvals/{asked['id']}")
+    other.ok("POST", f"/v1/approvals/{asked['id']}/approve", {"evidence": asked["evidence"]})
+    etag = admin.ok("GET", "/v1/clients/boss").etag
+    asked = admin.ok("DELETE", "/v1/clients/boss", etag=etag, status=202).json
+    other.ok("POST", f"/v1/approvals/{asked['id']}/reject", {})
+    assert len(other.ok("GET", "/v1/approvals").json["approvals"]) == 3
+    asked = set_policy(admin, 202, approvals=1)
+    other.ok("POST", f"/v1/approvals/{asked['id']}/approve", {"evidence": asked["evidence"]})
+
+
 def walk_server(admin, anybody):
     for frozen in (True, False):
         etag = admin.ok("GET", "/v1/cluster").etag
@@ -123,6 +157,8 @@ def test_every_route_answers_with_every_status_that_is_described(own, make_serve
     with own.http("admin-1") as admin, own.http("app") as app, own.http() as anybody:
         walk_keys(admin, app)
         walk_clients(admin)
+        with own.http("admin-2") as other:
+            walk_approvals(admin, other)
         walk_server(admin, anybody)
         walk_adoption(own, admin)
     walk_restore(own)
