@@ -304,13 +304,6 @@ sealed_refused(struct sealed *s, size_t i, char ret_path[STORE_PATH_MAX + 1])
 	return 0;
 }
 
-uint64_t
-sealed_number(struct sealed *s)
-{
-	(void)s;
-	return doubles->number;
-}
-
 int
 sealed_move(struct sealed *s, const char *token, struct sealed_move *ret_move,
 	char ret_error[JSON_ERROR_SIZE])
