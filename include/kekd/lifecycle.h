@@ -36,6 +36,9 @@ struct lifecycle_settings {
 int lifecycle_create(struct lifecycle *l, const char *name,
 	const struct lifecycle_settings *settings, const char *token, struct key **ret_key,
 	char ret_error[LIFECYCLE_ERROR_SIZE]);
+/* Where a new version goes that no token is named for: to the primary's, or else the first. Any
+ * thread; borrowed from l. */
+const char *lifecycle_default_token(const struct lifecycle *l, const struct key *k);
 /* Re-uses a staged version if there is one. expected: the record's commit number, or STORE_ANY. */
 int lifecycle_rotate(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);

@@ -59,7 +59,7 @@ make_plan(struct node *n, const struct key *k, const char *token, struct plan *p
 		.abandoned = finishes ? NULL : staged,
 		.token = token	    ? token
 			 : finishes ? staged->token
-				    : n->part.tokens[0],
+				    : lifecycle_default_token(&n->lifecycle, k),
 	};
 	index = node_token(n, p->token);
 	if (index < 0) {

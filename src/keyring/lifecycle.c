@@ -83,8 +83,19 @@ add_staged(struct key *next, const char *token, char ret_error[LIFECYCLE_ERROR_S
 	return 0;
 }
 
+const char *
+lifecycle_default_token(const struct lifecycle *l, const struct key *k)
+{
+	const struct key_version *v = key_find_version(k, k->primary);
+
+	for (unsigned i = 0; v && i < l->tokens_count; i++)
+		if (strcmp(l->tokens[i], v->token) == 0)
+			return l->tokens[i];
+	return l->tokens[0];
+}
+
 /* Sees to it that the key has a staged version in this token (NULL: in any, and a new one in the
- * first). One that was left behind in another token is given up: its record stays, so that its
+ * default). One that was left behind in another token is given up: its record stays, so that its
  * object is known. Replaces *k by the new record. */
 static int
 stage(struct lifecycle *l, struct key **k, const char *token, char ret_error[LIFECYCLE_ERROR_SIZE])
@@ -101,7 +112,7 @@ stage(struct lifecycle *l, struct key **k, const char *token, char ret_error[LIF
 	staged = change_find_staged(next);
 	if (staged)
 		change_set_state(staged, VERSION_ABANDONED);
-	err = add_staged(next, token ? token : l->tokens[0], ret_error);
+	err = add_staged(next, token ? token : lifecycle_default_token(l, next), ret_error);
 	if (err < 0) {
 		key_unrefp(&next);
 		return err;

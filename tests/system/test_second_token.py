@@ -86,6 +86,17 @@ def test_a_dek_is_rewrapped_from_one_token_to_the_other_and_back(two):
         assert [app.unwrap(b) for b in back] == [b"dek %d" % n for n in range(20)]
 
 
+def test_a_key_stays_in_its_token_where_none_is_named(two):
+    with two.http("admin-1") as admin:
+        admin.create_key("there", token="second", rotate_every="2s")
+        wait_for(lambda: admin.key("there")["primary"] == 2, "it rotates by itself", 10, 0.1)
+        plan = admin.change("there", "rotate", {"dry_run": True}).json
+        assert plan["token"] == "second"
+        assert {v["token"] for v in admin.key("there")["versions"]} == {"second"}
+        assert admin.change("there", "rotate", {"token": "main"}).json["versions"][-1][
+            "token"] == "main"
+
+
 def test_a_staged_version_in_another_token_is_given_up_for_one_in_this(two):
     with two.http("admin-1") as admin:
         admin.change("demo", "rotate", {"stage_only": True, "token": "main"})

@@ -170,6 +170,13 @@ lifecycle_set(struct lifecycle *l, const char *name, uint64_t expected,
 	return asked(name, ret_key, ret_error);
 }
 
+const char *
+lifecycle_default_token(const struct lifecycle *l, const struct key *k)
+{
+	(void)l, (void)k;
+	return "main";
+}
+
 int
 lifecycle_stage(struct lifecycle *l, const char *name, uint64_t expected, const char *token,
 	struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE])
