@@ -49,13 +49,6 @@ audit_append(struct audit *a, struct audit_record *r)
 	return 0;
 }
 
-uint64_t
-sealed_number(struct sealed *s)
-{
-	(void)s;
-	return now.d->number;
-}
-
 void
 node_cluster(struct node *n, struct cluster *ret_cluster)
 {
