@@ -75,7 +75,8 @@ struct audit;
 struct usage; /* usage.h */
 struct audit_config {
 	const char *dir, *cluster, *node; /* borrowed */
-	struct usage *usage;		  /* borrowed: is told of all that is durable; or NULL */
+	const char *sink;    /* a second place for what is durable: sink.h's spec; NULL: none */
+	struct usage *usage; /* borrowed: is told of all that is durable; or NULL */
 	bool hash_context;
 	uint64_t max_bytes;
 };
@@ -114,6 +115,13 @@ struct audit_status {
 };
 void audit_status(struct audit *a,
 	struct audit_status *ret_status); /* any thread; never waits for the disk */
+/* The second sink, as it is now. */
+struct audit_sink_status {
+	bool ok;	     /* it takes records */
+	uint64_t sent, lost; /* records, since the start */
+	char reason[120];    /* while not ok */
+};
+bool audit_sink_status(struct audit *a, struct audit_sink_status *ret_status); /* false: none */
 /* How long each fdatasync took; valid as long as a. Any thread. */
 const struct metrics_histogram *audit_sync_times(const struct audit *a);
 bool audit_ok(struct audit *a); /* any thread, no lock: ask it before the token is asked */
