@@ -716,6 +716,12 @@ clients(struct scrape *s)
 }
 
 static void
+approvals(struct scrape *s)
+{
+	number(s, approvals_pending(s->node->approvals, clock_real_us()));
+}
+
+static void
 proofs(struct scrape *s)
 {
 	size_t total = atomic_load(&s->node->proofs.total);
@@ -913,6 +919,7 @@ static const struct {
 	GAUGE("store_old_seals", old_seals,
 		"Records that are yet to be sealed by the newest of several seal keys."),
 	GAUGE("clients", clients, "Client records."),
+	GAUGE("approvals_pending", approvals, "Requests that wait for another administrator."),
 	GAUGE("version_proofs", proofs,
 		"Key versions that this node could use in its tokens since its start, or not."),
 	GAUGE("hsm_unknown_objects", unknown_objects, "Objects in the tokens that no key has."),
