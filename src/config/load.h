@@ -55,7 +55,7 @@ struct document_hsm {
 	unsigned workers, sessions;
 };
 struct document_audit {
-	char *dir, *max_bytes, *sink;
+	char *dir, *max_bytes;
 	unsigned keep;
 	enum document_context context;
 };

@@ -186,6 +186,36 @@ def test_the_policy_is_as_its_document_says(fresh, tmp_path):
     fresh.kekctl("diff", "-f", "-", stdin=text)
 
 
+FRIEND = f"""\
+kind: client
+name: friend
+identities: ["uri:{spiffe("friend")}"]
+grants:
+  - {{keys: "*", operations: [approve]}}
+"""
+
+
+def test_what_takes_two_administrators_is_pending_and_the_rest_is_done(fresh, tmp_path):
+    fresh.kekctl("cluster", "set", "--approvals", "2", "--destroy-wait", "24h")
+    path = put(tmp_path, "f.yaml", "kind: policy\napprovals: 3\n---\n" + FRIEND
+               + "---\nkind: key\nname: k\n")
+    done = fresh.kekctl("apply", "-o", "json", "-f", path, status=PENDING)
+    results = {r["kind"]: r for r in json.loads(done.stdout)}
+    assert {k: r["result"] for k, r in results.items()} == {
+        "key": "done", "client": "pending", "policy": "pending"}
+    assert "key k" not in out(fresh.kekctl("diff", "-f", path, status=DRIFT))
+    again = json.loads(fresh.kekctl("apply", "-o", "json", "-f", path, status=PENDING).stdout)
+    assert {r["approval"] for r in again} == {r["approval"] for k, r in results.items()
+                                              if k != "key"}
+    text = out(fresh.kekctl("apply", "-f", path, status=PENDING))
+    ids = [results["client"]["approval"], results["policy"]["approval"]]
+    assert all(f"kekctl approve {i}" in text for i in ids)
+    for i in ids:
+        fresh.kekctl("approve", i, "--yes", name="admin-2")
+    fresh.kekctl("diff", "-f", path)
+    assert "nothing to change" in out(fresh.kekctl("apply", "-f", path))
+
+
 def test_export_writes_the_parts_that_it_is_asked_for(fresh, files, tmp_path):
     fresh.kekctl("apply", "-f", str(files))
     keys = out(fresh.kekctl("export", "--keys"))
