@@ -75,7 +75,8 @@ struct audit;
 struct usage; /* usage.h */
 struct audit_config {
 	const char *dir, *cluster, *node; /* borrowed */
-	struct usage *usage;		  /* borrowed: is told of all that is durable; or NULL */
+	const char *sink;    /* a second place for what is durable: sink.h's spec; NULL: none */
+	struct usage *usage; /* borrowed: is told of all that is durable; or NULL */
 	bool hash_context;
 	uint64_t max_bytes;
 };
@@ -114,6 +115,13 @@ struct audit_status {
 };
 void audit_status(struct audit *a,
 	struct audit_status *ret_status); /* any thread; never waits for the disk */
+/* The second sink, as it is now. */
+struct audit_sink_status {
+	bool ok;	     /* it takes records */
+	uint64_t sent, lost; /* records, since the start */
+	char reason[120];    /* while not ok */
+};
+bool audit_sink_status(struct audit *a, struct audit_sink_status *ret_status); /* false: none */
 /* How long each fdatasync took; valid as long as a. Any thread. */
 const struct metrics_histogram *audit_sync_times(const struct audit *a);
 bool audit_ok(struct audit *a); /* any thread, no lock: ask it before the token is asked */
@@ -152,6 +160,21 @@ struct audit_report {
 	uint64_t fault_sequence; /* the record's, 0 when it cannot be read */
 	char fault[200];
 	json_t *notes; /* gaps, torn lines, opens: array of objects; owned by the caller */
+	uint64_t checkpoints;
+	uint64_t signed_through; /* the newest record that a checkpoint vouches for; 0: none. Worth
+				    something only where signatures were checked. */
+	bool signatures_checked;
+};
+/* What an auditor knows from elsewhere. */
+struct audit_pin {
+	uint8_t public[AUDIT_PUBLIC_SIZE];
+};
+struct audit_expected {
+	const struct audit_pin *pins; /* every signature must be by one of them; none: unchecked */
+	size_t pins_count;
+	const char *cluster, *node; /* NULL: any */
+	uint64_t live_sequence;	    /* a record that must be there, with this hash; 0: none */
+	const char *live_head;
 };
 /* 0: whole; KEKD_EAUDIT: a fault; -errno: cannot be read. Bounded memory. */
 int audit_verify(const char *dir, struct audit_report *ret_report);
@@ -159,6 +182,9 @@ int audit_verify(const char *dir, struct audit_report *ret_report);
 typedef void audit_record_fn(const json_t *record, size_t len, void *user);
 int audit_verify_each(
 	const char *dir, audit_record_fn *each, void *user, struct audit_report *ret_report);
+/* audit_verify, held against more than the files themselves. */
+int audit_verify_expected(
+	const char *dir, const struct audit_expected *expected, struct audit_report *ret_report);
 
 /* ---- the oldest file (retain.c) ---- */
 

@@ -74,6 +74,7 @@ struct config {
 		bool hash_context;  /* context: clear | hash */
 		uint64_t max_bytes; /* of one file; default 1 GiB; a new file is started past it */
 		unsigned keep;	    /* the newest so many files; 0: all */
+		char *sink;	    /* syslog | journal | json, ':' and a path; NULL: none */
 	} audit;
 	struct config_admin *admins;
 	unsigned admins_count;
@@ -145,6 +146,7 @@ struct net_part {
 	bool audit_hash_context;
 	uint64_t audit_max_bytes;
 	unsigned audit_keep; /* 0: all files */
+	char *audit_sink;    /* or NULL */
 	struct policy policy;
 	json_t *admins; /* [{"name": …, "identities": […]}] */
 };

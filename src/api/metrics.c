@@ -22,6 +22,8 @@ struct scrape {
 	struct metrics_text text;
 	bool has_store;
 	struct audit_status audit;
+	struct audit_sink_status sink;
+	bool has_sink;
 	struct usage_status usage;
 	struct sealed_status store;
 	const struct sealed_counts *counts;
@@ -464,6 +466,27 @@ audit_failures(struct scrape *s)
 }
 
 static void
+audit_sink(struct scrape *s)
+{
+	if (s->has_sink)
+		number(s, s->sink.ok);
+}
+
+static void
+audit_sink_sent(struct scrape *s)
+{
+	if (s->has_sink)
+		number(s, s->sink.sent);
+}
+
+static void
+audit_sink_lost(struct scrape *s)
+{
+	if (s->has_sink)
+		number(s, s->sink.lost);
+}
+
+static void
 audit_summarised(struct scrape *s)
 {
 	number(s, s->audit.summarised);
@@ -693,6 +716,12 @@ clients(struct scrape *s)
 }
 
 static void
+approvals(struct scrape *s)
+{
+	number(s, approvals_pending(s->node->approvals, clock_real_us()));
+}
+
+static void
 proofs(struct scrape *s)
 {
 	size_t total = atomic_load(&s->node->proofs.total);
@@ -832,6 +861,10 @@ static const struct {
 	COUNTER("audit_failures_total", audit_failures, "Attempts to write the log that failed."),
 	COUNTER("audit_summarised_total", audit_summarised,
 		"Refusals that were counted in a summary instead of a record of their own."),
+	GAUGE("audit_sink_up", audit_sink, "1 while the second sink takes records."),
+	COUNTER("audit_sink_sent_total", audit_sink_sent, "Records told to the second sink."),
+	COUNTER("audit_sink_lost_total", audit_sink_lost,
+		"Records that the second sink did not take in time; the log has them."),
 	GAUGE("audit_signing", audit_signing, "1 while the node's key can sign checkpoints."),
 	COUNTER("audit_checkpoints_total", audit_checkpoints, "Signed checkpoints in the log."),
 	GAUGE("audit_checkpoint_time_seconds", audit_checkpoint_time,
@@ -886,6 +919,7 @@ static const struct {
 	GAUGE("store_old_seals", old_seals,
 		"Records that are yet to be sealed by the newest of several seal keys."),
 	GAUGE("clients", clients, "Client records."),
+	GAUGE("approvals_pending", approvals, "Requests that wait for another administrator."),
 	GAUGE("version_proofs", proofs,
 		"Key versions that this node could use in its tokens since its start, or not."),
 	GAUGE("hsm_unknown_objects", unknown_objects, "Objects in the tokens that no key has."),
@@ -898,6 +932,7 @@ take(struct scrape *s)
 
 	if (s->node->audit)
 		audit_status(s->node->audit, &s->audit);
+	s->has_sink = s->node->audit && audit_sink_status(s->node->audit, &s->sink);
 	if (s->node->usage)
 		usage_status(s->node->usage, &s->usage);
 	node_signing(s->node, &s->signing);

@@ -174,6 +174,17 @@ checkpoint_json(const struct node_signing *s)
 }
 
 static json_t *
+sink_json(struct node *n)
+{
+	struct audit_sink_status s;
+
+	if (!audit_sink_status(n->audit, &s))
+		return json_null();
+	return json_pack("{s:s, s:b, s:I, s:I, s:s}", "sink", n->part.audit_sink, "ok", s.ok,
+		"sent", (json_int_t)s.sent, "lost", (json_int_t)s.lost, "reason", s.reason);
+}
+
+static json_t *
 audit_json(struct node *n)
 {
 	struct audit_status a;
@@ -183,11 +194,12 @@ audit_json(struct node *n)
 		return json_null();
 	audit_status(n->audit, &a);
 	node_signing(n, &signing);
-	return json_pack("{s:b, s:I, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "ok", a.ok,
+	return json_pack("{s:b, s:I, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "ok", a.ok,
 		"sequence", (json_int_t)a.sequence, "file", a.file, "head", a.head, "reason",
 		text_json(a.reason), "backlog", (json_int_t)a.backlog, "syncs", (json_int_t)a.syncs,
 		"failures", (json_int_t)a.failures, "summarised", (json_int_t)a.summarised,
-		"signing", signing_json(&signing), "checkpoint", checkpoint_json(&signing));
+		"signing", signing_json(&signing), "checkpoint", checkpoint_json(&signing), "sink",
+		sink_json(n));
 }
 
 static const char *const ages[] = {

@@ -25,19 +25,62 @@ time_json(uint64_t us)
 	return json_string(text);
 }
 
+/* Of a row, which stays where it is for ever, what changes. Copied under the lock, so that the
+ * writer does not wait for JSON. */
+struct stored_row {
+	const struct row *row;
+	struct usage_count counts[USAGE_KINDS];
+};
+
+struct stored_rows {
+	struct stored_row *rows;
+	size_t count;
+};
+
 /* What is only counted so far will be folded once it is in the log. */
-static json_t *
-row_json(const struct row *r)
+static uint64_t
+copy_row(const struct row *from, struct stored_row *to)
 {
-	json_t *j = json_pack("{s:s}", "client", r->client);
+	uint64_t sum = 0;
+
+	to->row = from;
+	memcpy(to->counts, from->counts, sizeof(to->counts));
+	to->counts[USAGE_REFUSED].count -= from->pending;
+	for (size_t i = 0; i < USAGE_KINDS; i++)
+		sum += to->counts[i].count;
+	return sum;
+}
+
+/* Under the lock. 0 or -ENOMEM. */
+static int
+copy_rows(struct used_key *k, struct stored_rows *ret_rows)
+{
+	struct stored_rows copy = { calloc(k->rows_count + 1, sizeof(*copy.rows)), 0 };
+	uint64_t total = 0;
+
+	if (!copy.rows)
+		return -ENOMEM;
+	for (const struct row *r = k->rows; r; r = r->next_of_key) {
+		uint64_t sum = copy_row(r, &copy.rows[copy.count]);
+		copy.count += sum > 0;
+		total += sum;
+	}
+	k->taken_total = total;
+	*ret_rows = copy;
+	return 0;
+}
+
+static json_t *
+row_json(const struct stored_row *r)
+{
+	json_t *j = json_pack("{s:s}", "client", r->row->client);
 
 	for (size_t i = 0; i < USAGE_KINDS; i++) {
 		const struct usage_count *c = &r->counts[i];
-		uint64_t n = c->count - (i == USAGE_REFUSED ? r->pending : 0);
-		if (n > 0)
+		if (c->count > 0)
 			json_object_set_new(j, usage_kind_names[i],
-				json_pack("[I, I, I]", (json_int_t)n, (json_int_t)c->first_us,
-					(json_int_t)c->last_us));
+				json_pack("[I, I, I]", (json_int_t)c->count,
+					(json_int_t)c->first_us, (json_int_t)c->last_us));
 	}
 	return j;
 }
@@ -59,31 +102,19 @@ version_entry(json_t *versions, const struct version *v)
 	return json_object_get(entry, "clients");
 }
 
-static uint64_t
-row_sum(const struct row *r)
-{
-	uint64_t sum = 0;
-
-	for (size_t i = 0; i < USAGE_KINDS; i++)
-		sum += r->counts[i].count;
-	return sum - r->pending;
-}
-
 static json_t *
-key_record(const struct used_key *k, const struct place *place, uint64_t *ret_total)
+key_record(const struct stored_rows *rows, const struct place *place)
 {
 	json_t *versions = json_array();
-	uint64_t total = 0;
 
-	for (const struct row *r = k->rows; r; r = r->next_of_key) {
-		if (row_sum(r) > 0 && json_array_append_new(version_entry(versions, r->version),
-					      row_json(r)) < 0) {
+	for (size_t i = 0; i < rows->count; i++) {
+		const struct stored_row *r = &rows->rows[i];
+		if (json_array_append_new(version_entry(versions, r->row->version), row_json(r)) <
+			0) {
 			json_decref(versions);
 			return NULL;
 		}
-		total += row_sum(r);
 	}
-	*ret_total = total;
 	return json_pack("{s:I, s:o, s:o}", "sequence", (json_int_t)place->sequence, "time",
 		time_json(place->time_us), "versions", versions);
 }
@@ -129,11 +160,11 @@ begin_round(struct usage *u)
 	return true;
 }
 
-static json_t *
-take_key(struct usage *u, char *path)
+/* The next key that has changed. 0 or -ENOMEM. */
+static int
+take_key(struct usage *u, struct stored_rows *ret_rows)
 {
 	struct used_key *k = u->round.left.first;
-	json_t *j;
 
 	u->round.left.first = k->next_changed;
 	u->round.left.count--;
@@ -142,13 +173,7 @@ take_key(struct usage *u, char *path)
 	k->changed = false;
 	u->round.key = k;
 	u->round.key_place = place_now(u);
-	j = key_record(k, &u->round.key_place, &k->taken_total);
-	snprintf(path, 2 * STR_NAME_MAX + 2, "%s/%s", u->members[0].name, k->name);
-	if (!j) {
-		u->round.failed = true;
-		usage_key_changed(u, k);
-	}
-	return j;
+	return copy_rows(k, ret_rows);
 }
 
 /* Only once all keys that had changed are stored may the place move on. */
@@ -167,12 +192,28 @@ take_node(struct usage *u, char *path)
 json_t *
 usage_take(struct usage *u, bool round, char ret_path[2 * STR_NAME_MAX + 2])
 {
+	struct stored_rows rows = { 0 };
 	json_t *j = NULL;
+	bool begun, key = false;
+	int err = 0;
 
 	pthread_mutex_lock(&u->lock);
-	if (u->read && (u->round.under_way || (round && begin_round(u))))
-		j = u->round.left.first ? take_key(u, ret_path) : take_node(u, ret_path);
+	begun = u->read && (u->round.under_way || (round && begin_round(u)));
+	if (begun) {
+		key = u->round.left.first != NULL;
+		if (key)
+			err = take_key(u, &rows);
+		else
+			j = take_node(u, ret_path);
+	}
 	pthread_mutex_unlock(&u->lock);
+	if (!key)
+		return j;
+	snprintf(ret_path, 2 * STR_NAME_MAX + 2, "%s/%s", u->members[0].name, u->round.key->name);
+	j = err ? NULL : key_record(&rows, &u->round.key_place);
+	free(rows.rows);
+	if (!j)
+		usage_stored(u, -ENOMEM);
 	return j;
 }
 
@@ -254,8 +295,8 @@ read_row(struct usage *u, struct used_key *k, const struct uuid *id, unsigned nu
 		if (count)
 			err = read_count(count, &row->counts[i]);
 	}
-	if (!err)
-		k->stored_total += row_sum(row);
+	for (size_t i = 0; !err && i < USAGE_KINDS; i++)
+		k->stored_total += row->counts[i].count;
 	return err;
 }
 

@@ -8,6 +8,7 @@
 #include "kekd/audit.h"
 
 #include "chain.h"
+#include "marks.h"
 #include "kekd/err.h"
 #include "kekd/str.h"
 
@@ -157,6 +158,9 @@ struct verify {
 	bool anchored; /* a record tells of that */
 	audit_record_fn *each;
 	void *user;
+	const struct audit_expected *expected; /* or NULL */
+	struct marks *marks;
+	char cluster[65 + 64];
 };
 
 static int __attribute__((format(printf, 3, 4)))
@@ -341,20 +345,70 @@ check_first(struct verify *v, const struct chain_line *line)
 		memcpy(v->base_file, v->file, sizeof(v->base_file));
 	}
 	snprintf(v->node, sizeof(v->node), "%s", line->node);
+	snprintf(v->cluster, sizeof(v->cluster), "%s", cluster);
+	if (v->expected && v->expected->node &&
+		(strcmp(v->node, v->expected->node) != 0 ||
+			strcmp(v->cluster, v->expected->cluster) != 0))
+		return fault(v, line->sequence,
+			"this is the log of node %.60s of cluster %.60s, not of %.60s of %.60s",
+			v->node, v->cluster, v->expected->node, v->expected->cluster);
 	v->report->first_sequence = line->sequence;
 	snprintf(v->report->first_time, sizeof(v->report->first_time), "%s", line->time);
 	return 0;
 }
 
-/* Does this anchor tell of what is missing at the beginning? */
-static void
-check_anchor(struct verify *v, const struct chain_line *line)
+/* A signed place. An anchor tells of what is missing at the beginning, too. */
+static int
+check_mark(struct verify *v, const struct chain_line *line)
 {
-	const char *head = text_of(line, "head");
+	const struct marks_place place = { v->cluster, v->node, v->base, v->report->last_sequence,
+		v->base_head };
+	uint64_t at;
+	const char *text = marks_check(v->marks, line->type, line->json, &place, &at);
 
-	if (v->base > 0 && number_of(line, "at") == v->base && head &&
-		strcmp(head, v->base_head) == 0)
-		v->anchored = true;
+	if (text)
+		return fault(v, line->sequence, "%s", text);
+	if (strcmp(line->type, "anchor") == 0) {
+		v->anchored = v->anchored || (at > 0 && at == v->base);
+		return 0;
+	}
+	v->report->checkpoints++;
+	if (at > v->report->signed_through)
+		v->report->signed_through = at;
+	return 0;
+}
+
+/* The server's head, if this record is it. */
+static int
+check_live(struct verify *v, const struct chain_line *line)
+{
+	const struct audit_expected *e = v->expected;
+
+	if (!e || e->live_sequence != line->sequence || strcmp(e->live_head, line->hash) == 0)
+		return 0;
+	return fault(v, line->sequence,
+		"the server says that this record has another hash: here or before, the log was "
+		"written anew");
+}
+
+/* What is missing at the end. */
+static int
+check_expected(struct verify *v)
+{
+	const struct audit_expected *e = v->expected;
+	const struct audit_report *r = v->report;
+
+	if (!e)
+		return 0;
+	if (e->pins_count > 0 && r->signed_through == 0)
+		return fault(v, r->last_sequence,
+			"nothing here is signed: there is no checkpoint by a key that was given");
+	if (e->live_sequence > r->last_sequence)
+		return fault(v, r->last_sequence,
+			"the log ends here, and the server's goes on to record %llu: the end was "
+			"cut off, or this is a copy from before",
+			(unsigned long long)e->live_sequence);
+	return 0;
 }
 
 static int
@@ -404,9 +458,12 @@ check_record(struct verify *v, struct lines *l, const char *text, size_t len, ui
 		err = check_gap(v, &line, start);
 	else if (!err && strcmp(line.type, "open") == 0)
 		note(v, &line);
-	else if (!err && strcmp(line.type, "anchor") == 0)
-		check_anchor(v, &line);
+	else if (!err && (strcmp(line.type, "checkpoint") == 0 || strcmp(line.type, "anchor") == 0))
+		err = check_mark(v, &line);
+	if (!err)
+		err = check_live(v, &line);
 	if (!err) {
+		marks_note(v->marks, line.sequence, line.hash);
 		v->head = v->head && strcmp(line.type, "gap") == 0;
 		r->records++;
 		r->last_sequence = line.sequence;
@@ -501,6 +558,39 @@ check_all(struct verify *v, const uint64_t *list, size_t count)
 		err = fault(v, 0, "there is no record here");
 	if (!err)
 		err = check_base(v);
+	if (!err)
+		err = check_expected(v);
+	return err;
+}
+
+static int
+verify_dir(struct verify *v, const char *dir, struct audit_report *ret_report)
+{
+	struct audit_report report = { 0 };
+	uint64_t *list = NULL;
+	size_t count = 0;
+	int err;
+
+	v->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (v->dir_fd < 0)
+		return -errno;
+	v->report = &report;
+	v->md = EVP_MD_CTX_new();
+	v->marks = marks_open(v->expected);
+	report.signatures_checked = v->expected && v->expected->pins_count > 0;
+	report.notes = json_array();
+	err = v->md && v->marks && report.notes ? chain_list(v->dir_fd, &list, &count) : -ENOMEM;
+	if (!err)
+		err = check_all(v, list, count);
+	free(list);
+	EVP_MD_CTX_free(v->md);
+	marks_freep(&v->marks);
+	close(v->dir_fd);
+	if (err && err != KEKD_EAUDIT) {
+		json_decref(report.notes);
+		return err;
+	}
+	*ret_report = report;
 	return err;
 }
 
@@ -514,27 +604,16 @@ int
 audit_verify_each(
 	const char *dir, audit_record_fn *each, void *user, struct audit_report *ret_report)
 {
-	struct audit_report report = { 0 };
-	struct verify v = { .report = &report, .each = each, .user = user };
-	uint64_t *list = NULL;
-	size_t count = 0;
-	int err;
+	struct verify v = { .each = each, .user = user };
 
-	v.dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (v.dir_fd < 0)
-		return -errno;
-	v.md = EVP_MD_CTX_new();
-	report.notes = json_array();
-	err = v.md && report.notes ? chain_list(v.dir_fd, &list, &count) : -ENOMEM;
-	if (!err)
-		err = check_all(&v, list, count);
-	free(list);
-	EVP_MD_CTX_free(v.md);
-	close(v.dir_fd);
-	if (err && err != KEKD_EAUDIT) {
-		json_decref(report.notes);
-		return err;
-	}
-	*ret_report = report;
-	return err;
+	return verify_dir(&v, dir, ret_report);
+}
+
+int
+audit_verify_expected(
+	const char *dir, const struct audit_expected *expected, struct audit_report *ret_report)
+{
+	struct verify v = { .expected = expected };
+
+	return verify_dir(&v, dir, ret_report);
 }

@@ -12,6 +12,7 @@
 #include "chain.h"
 #include "format.h"
 #include "refusals.h"
+#include "sink.h"
 #include "tail.h"
 #include "kekd/clock.h"
 #include "kekd/err.h"
@@ -61,6 +62,7 @@ struct audit {
 	bool hash_context;
 	uint64_t max_bytes;
 	struct usage *usage; /* or NULL */
+	struct sink *sink;   /* or NULL */
 
 	pthread_mutex_t lock; /* of the queue */
 	pthread_cond_t wake;
@@ -535,6 +537,8 @@ commit(struct audit *a, uint64_t room)
 	a->opened = true;
 	publish(a);
 	add_to_status(a, 1, 0);
+	if (a->sink)
+		sink_put(a->sink, a->out.data, a->out.len);
 	return 0;
 }
 
@@ -976,6 +980,14 @@ audit_status(struct audit *a, struct audit_status *ret_status)
 }
 
 bool
+audit_sink_status(struct audit *a, struct audit_sink_status *ret_status)
+{
+	if (a->sink)
+		sink_status(a->sink, ret_status);
+	return a->sink != NULL;
+}
+
+bool
 audit_ok(struct audit *a)
 {
 	return atomic_load(&a->ok);
@@ -991,6 +1003,7 @@ release(struct audit *a)
 	if (a->dir_fd >= 0)
 		close(a->dir_fd);
 	refusals_freep(&a->refusals);
+	sink_freep(&a->sink);
 	EVP_MD_CTX_free(a->md);
 	buf_free(&a->out);
 	pthread_mutex_destroy(&a->lock);
@@ -1050,6 +1063,11 @@ audit_open(const struct audit_config *config, struct audit **ret_audit, char ret
 
 	if (!a)
 		return -ENOMEM;
+	if (config->sink && sink_open(config->sink, &a->sink) < 0) {
+		snprintf(ret_error, 256, "audit.sink %.100s cannot be opened", config->sink);
+		release(a);
+		return KEKD_EAUDIT;
+	}
 	/* What cannot be written now is tried again by the thread. */
 	if (recover(a, error) == KEKD_EAUDIT || pthread_create(&a->thread, NULL, run, a) != 0) {
 		snprintf(ret_error, 256, "%.80s: %.170s", config->dir,

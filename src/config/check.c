@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define AUDIT_BYTES_MIN 4096ull
@@ -159,6 +160,26 @@ keep(struct check *c, unsigned given)
 	return 0;
 }
 
+/* A format, and the path of a receiver's datagram socket where the usual one is not meant. */
+static void
+check_sink(struct check *c, const char *text)
+{
+	static const char *const formats[] = { "syslog", "journal", "json" };
+	const struct sockaddr_un *un = NULL;
+	size_t len = text ? strcspn(text, ":") : 0, path = len + 1;
+
+	for (size_t i = 0; text && i < STR_COUNT(formats); i++)
+		if (strlen(formats[i]) == len && strncmp(text, formats[i], len) == 0 &&
+			(text[len] ? text[path] == '/' && strlen(text + path) < sizeof(un->sun_path)
+				   : strcmp(text, "json") != 0))
+			return;
+	if (text)
+		check_finding(c, "audit.sink",
+			"audit.sink \"%s\" is no sink: write \"syslog\", \"journal\", or a format "
+			"and the path of a datagram socket, \"json:/run/collector\"",
+			text);
+}
+
 static unsigned
 count_between(struct check *c, const char *path, unsigned given, unsigned max, unsigned fallback)
 {
@@ -244,6 +265,8 @@ take_document(struct check *c, struct document *d, struct config *config)
 	config->audit.hash_context = d->audit.context == DOCUMENT_CONTEXT_HASH;
 	config->audit.max_bytes = max_bytes(c, d->audit.max_bytes);
 	config->audit.keep = keep(c, d->audit.keep);
+	config->audit.sink = take(&d->audit.sink);
+	check_sink(c, config->audit.sink);
 	config->admins_count = d->admins_count;
 	config->admins = take(&d->admins);
 	d->admins_count = 0;

@@ -56,8 +56,10 @@ config_net_part(const struct config *c, enum net_task task)
 		"audit_keep", (json_int_t)c->audit.keep, "admins", admins_to_json(c), "policy",
 		policy_to_json(&c->policy));
 
-	if (part && ((c->crl.file && json_object_set_new(
-					     part, "crl_file", json_string(c->crl.file)) != 0) ||
+	if (part && ((c->audit.sink && json_object_set_new(part, "audit_sink",
+					       json_string(c->audit.sink)) != 0) ||
+			    (c->crl.file && json_object_set_new(part, "crl_file",
+						    json_string(c->crl.file)) != 0) ||
 			    json_object_set_new(part, "crl_warn_expired",
 				    json_boolean(c->crl.warn_expired)) != 0 ||
 			    json_object_set_new(

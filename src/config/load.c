@@ -86,6 +86,7 @@ static const cyaml_schema_field_t audit_fields[] = {
 	TEXT("dir", struct document_audit, dir),
 	TEXT("max_bytes", struct document_audit, max_bytes),
 	CYAML_FIELD_UINT("keep", OPTIONAL, struct document_audit, keep),
+	TEXT("sink", struct document_audit, sink),
 	CYAML_FIELD_ENUM("context", OPTIONAL | CYAML_FLAG_STRICT, struct document_audit, context,
 		context_words, STR_COUNT(context_words)),
 	CYAML_FIELD_END,

@@ -55,7 +55,7 @@ struct document_hsm {
 	unsigned workers, sessions;
 };
 struct document_audit {
-	char *dir, *max_bytes;
+	char *dir, *max_bytes, *sink;
 	unsigned keep;
 	enum document_context context;
 };

@@ -101,7 +101,7 @@ static int
 net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE])
 {
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
-	const char *crl_file = NULL;
+	const char *crl_file = NULL, *sink = NULL;
 	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes, keep = 0, task = -1;
 	json_t *tokens, *admins, *deny, *policy;
 	bool bad = false, init = false;
@@ -127,6 +127,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "audit_hash_context", JSON_KIND_BOOL, true, &p->audit_hash_context },
 		{ "audit_max_bytes", JSON_KIND_INTEGER, true, &max_bytes },
 		{ "audit_keep", JSON_KIND_INTEGER, true, &keep },
+		{ "audit_sink", JSON_KIND_STRING, false, &sink },
 		{ "admins", JSON_KIND_ARRAY, true, &admins },
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
 	};
@@ -153,6 +154,8 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	p->hang_ms = narrow(hang_ms, UINT_MAX, &bad);
 	p->audit_max_bytes = (uint64_t)max_bytes;
 	p->audit_keep = narrow(keep, AUDIT_KEEP_MAX, &bad);
+	if (sink)
+		p->audit_sink = copy(sink, &bad);
 	p->admins = json_incref(admins);
 	if (json_array_size(tokens) > CONFIG_TOKENS_MAX)
 		bad = true;
@@ -238,7 +241,7 @@ void
 net_part_free(struct net_part *p)
 {
 	char *const texts[] = { p->cluster, p->node, p->state_dir, p->tls_certificate, p->tls_key,
-		p->tls_client_ca, p->audit_dir, p->crl_file };
+		p->tls_client_ca, p->audit_dir, p->crl_file, p->audit_sink };
 
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		free(texts[i]);

@@ -140,6 +140,7 @@ const struct config_setting config_settings[] = {
 	{ "audit.dir", CONFIG_RESTART, AT(audit.dir), same_text },
 	{ "audit.max_bytes", CONFIG_RESTART, AT(audit.max_bytes), same_size },
 	{ "audit.keep", CONFIG_RESTART, AT(audit.keep), same_number },
+	{ "audit.sink", CONFIG_RESTART, AT(audit.sink), same_text },
 	{ "audit.context", CONFIG_RESTART, AT(audit.hash_context), same_flag },
 	{ "admins", CONFIG_INIT, LIST_AT(admins), same_admins },
 	{ "policy.approvals", CONFIG_INIT, AT(policy.approvals), same_number },

@@ -5,6 +5,7 @@
 #include "kekd/audit.h"
 #include "kekd/err.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static json_t *
@@ -21,6 +22,14 @@ report_json(const struct audit_report *r)
 			json_pack("{s:s, s:I, s:I, s:s}", "file", r->fault_file, "line",
 				(json_int_t)r->fault_line, "sequence",
 				(json_int_t)r->fault_sequence, "what", r->fault));
+	json_object_set_new(value, "checkpoints", json_integer((json_int_t)r->checkpoints));
+	json_object_set_new(value, "signed_through", json_integer((json_int_t)r->signed_through));
+	json_object_set_new(
+		value, "behind", json_integer((json_int_t)(r->last_sequence - r->signed_through)));
+	json_object_set_new(value, "signatures",
+		json_string(!r->signatures_checked ? "not_checked"
+			    : r->fault[0]	   ? "fault"
+						   : "good"));
 	if (r->notes)
 		json_object_set(value, "notes", r->notes);
 	return value;
@@ -76,7 +85,28 @@ show_notes(const json_t *notes)
 }
 
 static void
-show_report(const char *dir, const struct audit_report *r)
+show_signatures(struct table *t, const struct audit_report *r)
+{
+	unsigned long long behind = r->last_sequence - r->signed_through;
+
+	if (r->signed_through > 0)
+		table_field(t, "Checkpoints",
+			"%llu, the last for record %llu; records behind it: %llu",
+			(unsigned long long)r->checkpoints, (unsigned long long)r->signed_through,
+			behind);
+	else
+		table_field(t, "Checkpoints", "none");
+	if (!r->signatures_checked)
+		table_field(t, "Signatures",
+			"not checked: give --key FILE, once written by \"kekctl "
+			"audit keys\" and kept elsewhere");
+	else
+		table_field(t, "Signatures", "%s",
+			r->fault[0] ? "-" : "good, by the keys that were given");
+}
+
+static void
+show_report(const char *dir, const struct audit_report *r, bool live)
 {
 	_cleanup_(table_freep) struct table *t = table_new_block();
 
@@ -90,6 +120,11 @@ show_report(const char *dir, const struct audit_report *r)
 	table_field(t, "Time", "%s to %s", report_time(r->first_time), report_time(r->last_time));
 	table_field(t, "Gaps", "%llu", (unsigned long long)r->gaps);
 	table_field(t, "Head", "%s", r->head[0] ? r->head : "-");
+	show_signatures(t, r);
+	if (live)
+		table_field(t, "Server", "%s",
+			r->fault[0] ? "-"
+				    : "its head is in this log, and so all that is before it");
 	table_print(t);
 	show_notes(r->notes);
 }
@@ -108,13 +143,27 @@ say_fault(const struct audit_report *r)
 		 "stands before the fault verifies");
 }
 
+/* The server's head is read first: what is written meanwhile only makes the log longer. */
+static void
+expect_live(const json_t *status, struct audit_expected *e)
+{
+	const json_t *audit = json_object_get(status, "audit");
+
+	if (!status)
+		return;
+	e->cluster = string_of(status, "cluster");
+	e->node = string_of(status, "node");
+	e->live_sequence = (uint64_t)number_of(audit, "sequence");
+	e->live_head = string_of(audit, "head");
+}
+
 static int
-run_verify(struct ctl *ctl)
+verify_dir(struct ctl *ctl, const struct audit_expected *e)
 {
 	struct audit_report report = { 0 };
 	_cleanup_(json_freep) json_t *value = NULL;
 	const char *dir = ctl->args.words[0];
-	int err = audit_verify(dir, &report);
+	int err = audit_verify_expected(dir, e, &report);
 
 	if (err < 0 && err != KEKD_EAUDIT) {
 		say_error("cannot read %s: %s", dir, kekd_strerror(err));
@@ -129,11 +178,30 @@ run_verify(struct ctl *ctl)
 	if (ctl->json)
 		show_json(value);
 	else if (!ctl->quiet)
-		show_report(dir, &report);
+		show_report(dir, &report, e->live_head != NULL);
 	fflush(stdout);
 	if (err < 0)
 		say_fault(&report);
 	return err < 0 ? CTL_UNVERIFIED : CTL_OK;
+}
+
+static int
+run_verify(struct ctl *ctl)
+{
+	_cleanup_(json_freep) json_t *live = NULL;
+	struct audit_expected expected = { 0 };
+	struct audit_pin *pins = NULL;
+	int status = audit_pins_read(ctl, &pins, &expected.pins_count);
+
+	if (status == CTL_OK)
+		status = audit_against(ctl, &live);
+	if (status == CTL_OK) {
+		expected.pins = pins;
+		expect_live(live, &expected);
+		status = verify_dir(ctl, &expected);
+	}
+	free(pins);
+	return status;
 }
 
 static int
@@ -169,11 +237,21 @@ run_head(struct ctl *ctl)
 }
 
 const struct ctl_command ctl_audit_commands[] = {
-	{ "audit verify", "DIR", "Verifies an audit log from its files, without a server",
+	{ "audit keys", "", "Shows the node's public key, for \"kekctl audit verify --key\"",
+		"Write it to a file and keep that elsewhere: the key is worth something only if "
+		"it\n"
+		"comes from another place than the log that it verifies.",
+		"", 0, 0, audit_keys_run },
+	{ "audit verify", "DIR [--key FILE] [--against URL]",
+		"Verifies an audit log from its files, without a server",
 		"DIR holds the audit-*.jsonl files. A changed, missing, inserted or swapped "
 		"record\n"
-		"is named by file, line and sequence number; exit status 6.",
-		"", 1, 1, run_verify },
+		"is named by file, line and sequence number; exit status 6. With --key, which may "
+		"be\n"
+		"given again, every checkpoint must be signed with one of these keys. With "
+		"--against\n"
+		"the log must hold what the node says is the newest record: a cut-off end shows.",
+		" about-key against ", 1, 1, run_verify },
 	{ "audit tail", "DIR [--last N] [--follow]", "Shows the newest records of an audit log",
 		"DIR holds the audit-*.jsonl files, on this machine. With -o json the lines are "
 		"shown as\n"

@@ -220,6 +220,15 @@ int drill_run(struct ctl *ctl);
 /* rewrap --lines; item: the contexts that go with every ciphertext. */
 int rewrap_lines(struct ctl *ctl, const json_t *item);
 
+/* ---- audit_keys.c ---- */
+
+struct audit_pin;
+int audit_keys_run(struct ctl *ctl);
+/* The keys of all --key files; an array for free(), or NULL when there are none. */
+int audit_pins_read(struct ctl *ctl, struct audit_pin **ret_pins, size_t *ret_count);
+/* /v1/status of --against's node; NULL without that option. */
+int audit_against(struct ctl *ctl, json_t **ret_status);
+
 /* ---- tail.c ---- */
 
 int audit_tail_run(struct ctl *ctl);

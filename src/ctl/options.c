@@ -56,6 +56,8 @@ const struct ctl_option ctl_options[] = {
 	{ "blob", 0, "FILE", "who unwrapped this very ciphertext", false },
 	{ "limit", 0, "N", "at most so many (1000)", false },
 	{ "format", 0, "FORMAT", "text (default), csv or json", false },
+	{ "against", 0, "URL", "compare with the head of this node's log, https://HOST:PORT",
+		false },
 	{ "last", 'n', "N", "begin with the last N records (10)", false },
 	{ "follow", 'f', NULL, "go on as records are written, until interrupted", false },
 	{ "bytes", 0, "N", "length of a data key (32)", false },

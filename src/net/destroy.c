@@ -274,9 +274,22 @@ look_at(struct node *n, struct node_destroy *e)
 	return true;
 }
 
+/* Of a restored store nobody has said yet that it is right: nothing goes on, and no time counts. */
+static bool
+stand_still(struct node *n)
+{
+	if (!node_holds_changes(n))
+		return false;
+	for (size_t i = 0; i < n->destroys_count; i++)
+		n->destroys[i].looked_ns = clock_boot_ns();
+	return true;
+}
+
 void
 node_tick_destroys(struct node *n)
 {
+	if (stand_still(n))
+		return;
 	for (size_t i = n->destroys_count; i-- > 0;)
 		if (!look_at(n, &n->destroys[i]))
 			n->destroys[i] = n->destroys[--n->destroys_count];
@@ -285,7 +298,9 @@ node_tick_destroys(struct node *n)
 void
 node_close_destroys(struct node *n)
 {
-	for (size_t i = 0; atomic_load(&n->sealed) && i < n->destroys_count; i++) {
+	bool stores = atomic_load(&n->sealed) && !stand_still(n);
+
+	for (size_t i = 0; stores && i < n->destroys_count; i++) {
 		struct node_destroy *e = &n->destroys[i];
 		_cleanup_(key_unrefp) struct key *k = keyring_find(n->keyring, e->key);
 		const struct key_version *v = k ? key_find_version(k, e->version) : NULL;

@@ -102,6 +102,7 @@ open_audit(struct node *n)
 		.usage = n->usage,
 		.hash_context = n->part.audit_hash_context,
 		.max_bytes = n->part.audit_max_bytes,
+		.sink = n->part.audit_sink,
 	};
 	char error[256] = "";
 	int err = audit_open(&config, &n->audit, error);
@@ -276,15 +277,14 @@ run_task(struct node *n)
 	struct pollfd fd = { CHILD_FD_CONTROL, POLLIN, 0 };
 	uint64_t end = clock_boot_ns() + 60 * CLOCK_S;
 
-	if (sandbox_enter(SANDBOX_NET) != 0)
+	if (open_audit(n) != 0 || sandbox_enter(SANDBOX_NET) != 0)
 		return CHILD_EXIT_OPERATOR;
 	while (clock_boot_ns() < end) {
 		struct control_message m;
 		int worker = -1;
 
 		if (all_tokens_ready(n))
-			return open_audit(n) == 0 ? tasks[n->part.task].run(n)
-						  : CHILD_EXIT_OPERATOR;
+			return tasks[n->part.task].run(n);
 		if (poll(&fd, 1, 20) <= 0)
 			continue;
 		if (control_receive(CHILD_FD_CONTROL, &m, &worker) != 0)

@@ -248,6 +248,14 @@ audit_status(struct audit *a, struct audit_status *ret_status)
 	*ret_status = (struct audit_status){ .ok = true };
 }
 
+bool
+audit_sink_status(struct audit *a, struct audit_sink_status *ret_status)
+{
+	(void)a;
+	(void)ret_status;
+	return false;
+}
+
 int
 node_retry_pin(unsigned token)
 {

@@ -127,7 +127,8 @@ def test_the_report_says_who_used_which_key_how_often(own):
         assert line.split()[:5] == ["app", "demo", "1", "unwrap", "3"]
         table = list(csv.DictReader(io.StringIO(report(server, *options, "--format", "csv"))))
         wraps = next(r for r in table if r["use"] == "wrap")
-        assert [wraps[c] for c in ("client", "key", "version", "count")] == ["app", "demo", "1", "7"]
+        assert [wraps[c] for c in ("client", "key", "version")] == ["app", "demo", "1"]
+        assert wraps["count"] == "7"
 
 
 def test_a_report_from_files_says_whether_the_chain_is_whole(server, app, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from kekd import BUILD, DATA, Kekd, kill, wait_for
 from pki import Authority, Pki, spiffe
 from test_crash import Load, all_unwrap, all_workers_ready
+from test_destroy import destroy, set_wait, version
 
 LIBRARY = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
 HOUR = 3600
@@ -202,3 +203,45 @@ def test_a_clock_that_jumps_keeps_kekd_from_neither_stopping_nor_starting(clockw
     wait_for(lambda: len(clockwork.workers()) == 2 and old[0] not in clockwork.workers(),
              "a worker comes back by its back-off")
     all_workers_ready(clockwork)
+
+
+def test_no_clock_that_is_moved_ends_a_version_early(clockwork):
+    """What counts is the time that kekd saw pass."""
+    with clockwork.http("admin-1") as admin:
+        admin.rotate()
+        admin.rotate()
+        admin.change("demo", "versions/1/disable")
+        set_wait(admin, "1h")
+        assert destroy(admin).status == 200
+        for offset in (DAY, 12 * DAY, -DAY, 0):
+            clockwork.set_clock(offset)
+            time.sleep(1)
+            assert version(admin)["state"] == "scheduled", offset
+    clockwork.set_clock(3 * DAY)
+    clockwork.stop()
+    clockwork.start()
+    time.sleep(1)
+    with clockwork.http("admin-1") as admin:
+        v = version(admin)
+        assert v["state"] == "scheduled" and int(v["destroy"]["waited"][:-1]) < 60
+        # Nor does it keep one from its end.
+        admin.change("demo", "versions/1/cancel")
+        set_wait(admin, "2s")
+        assert destroy(admin).status == 200
+        clockwork.set_clock(-3 * DAY)
+        wait_for(lambda: version(admin)["state"] == "destroyed", "it is destroyed")
+
+
+def test_a_request_for_approval_expires(clockwork):
+    with clockwork.http("admin-1") as admin, clockwork.http("admin-2") as other:
+        etag = admin.ok("GET", "/v1/cluster").etag
+        admin.ok("PATCH", "/v1/cluster", {"policy": {"approvals": 2, "destroy_wait": "24h"}},
+                 etag=etag)
+        etag = admin.ok("GET", "/v1/cluster").etag
+        asked = admin.ok("PATCH", "/v1/cluster", {"policy": {"approvals": 1}}, etag=etag,
+                         status=202).json
+        clockwork.set_clock(DAY + HOUR)
+        path = f"/v1/approvals/{asked['id']}"
+        assert other.ok("GET", path).json["state"] == "expired"
+        reply = other.call("POST", f"{path}/approve", {"evidence": asked["evidence"]})
+        assert (reply.status, reply.code) == (409, "approval_not_pending")

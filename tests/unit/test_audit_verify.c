@@ -362,6 +362,8 @@ remove_oldest(struct fixture *f, uint64_t at_shift, const char *head, bool remov
 	const struct audit_config config = {
 		.dir = f->dir, .cluster = "c1", .node = "n1", .max_bytes = 1500
 	};
+	static const char signature[] = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+					"AAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
 	struct audit_record r = { .type = AUDIT_ANCHOR };
 	struct audit_oldest oldest;
 	struct audit *a = NULL;
@@ -370,7 +372,7 @@ remove_oldest(struct fixture *f, uint64_t at_shift, const char *head, bool remov
 	assert_int_equal(audit_oldest(f->dir, 1, &oldest), 1);
 	assert_int_equal(audit_open(&config, &a, error), 0);
 	r.detail = json_pack("{s:I, s:s, s:s, s:s}", "at", (json_int_t)(oldest.through + at_shift),
-		"head", head ? head : oldest.head, "key", "k", "signature", "s");
+		"head", head ? head : oldest.head, "key", "k", "signature", signature);
 	assert_int_equal(audit_append(a, &r), 0);
 	audit_freep(&a);
 	json_decref(r.detail);
@@ -405,11 +407,17 @@ a_log_that_begins_elsewhere_than_its_anchor_says_is_found(void **state)
 	static const char other[] =
 		"0000000000000000000000000000000000000000000000000000000000000000";
 	struct fixture *f = *state;
+	char path[160];
 
-	remove_oldest(f, 1, NULL, true);
-	expect_fault(f, 0, 1, "no anchor record");
-	remove_oldest(f, 0, other, true);
-	expect_fault(f, 0, 1, "no anchor record");
+	remove_oldest(f, 0, NULL, true);
+	path_of(f, 0, path);
+	assert_int_equal(unlink(path), 0);
+	expect_fault(f, 1, 1, "no anchor record");
+	restore(f);
+	assert_int_equal(verify(f), 0);
+	remove_oldest(f, 0, other, false);
+	assert_int_equal(verify(f), KEKD_EAUDIT);
+	assert_non_null(strstr(f->report.fault, "does not fit to the chain"));
 }
 
 static void

@@ -12,6 +12,7 @@
 #include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +21,21 @@
 
 #define GENERATION "11111111-1111-4111-8111-111111111111"
 #define T0 1700000000000000ull
+
+static atomic_int fail_syncs;
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+
+int
+__wrap_fdatasync(int fd)
+{
+	if (atomic_load(&fail_syncs) == 0)
+		return __real_fdatasync(fd);
+	atomic_fetch_sub(&fail_syncs, 1);
+	errno = EIO;
+	return -1;
+}
 
 struct fixture {
 	char dir[64];
@@ -352,6 +368,24 @@ test_a_log_that_does_not_go_back_to_the_oldest_version_is_told(void **state)
 	assert_int_equal(usage_incomplete_us(f->usage), T0);
 }
 
+/* The old file ends with records that were never acknowledged; they stand again in the new one. */
+static void
+test_a_file_whose_sync_failed_is_not_counted_twice(void **state)
+{
+	struct fixture *f = *state;
+
+	use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 1 });
+	atomic_store(&fail_syncs, 1);
+	for (unsigned i = 0; i < 5; i++)
+		use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 1 });
+	assert_int_equal(atomic_load(&fail_syncs), 0);
+	assert_int_equal(total(f, &v1).wrapped, 6);
+	stop(f);
+	open_all(f);
+	assert_int_equal(total(f, &v1).wrapped, 6);
+	assert_int_equal(usage_incomplete_us(f->usage), 0);
+}
+
 /* Strings that look like the members that a start looks for in a line. */
 static void
 test_no_context_or_identity_can_pretend_a_use(void **state)
@@ -510,6 +544,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_a_log_that_does_not_go_back_to_the_oldest_version_is_told, setup,
 			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_a_file_whose_sync_failed_is_not_counted_twice, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_no_context_or_identity_can_pretend_a_use, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_other_nodes_are_added_up, setup, teardown),
