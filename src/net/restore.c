@@ -179,13 +179,29 @@ change_cluster(const struct restore *r, const char *name, json_t *body)
 	return 0;
 }
 
+/* What was to be destroyed may have been cancelled since: whoever still wants it asks again. */
+static void
+stop_destruction(json_t *version)
+{
+	const char *state = json_string_value(json_object_get(version, "state"));
+
+	if (!state || strcmp(state, "scheduled") != 0)
+		return;
+	json_object_set_new(version, "state", json_string("disabled"));
+	json_object_del(version, "destroy");
+}
+
 static int
 change_key(const struct restore *r, const char *name, json_t *body)
 {
 	json_int_t activation = json_integer_value(json_object_get(body, "activation"));
+	json_t *version;
+	size_t i;
 
 	(void)r;
 	(void)name;
+	json_array_foreach(json_object_get(body, "versions"), i, version)
+		stop_destruction(version);
 	if (activation == 0)
 		return 0;
 	return json_object_set_new(body, "activation",
