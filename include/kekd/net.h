@@ -116,7 +116,8 @@ struct node {
 	struct traffic *traffic;
 	struct lifecycle lifecycle;
 	struct node_proofs proofs;
-	atomic_bool unconfirmed;	     /* after a restore */
+	atomic_bool unconfirmed; /* after a restore */
+	atomic_bool swept;	 /* the tokens' objects were looked at since the start */
 	atomic_uint_least64_t drill_good_us; /* the last good drill; 0: none is known */
 	_Atomic enum node_phase phase;
 	atomic_bool frozen;		 /* the whole service only unwraps */

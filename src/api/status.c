@@ -348,6 +348,7 @@ api_status(struct request *r)
 	if (value) {
 		json_object_set_new(value, "certificates", certificates_json(n));
 		json_object_set_new(value, "reload", reload_json(n));
+		json_object_set_new(value, "swept", json_boolean(atomic_load(&n->swept)));
 		json_object_set_new(value, "confirm", api_confirm_json(n));
 		json_object_set_new(value, "frozen", json_boolean(atomic_load(&n->frozen)));
 		json_object_set_new(value, "rotations", rotations_json(n));

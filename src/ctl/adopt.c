@@ -3,6 +3,9 @@
 #include "ctl.h"
 
 #include <string.h>
+#include <time.h>
+
+#define SWEEP_TRIES 1500 /* five minutes */
 
 static int
 number_option(struct ctl *ctl, const char *option, json_t *body, const char *member)
@@ -107,13 +110,34 @@ find_keys(const json_t *status)
 	return names;
 }
 
+/* The server looks through its tokens after its start: until then it cannot tell. */
+static int
+get_swept(struct ctl *ctl, json_t **ret_status)
+{
+	const struct timespec pause = { .tv_nsec = 200000000 };
+	json_t *status = NULL;
+	int result = ctl_get(ctl, "/v1/status", &status);
+
+	for (int i = 0; i < SWEEP_TRIES && result == CTL_OK &&
+			!json_is_true(json_object_get(status, "swept"));
+		i++) {
+		json_decref(status);
+		status = NULL;
+		nanosleep(&pause, NULL);
+		result = ctl_get(ctl, "/v1/status", &status);
+	}
+	if (result == CTL_OK)
+		*ret_status = status;
+	return result;
+}
+
 static int
 adopt_all(struct ctl *ctl, const json_t *body)
 {
 	_cleanup_(json_freep) json_t *status = NULL;
 	_cleanup_(json_freep) json_t *names = NULL;
 	_cleanup_(json_freep) json_t *keys = json_array();
-	int result = ctl_get(ctl, "/v1/status", &status), first = CTL_OK;
+	int result = get_swept(ctl, &status), first = CTL_OK;
 	size_t failed = 0;
 	const char *name;
 	json_t *ignored;

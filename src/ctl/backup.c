@@ -10,6 +10,9 @@
 #include <openssl/x509.h>
 #include <string.h>
 
+/* Every record is verified once more: of 10,000 keys that takes a slow token a while. */
+#define CREATE_TIMEOUT_S 600
+
 /* ---- what is in it ---- */
 
 static const struct {
@@ -164,6 +167,7 @@ run_create(struct ctl *ctl)
 	struct backup b = { 0 };
 	int status = output_open(ctl, path, true, &out);
 
+	ctl->timeout_s = CREATE_TIMEOUT_S;
 	if (status == CTL_OK)
 		status = ctl_exchange(ctl, "POST", "/v1/backup", body, NULL, NULL, &reply);
 	if (status != CTL_OK)

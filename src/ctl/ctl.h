@@ -79,6 +79,7 @@ int args_pairs(const struct ctl_args *a, const char *option, json_t **ret_object
 struct ctl {
 	struct ctl_args args; /* words: from the first after the command's own */
 	bool json, quiet, force;
+	unsigned timeout_s;	    /* unless --timeout is given; 0: libkekdclient's own */
 	struct kekd_client *client; /* opened by the first request */
 };
 

@@ -84,6 +84,9 @@ run_objects(struct ctl *ctl)
 	if (exit_status != CTL_OK)
 		return exit_status;
 	objects = json_object_get(status, "unknown_objects");
+	if (!json_is_true(json_object_get(status, "swept")))
+		say_note(
+			"The server has not looked through its tokens since its start: ask again.");
 	if (ctl->json) {
 		show_json(objects);
 		return CTL_OK;

@@ -13,7 +13,7 @@ connect_client(struct ctl *ctl)
 	_cleanup_(ctl_config_free) struct ctl_config c = { 0 };
 	struct kekd_client_config config = { 0 };
 	char error[256] = "";
-	unsigned timeout_s = 0; /* libkekdclient's own */
+	unsigned timeout_s = ctl->timeout_s;
 	int status;
 
 	if (ctl->client)

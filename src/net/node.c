@@ -242,6 +242,7 @@ node_sweep(struct node *n)
 	n->unknown = list;
 	n->unknown_count = count;
 	pthread_mutex_unlock(&n->lock);
+	atomic_store(&n->swept, true);
 	free(old);
 	if (count > 0)
 		log_warning(

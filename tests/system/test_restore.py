@@ -8,6 +8,7 @@ import shutil
 import pytest
 from kekd import DATA
 from pki import spiffe
+from test_destroy import destroy, set_wait, version
 
 
 def empty_store(server, keep=()):
@@ -204,6 +205,26 @@ def test_a_restore_that_was_broken_off_is_done_again(saved):
     server.start()
     with server.http("app") as app:
         assert app.unwrap(blobs[0]) == b"one"
+
+
+def test_a_destruction_that_was_waiting_is_not_taken_up_again(own):
+    with own.http("admin-1") as admin:
+        admin.rotate()
+        admin.rotate()
+        admin.change("demo", "versions/1/disable")
+        set_wait(admin, "1h")
+        assert destroy(admin).status == 200
+        assert version(admin)["state"] == "scheduled"
+        path = backup(own)
+    own.stop()
+    empty_store(own)
+    restore(own, path)
+    own.start()
+    confirm(own)
+    with own.http("admin-1") as admin:
+        assert version(admin)["state"] == "disabled" and not version(admin).get("destroy")
+        reply = destroy(admin)
+        assert reply.status == 409  # nobody knows what was used since
 
 
 def test_restore_takes_one_file_that_can_be_read(own):
