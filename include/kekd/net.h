@@ -136,6 +136,7 @@ struct node {
 	json_t *member;		/* body of members/NODE, or NULL */
 	struct uuid signing_id; /* CKA_ID of the key for signatures */
 	unsigned signing_token;
+	char signing_file[64]; /* of the log, when it was looked at */
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
 	uint64_t usage_round_ns, next_retention_ns;
 	int retention_err;

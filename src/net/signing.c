@@ -324,6 +324,19 @@ checkpoint(struct node *n)
 	return true;
 }
 
+/* The end of the file before, and the new one's beginning, are signed at once. */
+static bool
+is_new_file(struct node *n)
+{
+	struct audit_status a;
+	bool new;
+
+	audit_status(n->audit, &a);
+	new = strcmp(a.file, n->signing_file) != 0;
+	memcpy(n->signing_file, a.file, sizeof(n->signing_file));
+	return new;
+}
+
 void
 node_tick_signing(struct node *n)
 {
@@ -341,7 +354,7 @@ node_tick_signing(struct node *n)
 		if (err != 0)
 			return;
 	}
-	if (now >= n->signing_next_ns) {
+	if (now >= n->signing_next_ns || is_new_file(n)) {
 		n->signing_next_ns = now + CHECKPOINT_NS;
 		checkpoint(n);
 	}

@@ -256,3 +256,15 @@ def test_without_the_key_in_the_token_the_service_goes_on_and_says_so(own):
         assert "token's backup" in admin.status()["audit"]["signing"]["reason"]
     assert "audit checkpoints are not signed" in own.log()
     verify(own, own.audit_dir)
+
+
+def test_a_new_file_begins_with_a_checkpoint_for_the_end_of_the_one_before(own):
+    with own.http("app") as app:
+        for n in range(2):
+            app.wrap(bytes([n]))
+            files = len(own.audit_files())
+            kill(own.process.pid, signal.SIGHUP)
+            wait_for(lambda: len(own.audit_files()) == files + 1, "a new file")
+            first = int(own.audit_files()[-1].rsplit("-", 1)[1].split(".")[0])
+            wait_for(lambda: any(r["at"] >= first - 1 for r in checkpoints(own)),
+                     "the end of the old file is signed", 5)

@@ -60,6 +60,11 @@ def test_older_files_go_behind_a_signed_anchor_and_the_rest_verifies(full, tmp_p
     assert begin > 1
     shown = full.kekctl("audit", "verify", str(full.audit_dir), "-o", "json")
     assert json.loads(shown.stdout)["first_sequence"] == begin
+    # Signed, all of it, and an anchor that somebody made is not.
+    key = tmp_path / "node-1.pem"
+    wait_for(lambda: full.kekctl("audit", "keys", status=None).returncode == 0, "the key is there")
+    key.write_bytes(full.kekctl("audit", "keys").stdout)
+    full.kekctl("audit", "verify", str(full.audit_dir), "--key", str(key))
     # One more is missing than the anchor tells of.
     copy = tmp_path / "copy"
     shutil.copytree(full.audit_dir, copy)
