@@ -256,13 +256,13 @@ show_usage(const char *name, const json_t *v)
 	table_print(t);
 }
 
-static void
+static int
 tell_schedule(const struct ctl *ctl, const char *name, long long number, const json_t *key)
 {
 	const json_t *destroy = json_object_get(find_version(key, number), "destroy");
 
 	if (ctl_show_pending(ctl, key))
-		return;
+		return CTL_PENDING;
 	if (ctl->json)
 		show_json(key);
 	else if (!ctl->quiet)
@@ -270,6 +270,7 @@ tell_schedule(const struct ctl *ctl, const char *name, long long number, const j
 		       "\"kekctl key cancel %s %lld\" spares it until then\n",
 			name, number, show_text(destroy, "wait"), show_time(destroy, "not_before"),
 			name, number);
+	return CTL_OK;
 }
 
 static int
@@ -305,9 +306,7 @@ run_destroy(struct ctl *ctl)
 	status = ctl_request(ctl, "POST",
 		show_format("/v1/keys/%s/versions/%lld/destroy", name, number), body,
 		show_format("\"%lld\"", number_of(usage, "revision")), NULL, &reply);
-	if (status == CTL_OK)
-		tell_schedule(ctl, name, number, reply);
-	return status;
+	return status == CTL_OK ? tell_schedule(ctl, name, number, reply) : status;
 }
 
 static int

@@ -115,7 +115,7 @@ run_add(struct ctl *ctl)
 	add_texts(&ctl->args, "address", "addresses", body);
 	status = ctl_request(ctl, "PUT", client_path(name), body, NULL, "*", &client);
 	if (status == CTL_OK && ctl_show_pending(ctl, client))
-		return CTL_OK;
+		return CTL_PENDING;
 	if (status == CTL_OK && ctl->json)
 		show_json(client);
 	else if (status == CTL_OK && !ctl->quiet)
@@ -156,7 +156,7 @@ run_set(struct ctl *ctl)
 	if (status == CTL_OK)
 		status = ctl_request(ctl, "PUT", client_path(name), body, etag, NULL, &client);
 	if (status == CTL_OK && ctl_show_pending(ctl, client))
-		return CTL_OK;
+		return CTL_PENDING;
 	if (status == CTL_OK && ctl->json)
 		show_json(client);
 	else if (status == CTL_OK && !ctl->quiet)
@@ -297,7 +297,7 @@ run_rm(struct ctl *ctl)
 	if (status == CTL_OK)
 		status = ctl_request(ctl, "DELETE", client_path(name), NULL, etag, NULL, &reply);
 	if (status == CTL_OK && ctl_show_pending(ctl, reply))
-		return CTL_OK;
+		return CTL_PENDING;
 	if (status == CTL_OK && ctl->json && reply)
 		show_json(reply);
 	else if (status == CTL_OK && !ctl->quiet && !ctl->json)

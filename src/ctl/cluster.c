@@ -85,7 +85,7 @@ run_set(struct ctl *ctl)
 	if (status != CTL_OK)
 		return status;
 	if (ctl_show_pending(ctl, reply))
-		return CTL_OK;
+		return CTL_PENDING;
 	if (ctl->json)
 		show_json(reply);
 	else if (!ctl->quiet)

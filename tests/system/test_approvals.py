@@ -272,7 +272,7 @@ def test_what_was_never_asked_cannot_be_approved(pair, one):
 
 def test_kekctl_asks_shows_and_approves(pair, one, two):
     old_version(one, "by-hand")
-    asked = pair.kekctl("key", "destroy", "by-hand", "1", "--yes")
+    asked = pair.kekctl("key", "destroy", "by-hand", "1", "--yes", status=8)
     assert b"waits for approval" in asked.stdout
     listed = pair.kekctl("approvals", "-q", name="admin-2").stdout.decode().split()
     waiting = json.loads(pair.kekctl("approvals", "-o", "json", name="admin-2").stdout)
@@ -284,7 +284,7 @@ def test_kekctl_asks_shows_and_approves(pair, one, two):
     assert b"it is done" in pair.kekctl("approve", wanted, "--yes", name="admin-2").stdout
     assert state(one, "by-hand") == "scheduled"
     asked = pair.kekctl("client", "add", "chief", "--identity", "dns:chief.test", "--grant",
-                        "*:approve", "-q").stdout.decode().strip()
+                        "*:approve", "-q", status=8).stdout.decode().strip()
     assert b"rejected" in pair.kekctl("reject", asked, name="admin-2").stdout
     assert pair.kekctl("approve", asked, "--yes", status=5, name="admin-2")
     assert pair.kekctl("reject", "x", status=2)
