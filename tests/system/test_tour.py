@@ -22,7 +22,7 @@ def lab(tmp_path):
 def tour(lab, *options):
     return subprocess.run([os.path.join(LAB, "tour"), "--dir", lab, "--no-install", *options],
                           env=dict(os.environ, KEKD_BUILD=BUILD), text=True, check=False,
-                          stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
 
 
 def test_the_tour_is_as_it_says_on_a_lab_of_its_own_and_again(lab):
