@@ -172,6 +172,17 @@ check_seals(struct node *n, json_t *warnings)
 			status.old_seals);
 }
 
+/* What is recorded is recorded all the same. */
+static void
+check_signing(struct node *n, json_t *warnings)
+{
+	struct node_signing signing;
+
+	node_signing(n, &signing);
+	if (signing.state == SIGNING_MISSING || signing.state == SIGNING_FAILED)
+		add(warnings, "the audit log is not signed; see /v1/status");
+}
+
 static json_t *
 proofs_json(struct node *n)
 {
@@ -188,6 +199,7 @@ check(struct node *n, json_t *reasons, json_t *warnings)
 	check_audit(n, reasons);
 	check_store(n, reasons, warnings);
 	check_proofs(n, reasons, warnings);
+	check_signing(n, warnings);
 	check_certificates(n, warnings);
 	check_reload(n, warnings);
 	check_keys(n, warnings);

@@ -133,6 +133,16 @@ add_rotations(struct table *t, const json_t *s)
 			show_text(f, "detail"));
 }
 
+static void
+add_signing(struct table *t, const json_t *audit)
+{
+	const json_t *signing = json_object_get(audit, "signing");
+	const char *state = string_of(signing, "state");
+
+	if (strcmp(state, "missing") == 0 || strcmp(state, "failed") == 0)
+		table_field(t, "", "NOT SIGNED: %s", string_of(signing, "reason"));
+}
+
 /* What workers wait for, and what to do about it. */
 static void
 add_complaints(struct table *t, const json_t *token)
@@ -184,6 +194,7 @@ run_status(struct ctl *ctl)
 	add_tokens(t, json_object_get(s, "tokens"));
 	add_store(t, json_object_get(s, "store"));
 	add_audit(t, json_object_get(s, "audit"));
+	add_signing(t, json_object_get(s, "audit"));
 	add_certificates(t, json_object_get(s, "certificates"), json_object_get(s, "reload"));
 	add_contents(t, s);
 	add_rotations(t, s);

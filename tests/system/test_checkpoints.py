@@ -254,6 +254,8 @@ def test_without_the_key_in_the_token_the_service_goes_on_and_says_so(own):
         wait_for(lambda: admin.status()["audit"]["signing"]["state"] == "missing",
                  "the status says so", 30)
         assert "token's backup" in admin.status()["audit"]["signing"]["reason"]
+    assert b"NOT SIGNED" in own.kekctl("status").stdout
+    assert any("not signed" in w for w in own.health()[1]["warnings"])
     assert "audit checkpoints are not signed" in own.log()
     verify(own, own.audit_dir)
 

@@ -10,6 +10,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <openssl/ec.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -420,6 +423,128 @@ a_log_that_begins_elsewhere_than_its_anchor_says_is_found(void **state)
 	assert_non_null(strstr(f->report.fault, "does not fit to the chain"));
 }
 
+static EVP_PKEY *
+make_key(struct audit_pin *ret_pin)
+{
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	unsigned char *p = ret_pin->public;
+
+	assert_int_equal(i2d_PUBKEY(key, &p), AUDIT_PUBLIC_SIZE);
+	return key;
+}
+
+/* As a token signs. */
+static void
+sign_mark(EVP_PKEY *key, const struct audit_mark *mark, uint8_t ret_signature[64])
+{
+	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new(key, NULL);
+	uint8_t digest[32], der[80];
+	const uint8_t *p = der;
+	size_t len = sizeof(der);
+	ECDSA_SIG *sig;
+
+	audit_mark_digest(mark, digest);
+	assert_int_equal(EVP_PKEY_sign_init(ctx), 1);
+	assert_int_equal(EVP_PKEY_sign(ctx, der, &len, digest, sizeof(digest)), 1);
+	sig = d2i_ECDSA_SIG(NULL, &p, (long)len);
+	BN_bn2binpad(ECDSA_SIG_get0_r(sig), ret_signature, 32);
+	BN_bn2binpad(ECDSA_SIG_get0_s(sig), ret_signature + 32, 32);
+	ECDSA_SIG_free(sig);
+	EVP_PKEY_CTX_free(ctx);
+}
+
+/* A checkpoint for the log's end, by this key. */
+static void
+append_checkpoint(struct fixture *f, EVP_PKEY *key, const struct audit_pin *pin)
+{
+	const struct audit_config config = {
+		.dir = f->dir, .cluster = "c1", .node = "n1", .max_bytes = 1500
+	};
+	struct audit_record r = { .type = AUDIT_CHECKPOINT };
+	struct buf text = BUF_INIT(128);
+	char fingerprint[AUDIT_FINGERPRINT_SIZE], error[256];
+	uint8_t signature[AUDIT_SIGNATURE_SIZE];
+	struct audit_status status;
+	struct audit *a = NULL;
+	struct audit_mark mark;
+
+	assert_int_equal(audit_open(&config, &a, error), 0);
+	audit_status(a, &status);
+	mark = (struct audit_mark){ "checkpoint", "c1", "n1", status.sequence, status.head };
+	sign_mark(key, &mark, signature);
+	audit_fingerprint(pin->public, fingerprint);
+	str_base64(&text, signature, sizeof(signature));
+	r.detail = json_pack("{s:I, s:s, s:s, s:s%}", "at", (json_int_t)mark.at, "head", mark.head,
+		"key", fingerprint, "signature", (const char *)text.data, text.len);
+	assert_int_equal(audit_append(a, &r), 0);
+	audit_freep(&a);
+	json_decref(r.detail);
+	buf_free(&text);
+	read_log(f);
+}
+
+static void
+expect(struct fixture *f, const struct audit_expected *e, const char *fault)
+{
+	int err = audit_verify_expected(f->dir, e, &f->report);
+
+	json_decref(f->report.notes);
+	assert_int_equal(err, fault ? KEKD_EAUDIT : 0);
+	if (fault && !strstr(f->report.fault, fault))
+		fail_msg("\"%s\" does not say \"%s\"", f->report.fault, fault);
+}
+
+static void
+checkpoints_are_held_against_the_keys_that_were_pinned(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_pin pins[2];
+	EVP_PKEY *key = make_key(&pins[0]), *other = make_key(&pins[1]);
+	struct audit_expected e = { .pins = pins, .pins_count = 1 };
+
+	expect(f, &e, "nothing here is signed");
+	append_checkpoint(f, key, &pins[0]);
+	expect(f, &e, NULL);
+	assert_true(f->report.signatures_checked);
+	assert_int_equal(f->report.checkpoints, 1);
+	assert_true(f->report.signed_through > 0);
+	e.pins = &pins[1];
+	expect(f, &e, "a key that was not given");
+	append_checkpoint(f, other, &pins[1]);
+	e = (struct audit_expected){ .pins = pins, .pins_count = 2 };
+	expect(f, &e, NULL);
+	append_checkpoint(f, other, &pins[0]);
+	expect(f, &e, "signature of this checkpoint is wrong");
+	e.pins_count = 0;
+	expect(f, &e, NULL);
+	assert_false(f->report.signatures_checked);
+	EVP_PKEY_free(key);
+	EVP_PKEY_free(other);
+}
+
+static void
+a_log_is_held_against_the_servers_newest_record(void **state)
+{
+	static const char other[] =
+		"0000000000000000000000000000000000000000000000000000000000000000";
+	struct fixture *f = *state;
+	struct audit_expected e = { .cluster = "c1", .node = "n1" };
+	char head[65];
+
+	assert_int_equal(verify(f), 0);
+	memcpy(head, f->report.head, sizeof(head));
+	e.live_sequence = f->report.last_sequence;
+	e.live_head = head;
+	expect(f, &e, NULL);
+	e.live_sequence++;
+	expect(f, &e, "the end was cut off");
+	e.live_sequence--;
+	e.live_head = other;
+	expect(f, &e, "has another hash");
+	e.node = "n2";
+	expect(f, &e, "this is the log of node n1");
+}
+
 static void
 the_oldest_file_is_none_while_there_are_no_more_than_wanted(void **state)
 {
@@ -520,6 +645,8 @@ main(void)
 		T(a_missing_file_is_found),
 		T(a_log_may_begin_where_an_anchor_says_that_older_records_were_removed),
 		T(a_log_that_begins_elsewhere_than_its_anchor_says_is_found),
+		T(checkpoints_are_held_against_the_keys_that_were_pinned),
+		T(a_log_is_held_against_the_servers_newest_record),
 		T(the_oldest_file_is_none_while_there_are_no_more_than_wanted),
 		T(a_renamed_file_is_found),
 		T(an_empty_directory_is_no_log),
