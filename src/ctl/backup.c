@@ -225,7 +225,7 @@ const struct ctl_command ctl_backup_commands[] = {
 		"drill\" does.",
 		"", 1, 1, run_verify },
 	{ "drill", "FILE [--token URI [--module PATH] [--pin-source FILE]] [--out FILE]",
-		"Tries a backup: would it restore, is every version in the token?",
+		"Tries whether a backup would restore, and every version is in the token",
 		"A scratch kekd restores FILE into a scratch directory and unwraps the canary of\n"
 		"every version, in the tokens of --kekd-config (/etc/kekd/kekd.yaml), or in the "
 		"one\n"

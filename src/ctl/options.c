@@ -17,7 +17,7 @@ const struct ctl_option ctl_options[] = {
 	{ "help", 'h', NULL, "show help, for the command if there is one", true },
 	{ "version", 0, NULL, "show kekctl's version", true },
 	{ "label", 0, "K=V", "give the key this label; may be given again", false },
-	{ "token", 0, "TOKEN", "make the version in this logical token", false },
+	{ "token", 0, "TOKEN", "this logical token; drill: the one of this PKCS#11 URI", false },
 	{ "stage-only", 0, NULL, "make and prove the version, but do not wrap with it yet", false },
 	{ "rotate-every", 0, "TIME", "rotate by itself, every 24h or 90d; never: not", false },
 	{ "all", 0, NULL, "every key that objects of the tokens are labelled with", false },
