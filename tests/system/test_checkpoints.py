@@ -7,10 +7,11 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
-from kekd import kill, wait_for
+from kekd import FAULTY_MODULE, Faults, kill, wait_for
 
 UNVERIFIED = 6
 CURVE = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
@@ -270,3 +271,22 @@ def test_a_new_file_begins_with_a_checkpoint_for_the_end_of_the_one_before(own):
             first = int(own.audit_files()[-1].rsplit("-", 1)[1].split(".")[0])
             wait_for(lambda: any(r["at"] >= first - 1 for r in checkpoints(own)),
                      "the end of the old file is signed", 5)
+
+
+@pytest.mark.stress
+def test_a_token_that_signs_slowly_holds_up_no_answer(make_server, tmp_path):
+    faults = Faults(str(tmp_path))
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment)
+    server.init().start().populate()
+    wait_for_key(server)
+    faults.set("C_Sign delay 1500")
+    before, slowest, end = len(checkpoints(server)), 0, time.monotonic() + 30
+    with server.http("app") as app:
+        while len(checkpoints(server)) == before and time.monotonic() < end:
+            start = time.monotonic()
+            app.wrap(b"x")
+            slowest = max(slowest, time.monotonic() - start)
+            time.sleep(0.02)
+    faults.set()
+    assert len(checkpoints(server)) > before
+    assert slowest < 1.2, slowest
