@@ -2,6 +2,7 @@
 /* The seals of all records, moved to a new key: for a new HSM. */
 #include "api.h"
 
+#include <errno.h>
 #include <string.h>
 
 /* The cluster record is as the client saw it; else the request has been answered. */
@@ -13,6 +14,8 @@ is_current(struct request *r, struct sealed *store)
 	bool wanted = !r->if_match_given || r->if_match == STORE_ANY ||
 		      r->if_match == record.commit;
 
+	if (err == -ENOENT)
+		err = KEKD_ERECORD;
 	if (err < 0)
 		request_fail(r, err, "the record \"cluster\" cannot be read: see /v1/status");
 	else if (!wanted)

@@ -265,7 +265,8 @@ def record():
               "limits": {"requests_per_s": 10, "in_flight": 2}}
     body = {"number": 7, "state": "0" * 64}
     values = [client, body, key(0, version(1, "staged")),
-              key(2, version(1, "disabled"), version(2), previous=1)]
+              key(2, version(1, "disabled"), version(2), previous=1),
+              key(1, version(1), rotate_every_s=7776000, next_rotation=TIME, frozen=True)]
     return [json.dumps(v).encode() for v in values] + [
         json.dumps({"body": v, "commit": 7, "key": ID, "seal": "0" * 64, "v": 1}).encode()
         for v in values]
@@ -307,6 +308,14 @@ def requests_http():
         request("PATCH /v1/keys/demo", {"labels": {"x": "y"}}, "If-Match: *"),
         request(f"POST {key}rotate", {"token": "other"}, "If-Match: *"),
         request(f"POST {key}rotate", {}, match),
+        request(f"POST {key}rotate", {"stage_only": True}, "If-Match: *"),
+        request(f"POST {key}rotate", {"dry_run": True, "token": "other"}, "If-Match: *"),
+        request(f"POST {key}activate", {"version": 3}, "If-Match: *"),
+        request(f"POST {key}versions/3/abandon", {}, "If-Match: *"),
+        request("PATCH /v1/keys/demo", {"rotate_every": "90d", "frozen": True}, "If-Match: *"),
+        request("PATCH /v1/keys/demo", {"rotate_every": None}, match),
+        request("POST /v1/cluster/freeze", {"frozen": True}, "If-Match: *"),
+        request("POST /v1/cluster/reseal", {"token": "other"}, "If-Match: *"),
         request(f"POST {key}versions/1/enable", {}, "If-Match: *"),
         request(f"POST {key}versions/2/disable", {}, "If-Match: *"),
         request(f"POST {key}versions/2/primary", {}, "If-Match: *"),
