@@ -434,6 +434,8 @@ listed(struct fixture *f, const char *member, size_t i)
 static void
 creating(struct fixture *f, char *name)
 {
+	if (!f->request.client)
+		be(f, "*", "client.write");
 	f->request.params[0] = name;
 	f->request.if_none_match_given = true;
 	f->request.if_match_given = false;
@@ -442,6 +444,8 @@ creating(struct fixture *f, char *name)
 static void
 changing(struct fixture *f, char *name, uint64_t commit)
 {
+	if (!f->request.client)
+		be(f, "*", "client.write");
 	f->request.params[0] = name;
 	f->request.if_none_match_given = false;
 	f->request.if_match_given = true;
