@@ -288,3 +288,14 @@ def test_kekctl_asks_shows_and_approves(pair, one, two):
     assert b"rejected" in pair.kekctl("reject", asked, name="admin-2").stdout
     assert pair.kekctl("approve", asked, "--yes", status=5, name="admin-2")
     assert pair.kekctl("reject", "x", status=2)
+
+
+def test_metrics_tell_how_many_requests_wait(one, two):
+    def waiting():
+        lines = one.get("/metrics").body.decode().splitlines()
+        return next(int(v.split()[1]) for v in lines if v.startswith("kekd_approvals_pending "))
+    before = waiting()
+    asked = put_privileged(one, "counted")
+    assert waiting() == before + 1
+    two.ok("POST", f"/v1/approvals/{asked['id']}/reject", {})
+    assert waiting() == before
