@@ -10,10 +10,48 @@
 #include "kekd/clock.h"
 
 #include <errno.h>
+#include <openssl/evp.h>
 #include <stddef.h>
 #include <string.h>
 
 /* ---- what is shown ---- */
+
+/* Hex SHA-256 of the key's record but for how long versions have waited, which kekd stores now and
+ * then: that is no change to ask again for. */
+static int
+digest_key(const struct key *k, char ret_hex[APPROVAL_EVIDENCE_SIZE])
+{
+	_cleanup_(json_freep) json_t *record = key_to_json(k);
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	json_t *version;
+	size_t i, len = 0;
+	char *text;
+	int ok;
+
+	json_array_foreach(json_object_get(record, "versions"), i, version)
+		json_object_del(json_object_get(version, "destroy"), "waited_s");
+	text = record ? json_canonical(record, &len) : NULL;
+	ok = text && EVP_Digest(text, len, digest, NULL, EVP_sha256(), NULL) == 1;
+	json_text_free(text);
+	if (!ok)
+		return -ENOMEM;
+	str_hex(digest, 32, ret_hex);
+	ret_hex[64] = '\0';
+	return 0;
+}
+
+/* The revision that the approved change is made at: the one that was asked for, or the one now if
+ * nothing but waits was stored since. */
+static uint64_t
+approved_revision(const struct key *k, const struct approval *a)
+{
+	const char *then = json_string_value(json_object_get(a->change, "key_digest"));
+	char now[APPROVAL_EVIDENCE_SIZE];
+
+	if (k && then && digest_key(k, now) == 0 && strcmp(now, then) == 0)
+		return k->commit;
+	return a->revision;
+}
 
 static json_t *
 shown_json(const struct key_version *v, const struct usage_total *t)
@@ -104,14 +142,17 @@ int
 destroy_approved(struct request *r, const struct approval *a, const struct sealed_change *with,
 	uint64_t *ret_commit, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
+	_cleanup_(key_unrefp) struct key *before = NULL;
 	_cleanup_(key_unrefp) struct key *k = NULL;
 	char name[APPROVAL_TARGET_SIZE];
 	size_t len = strcspn(a->target, "/");
 	int err;
 
 	snprintf(name, sizeof(name), "%.*s", (int)len, a->target);
-	err = schedule(r, name, a->revision, (unsigned)strtoul(a->target + len + 1, NULL, 10),
-		a->evidence, a, with, &k, ret_error);
+	before = keyring_find(r->node->keyring, name);
+	err = schedule(r, name, approved_revision(before, a),
+		(unsigned)strtoul(a->target + len + 1, NULL, 10), a->evidence, a, with, &k,
+		ret_error);
 	if (err == 0)
 		*ret_commit = k->commit;
 	return err;
@@ -177,7 +218,9 @@ api_version_destroy(struct request *r)
 	};
 	char error[JSON_ERROR_SIZE] = "", text[LIFECYCLE_ERROR_SIZE] = "";
 	char target[APPROVAL_TARGET_SIZE];
+	char digest[APPROVAL_EVIDENCE_SIZE];
 	struct usage_total total;
+	json_t *shown;
 	int err;
 
 	if (!k)
@@ -197,8 +240,10 @@ api_version_destroy(struct request *r)
 		return;
 	}
 	snprintf(target, sizeof(target), "%s/%u", k->name, number);
-	changes_ask(r, APPROVAL_DESTROY, target, k->commit,
-		shown_json(key_find_version(k, number), &total), evidence);
+	shown = shown_json(key_find_version(k, number), &total);
+	if (shown && digest_key(k, digest) == 0)
+		json_object_set_new(shown, "key_digest", json_string(digest));
+	changes_ask(r, APPROVAL_DESTROY, target, k->commit, shown, evidence);
 }
 
 /* It is among those to be proven again. */

@@ -299,3 +299,18 @@ def test_metrics_tell_how_many_requests_wait(one, two):
     assert waiting() == before + 1
     two.ok("POST", f"/v1/approvals/{asked['id']}/reject", {})
     assert waiting() == before
+
+
+def test_a_version_that_waits_voids_no_request_about_another_of_its_key(make_server):
+    server = make_server().init().start().populate()
+    with server.http("admin-1") as one, server.http("admin-2") as two:
+        old_version(one, "many")
+        one.rotate("many")
+        one.change("many", "versions/2/disable")
+        set_policy(one, destroy_wait="60s")
+        assert destroy(one, 1, "many").status == 200
+        set_policy(one, approvals=2, destroy_wait="24h")
+        asked = destroy(one, 2, "many").json
+        wait_for(lambda: one.key("many")["revision"] > asked["revision"], "the wait is stored")
+        assert approve(two, asked).json["state"] == "done"
+        assert state(one, "many", 2) == "scheduled"
