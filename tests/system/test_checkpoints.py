@@ -226,6 +226,7 @@ def test_the_log_of_another_node_is_not_compared_with_this_one(signed, make_serv
 
 
 def test_a_clean_stop_and_a_start_leave_signed_ends(own):
+    wait_for_key(own)
     with own.http("app") as app:
         app.wrap(b"x")
     own.stop()
@@ -243,6 +244,7 @@ def test_the_last_checkpoint_is_told_by_the_status(signed):
 
 
 def test_without_the_key_in_the_token_the_service_goes_on_and_says_so(own):
+    wait_for_key(own)
     own.stop()
     for kind in ("privkey", "pubkey"):
         for line in own.pkcs11_tool("--list-objects", "--type", kind).splitlines():

@@ -21,6 +21,7 @@ def full(make_server):
         for n in range(80):
             app.wrap(b"x", context={"n": str(n)})
     assert len(server.audit_files()) > 6
+    wait_for(lambda: server.kekctl("audit", "keys", status=None).returncode == 0, "the key")
     return server
 
 
