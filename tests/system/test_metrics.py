@@ -236,9 +236,10 @@ def test_a_scrape_is_answered_while_every_worker_hangs(own):
                 assert waiting.result(PATIENCE).code == "hsm_timeout"
             now = scrape(admin)
             assert now.get("kekd_requests_total", operation="wrap", code="hsm_timeout") == 1
-            assert now.sum("kekd_hsm_worker_missed_deadlines_total") == 1
-            assert now.sum("kekd_hsm_worker_late") == 1
-            assert now.get("kekd_hsm_timeouts_total", token="main") == 1
+            # The server's own signatures and seals may wait for the other worker.
+            assert now.sum("kekd_hsm_worker_missed_deadlines_total") in (1, 2)
+            assert now.sum("kekd_hsm_worker_late") in (1, 2)
+            assert now.get("kekd_hsm_timeouts_total", token="main") >= 1
         finally:
             for pid in own.workers():
                 kill(pid, signal.SIGCONT)
@@ -314,7 +315,9 @@ def test_operations_and_session_copies_of_the_workers_are_counted(own):
     assert 2 <= rise("kekd_hsm_worker_frames_total") < 150
     assert 100 <= rise("kekd_hsm_worker_session_copy_hits_total") < 150
     assert now.sum("kekd_hsm_worker_operation_cost_seconds") > 0
-    assert now.sum("kekd_hsm_worker_frames_in_flight") == 0
+    with own.http("admin-1") as admin:  # the server may be asking for a signature just now
+        wait_for(lambda: scrape(admin).sum("kekd_hsm_worker_frames_in_flight") == 0,
+                 "the workers have answered all")
 
 
 def test_what_a_limit_refused_is_told_by_client_and_limit(own):
