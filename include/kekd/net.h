@@ -89,6 +89,7 @@ enum signing_state {
 	SIGNING_MISSING, /* its object is not in the token */
 	SIGNING_FAILED
 };
+#define SIGNING_BEFORE_MAX 16
 struct node_signing {
 	enum signing_state state;
 	char fault[256];		   /* while neither waiting nor ready */
@@ -98,6 +99,12 @@ struct node_signing {
 	uint64_t at, at_us; /* the last checkpoint since the start; 0: none yet */
 	char head[65];
 	uint64_t checkpoints, failures; /* since the start */
+	/* What signed before the key moved to another token: older records verify with these. */
+	struct {
+		uint8_t public[AUDIT_PUBLIC_SIZE];
+		uint64_t created_us;
+	} before[SIGNING_BEFORE_MAX];
+	size_t before_count;
 };
 
 struct node {

@@ -154,14 +154,30 @@ static const char *const signing_states[] = {
 };
 
 static json_t *
+before_json(const struct node_signing *s)
+{
+	char fingerprint[AUDIT_FINGERPRINT_SIZE];
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < s->before_count; i++) {
+		audit_fingerprint(s->before[i].public, fingerprint);
+		json_array_append_new(
+			all, json_pack("{s:s, s:o, s:o}", "key", fingerprint, "public",
+				     api_base64(s->before[i].public, AUDIT_PUBLIC_SIZE), "created",
+				     api_time(s->before[i].created_us)));
+	}
+	return all;
+}
+
+static json_t *
 signing_json(const struct node_signing *s)
 {
 	bool known = s->fingerprint[0];
 
-	return json_pack("{s:s, s:s, s:o, s:o, s:o}", "state", signing_states[s->state], "reason",
-		s->fault, "key", known ? json_string(s->fingerprint) : json_null(), "public",
-		known ? api_base64(s->public, sizeof(s->public)) : json_null(), "created",
-		known ? api_time(s->created_us) : json_null());
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "state", signing_states[s->state],
+		"reason", s->fault, "key", known ? json_string(s->fingerprint) : json_null(),
+		"public", known ? api_base64(s->public, sizeof(s->public)) : json_null(), "created",
+		known ? api_time(s->created_us) : json_null(), "before", before_json(s));
 }
 
 static json_t *

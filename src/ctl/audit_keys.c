@@ -27,6 +27,15 @@ show_pem(const char *base64)
 	puts("-----END PUBLIC KEY-----");
 }
 
+static void
+show_key(const json_t *status, const json_t *key, const char *since)
+{
+	printf("# kekd's audit log of node %s, cluster %s: the key %s %s, SHA-256\n# %s\n",
+		show_text(status, "node"), show_text(status, "cluster"), since,
+		show_time(key, "created"), show_text(key, "key"));
+	show_pem(string_of(key, "public"));
+}
+
 static int
 no_key(const json_t *signing)
 {
@@ -40,7 +49,8 @@ int
 audit_keys_run(struct ctl *ctl)
 {
 	_cleanup_(json_freep) json_t *status = NULL;
-	const json_t *signing;
+	const json_t *signing, *before;
+	size_t i;
 	int exit_status = ctl_get(ctl, "/v1/status", &status);
 
 	if (exit_status != CTL_OK)
@@ -61,10 +71,9 @@ audit_keys_run(struct ctl *ctl)
 		puts(string_of(signing, "key"));
 		return CTL_OK;
 	}
-	printf("# kekd's audit log of node %s, cluster %s: the key since %s, SHA-256\n# %s\n",
-		show_text(status, "node"), show_text(status, "cluster"),
-		show_time(signing, "created"), show_text(signing, "key"));
-	show_pem(string_of(signing, "public"));
+	json_array_foreach(json_object_get(signing, "before"), i, before)
+		show_key(status, before, "of");
+	show_key(status, signing, "since");
 	return CTL_OK;
 }
 

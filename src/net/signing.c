@@ -19,7 +19,6 @@
 #define AGAIN_NS (10 * CLOCK_S)
 #define KEY_TOKEN 0 /* of a new node; the record has where it is */
 #define BEFORE "audit_keys_before"
-#define BEFORE_MAX 16
 
 static void
 set_state(struct node *n, enum signing_state state, const char *fault)
@@ -216,6 +215,28 @@ take_public(struct node *n, const uint8_t public[AUDIT_PUBLIC_SIZE])
 	pthread_mutex_unlock(&n->lock);
 }
 
+/* The keys of the record that signed before; what cannot be read of them is left out. */
+static void
+take_before(struct node *n)
+{
+	const json_t *record;
+	size_t i, count = 0, len;
+
+	pthread_mutex_lock(&n->lock);
+	json_array_foreach(node_member(n, BEFORE), i, record) {
+		const char *public = json_string_value(json_object_get(record, "public"));
+		const char *created = json_string_value(json_object_get(record, "created"));
+		if (count < SIGNING_BEFORE_MAX && public && created &&
+			clock_parse(created, &n->signing.before[count].created_us) == 0 &&
+			str_unbase64(public, strlen(public), n->signing.before[count].public,
+				AUDIT_PUBLIC_SIZE, &len) == 0 &&
+			len == AUDIT_PUBLIC_SIZE)
+			count++;
+	}
+	n->signing.before_count = count;
+	pthread_mutex_unlock(&n->lock);
+}
+
 /* Both halves are there, and belong together. */
 static int
 prove(struct node *n)
@@ -245,6 +266,7 @@ open_key(struct node *n)
 	if (err != 0)
 		return err;
 	take_public(n, public);
+	take_before(n);
 	return prove(n);
 }
 
@@ -370,7 +392,7 @@ keep_old_key(struct node *n)
 
 	if (!all)
 		all = json_array();
-	while (json_array_size(all) >= BEFORE_MAX)
+	while (json_array_size(all) >= SIGNING_BEFORE_MAX)
 		json_array_remove(all, 0);
 	if (!all || json_array_append(all, old) < 0) {
 		json_decref(all);

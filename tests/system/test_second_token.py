@@ -163,7 +163,13 @@ def test_seals_move_to_the_second_token_and_kekd_starts_without_the_first(two):
         admin.rotate("k1")
         wait_for(lambda: signing_key(admin) not in (None, signer), "a new key signs")
         signer = signing_key(admin)
+    pinned = two.path("audit-keys.pem")
+    with open(pinned, "wb") as f:
+        f.write(two.kekctl("audit", "keys").stdout)
     two.stop()
+    with open(pinned, encoding="ascii") as f:
+        assert f.read().count("BEGIN PUBLIC KEY") == 2
+    two.kekctl("audit", "verify", two.audit_dir, "--key", pinned)  # signed by both
     destroy_token(two, "main")
     two.settings["tokens"] = [t for t in two.settings["tokens"] if t["name"] == "second"]
     two.write_config()
