@@ -68,20 +68,21 @@ list_change(const json_t *record, FILE *list)
 	json_text_free(text);
 }
 
-static void
+static bool
 take_line(struct since *s, const char *line, size_t len, FILE *list)
 {
 	char error[JSON_ERROR_SIZE];
 	_cleanup_(json_freep) json_t *record = json_parse(line, len, error);
 
 	if (!record)
-		return;
+		return false;
 	count_wraps(s, record);
 	if (!is_change(record))
-		return;
+		return true;
 	s->changes++;
 	if (list)
 		list_change(record, list);
+	return true;
 }
 
 /* The line ends with ,"hash":"…"} */
@@ -97,19 +98,27 @@ void
 since_read(struct since *s, const char *dir, uint64_t sequence, const char *head, FILE *list)
 {
 	struct audit_reader *reader = NULL;
+	uint64_t last = sequence;
 	const char *line;
+	bool whole = true;
 	size_t len;
+	int more;
 
 	*s = (struct since){ .wrapped = json_object() };
 	if (audit_reader_open(dir, AUDIT_READER_ALL, &reader) < 0)
 		return;
-	while (audit_reader_next(reader, &line, &len) == 1) {
+	while ((more = audit_reader_next(reader, &line, &len)) == 1) {
 		uint64_t number = line_sequence(line, len);
-		if (number == sequence && has_hash(line, len, head))
+		if (number == sequence && has_hash(line, len, head)) {
 			s->continuous = true;
-		else if (number > sequence && s->continuous)
-			take_line(s, line, len, list);
+		} else if (s->continuous) {
+			whole = whole && number > 0 && number <= last + 1;
+			whole = take_line(s, line, len, list) && whole;
+			last = number;
+		}
 	}
+	/* What a missing line had wrapped is not known: that is no log to count by. */
+	s->continuous = s->continuous && whole && more == 0;
 	audit_reader_freep(&reader);
 	if (list)
 		fflush(list);

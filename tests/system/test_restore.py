@@ -136,6 +136,28 @@ def test_without_the_log_half_of_every_budget_counts_as_spent(saved):
     assert budgets and all(b >= 2**31 for b in budgets)
 
 
+@pytest.mark.parametrize("edit", ["cut", "spoil"])
+def test_a_log_that_lacks_a_record_since_the_backup_counts_as_none(saved, edit):
+    server, path, _, _ = saved
+    with server.http("app") as app:
+        for _ in range(3):
+            app.wrap(b"x")
+    server.stop()
+    empty_store(server)
+    name = os.path.join(server.audit_dir, sorted(os.listdir(server.audit_dir))[-1])
+    with open(name, "r+b") as f:
+        lines = f.readlines()
+        at = max(i for i, line in enumerate(lines) if b'"operation":"wrap"' in line)
+        lines[at:at + 1] = [] if edit == "cut" else [lines[at].replace(b"}", b"", 1)]
+        f.seek(0)
+        f.writelines(lines)
+        f.truncate()
+    assert "is not known" in restore(server, path)
+    server.start()
+    with server.http("admin-1") as admin:
+        assert admin.status()["confirm"]["log"] is False
+
+
 def test_a_restore_goes_into_an_empty_store_only(saved):
     server, path, _, _ = saved
     server.stop()
