@@ -120,7 +120,7 @@ config_freep(struct config **config)
 		return;
 	char *const texts[] = { c->cluster, c->node, c->state_dir, c->user, c->tls.certificate,
 		c->tls.key, c->tls.client_ca, c->hsm.user, c->hsm.state_dir, c->audit.dir,
-		c->crl.file };
+		c->audit.sink, c->crl.file };
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		free(texts[i]);
 	free_strings(c->listen, c->listen_count);
