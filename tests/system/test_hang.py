@@ -97,8 +97,9 @@ def test_a_stopped_worker_misses_its_deadline_is_replaced_and_the_others_serve_o
         wait_for(lambda: [w["state"] for w in token(server)["workers"]] == ["ready"] * 2,
                  "another one is in its place")
     assert not load.wrong, load.wrong[:3]
-    assert set(load.codes) == {"hsm_timeout"}, load.codes
-    assert load.codes["hsm_timeout"] <= 6, "what it had in hand, no more"
+    # What it had in hand, no more; that may be a signature or a seal of the server's own.
+    assert set(load.codes) <= {"hsm_timeout"}, load.codes
+    assert load.codes.get("hsm_timeout", 0) <= 6
     killed, = [w for w in token(server)["workers"] if w["hang_kills"]]
     assert (killed["restarts"], killed["missed_deadlines"]) == (1, 1)
     assert "hangs: killed" in server.log()
@@ -118,7 +119,7 @@ def test_a_worker_that_goes_on_before_it_counts_as_hung_takes_work_again(make_se
         wait_for(lambda: worker(server, victim)["state"] == "ready", "it is itself again")
         wait_for(lambda: worker(server, victim)["operations"] > done + 20, "it takes work")
     assert not load.wrong, load.wrong[:3]
-    assert set(load.codes) == {"hsm_timeout"}, load.codes
+    assert set(load.codes) <= {"hsm_timeout"}, load.codes
     assert alive(victim) and worker(server, victim)["restarts"] == 0
     all_unwrap(server, load.blobs)
 
