@@ -110,8 +110,8 @@ take_policy(const json_t *body, struct policy *p, char ret_error[JSON_ERROR_SIZE
 		(err = take_duration("destroy_wait", wait, &p->destroy_wait_s, ret_error)) < 0 ||
 		(err = take_duration("approval_ttl", ttl, &p->approval_ttl_s, ret_error)) < 0)
 		return err;
-	p->approvals = approvals > POLICY_APPROVALS_MAX ? POLICY_APPROVALS_MAX + 1
-							: (unsigned)approvals;
+	p->approvals = approvals < 0 || approvals > POLICY_APPROVALS_MAX ? POLICY_APPROVALS_MAX + 1
+									 : (unsigned)approvals;
 	return policy_check(p, ret_error);
 }
 

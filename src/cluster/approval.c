@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define STEP_BACK_US (300ull * 1000000) /* a clock may be set back so far and no more */
+
 struct approval_box {
 	struct approval a; /* the first member */
 	atomic_uint references;
@@ -274,13 +276,16 @@ approval_digest(const struct approval *a, char ret_hex[APPROVAL_EVIDENCE_SIZE])
 
 /* ---- the rules ---- */
 
-/* A clock that was set back before the request makes it no younger: it has expired as well. */
+/* A clock that was set back makes no request younger: from minutes before it on, it has expired as
+ * well. */
 enum approval_state
 approval_state_now(const struct approval *a, uint64_t now_us)
 {
 	if (a->state != APPROVAL_PENDING)
 		return a->state;
-	return now_us >= a->expires_us ? APPROVAL_EXPIRED : APPROVAL_PENDING;
+	return now_us + STEP_BACK_US < a->requested_us || now_us >= a->expires_us
+		       ? APPROVAL_EXPIRED
+		       : APPROVAL_PENDING;
 }
 
 static bool

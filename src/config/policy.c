@@ -42,7 +42,7 @@ policy_from_json(const json_t *body, struct policy *ret_policy, char ret_error[J
 
 	if (err < 0)
 		return KEKD_EINVALID;
-	if (approvals > POLICY_APPROVALS_MAX)
+	if (approvals < 0 || approvals > POLICY_APPROVALS_MAX)
 		approvals = POLICY_APPROVALS_MAX + 1;
 	*ret_policy = (struct policy){ (unsigned)approvals, (uint64_t)wait_s, (uint64_t)ttl_s };
 	return policy_check(ret_policy, ret_error);

@@ -210,6 +210,10 @@ finish(struct node *n, struct node_destroy *e, const struct key *k, const struct
 	struct cluster c;
 	int err;
 
+	if (!audit_ok(n->audit)) {
+		put_off(e, "a version is not destroyed while the audit log cannot be written");
+		return;
+	}
 	node_cluster(n, &c);
 	err = lifecycle_destroy(&n->lifecycle, k->name, v->number,
 		(const char(*)[STR_NAME_MAX + 1]) c.members, c.members_count, &stored, text);
@@ -218,6 +222,7 @@ finish(struct node *n, struct node_destroy *e, const struct key *k, const struct
 		return;
 	}
 	v = key_find_version(stored, v->number);
+	e->again_ns = clock_boot_ns() + AGAIN_MAX_NS; /* while others have yet to confirm */
 	if (record(n, AUDIT_OUTCOME, stored, v, version_state_name(v->state), 0) != 0)
 		log_warning("key %s: the audit log does not tell that version %u is %s", k->name,
 			v->number, version_state_name(v->state));

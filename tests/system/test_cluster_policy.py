@@ -64,6 +64,7 @@ def test_the_policy_is_changed_under_the_revision_that_was_read(server):
     ({"policy": {"approvals": "2"}}, "invalid_request"),
     ({"policy": {"approvals": 0}}, "invalid_request"),
     ({"policy": {"approvals": 6}}, "invalid_request"),
+    ({"policy": {"approvals": -4294967295}}, "invalid_request"),
     ({"policy": {"approvals": 2}}, "invalid_request"),
     ({"policy": {"approvals": 2, "destroy_wait": "23h"}}, "invalid_request"),
     ({"policy": {"destroy_wait": "1w"}}, "invalid_request"),

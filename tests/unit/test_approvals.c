@@ -92,7 +92,10 @@ a_request_that_has_ended_or_expired_cannot_be_approved(void **state)
 
 	assert_int_equal(
 		may(a, client("two", "approve", 9, ""), NOW + 1000000), KEKD_EAPPROVALENDED);
+	a->requested_us = NOW;
 	assert_int_equal(approval_state_now(a, NOW + 999999), APPROVAL_PENDING);
+	assert_int_equal(approval_state_now(a, NOW - 1000000), APPROVAL_PENDING);
+	assert_int_equal(approval_state_now(a, NOW - 301 * 1000000ull), APPROVAL_EXPIRED);
 	for (int s = APPROVAL_DONE; s < APPROVAL_STATES; s++) {
 		a->state = (enum approval_state)s;
 		assert_int_equal(may(a, client("two", "approve", 9, ""), NOW), KEKD_EAPPROVALENDED);
