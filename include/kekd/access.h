@@ -174,6 +174,10 @@ enum limit_verdict { LIMIT_OK, LIMIT_RATE, LIMIT_IN_FLIGHT };
 enum limit_verdict limit_enter(const struct client *c, uint64_t now_ns, unsigned *ret_retry_s);
 void limit_charge(const struct client *c, uint64_t now_ns, uint64_t operations); /* further ones */
 void limit_leave(const struct client *c);
+/* A search of the audit log: one at a time. False: another is under way. True: scan_leave follows.
+ */
+bool limit_scan_enter(const struct client *c);
+void limit_scan_leave(const struct client *c);
 
 struct limit_status {
 	uint64_t in_flight, admitted, refused_rate, refused_in_flight; /* since this node's start */

@@ -20,6 +20,7 @@ struct limit {
 	atomic_uint references;
 	_Atomic uint64_t even_ns;
 	_Atomic uint64_t in_flight, admitted, refused_rate, refused_in_flight;
+	atomic_flag scanning;
 };
 
 struct limit *
@@ -27,8 +28,10 @@ limit_new(void)
 {
 	struct limit *l = calloc(1, sizeof(*l));
 
-	if (l)
+	if (l) {
 		atomic_init(&l->references, 1);
+		atomic_flag_clear(&l->scanning);
+	}
 	return l;
 }
 
@@ -110,6 +113,18 @@ void
 limit_leave(const struct client *c)
 {
 	atomic_fetch_sub(&c->limit->in_flight, 1);
+}
+
+bool
+limit_scan_enter(const struct client *c)
+{
+	return !atomic_flag_test_and_set(&c->limit->scanning);
+}
+
+void
+limit_scan_leave(const struct client *c)
+{
+	atomic_flag_clear(&c->limit->scanning);
 }
 
 /* What is overdrawn are operations: at another rate they take another time. */

@@ -24,9 +24,9 @@ struct scan {
 	size_t limit;
 	char *texts[5]; /* what the filter's point to */
 	/* what is found */
-	json_t *records;
+	struct buf lines; /* as they stand in the log, a comma between */
+	size_t count;
 	uint64_t scanned, bytes;
-	size_t page_bytes;
 	bool end; /* of the log */
 };
 
@@ -37,7 +37,7 @@ scan_free(void *state)
 
 	for (size_t i = 0; i < STR_COUNT(s->texts); i++)
 		free(s->texts[i]);
-	json_decref(s->records);
+	buf_free(&s->lines);
 	free(s);
 }
 
@@ -161,25 +161,28 @@ take_line(struct scan *s, const char *line, size_t len)
 {
 	char error[JSON_ERROR_SIZE];
 	json_t *record;
+	bool matches;
 
 	s->scanned++;
 	s->bytes += len + 1;
 	if (!audit_filter_may_match(&s->filter, line, len))
 		return 0;
 	record = json_parse(line, len, error);
-	if (!record || !audit_filter_matches(&s->filter, record)) {
-		json_decref(record);
+	matches = record && audit_filter_matches(&s->filter, record);
+	json_decref(record);
+	if (!matches)
 		return 0;
-	}
-	s->page_bytes += len;
-	return json_array_append_new(s->records, record) < 0 ? -ENOMEM : 0;
+	if (s->count++ > 0)
+		buf_u8(&s->lines, ',');
+	buf_put(&s->lines, line, len);
+	return s->lines.bad ? -ENOMEM : 0;
 }
 
 static bool
 is_full(const struct scan *s, uint64_t end_ns)
 {
-	return json_array_size(s->records) >= s->limit || s->page_bytes >= PAGE_BYTES ||
-	       s->bytes >= SCAN_BYTES || clock_boot_ns() >= end_ns;
+	return s->count >= s->limit || s->lines.len >= PAGE_BYTES || s->bytes >= SCAN_BYTES ||
+	       clock_boot_ns() >= end_ns;
 }
 
 static int
@@ -204,12 +207,18 @@ scan(struct scan *s)
 	return err;
 }
 
-static json_t *
-next_json(const struct scan *s)
+/* Lines are not made anew, so that whoever asked can compare their hashes. */
+static void
+put_page(const struct scan *s, struct buf *b)
 {
-	return s->end ? json_null()
-		      : json_sprintf("%llu-%llu", (unsigned long long)s->place.file,
-				(unsigned long long)s->place.offset);
+	if (s->end)
+		buf_str(b, "{\"next\":null");
+	else
+		buf_printf(b, "{\"next\":\"%llu-%llu\"", (unsigned long long)s->place.file,
+			(unsigned long long)s->place.offset);
+	buf_str(b, ",\"records\":[");
+	buf_put(b, s->lines.data, s->lines.len);
+	buf_printf(b, "],\"scanned\":%llu}", (unsigned long long)s->scanned);
 }
 
 static void
@@ -218,19 +227,21 @@ run(struct control_job *job)
 	struct scan *s = job->user;
 	struct request *r = s->request;
 	int err = scan(s);
-	json_t *value = err ? NULL
-			    : json_pack("{s:O, s:o, s:I}", "records", s->records, "next",
-				      next_json(s), "scanned", (json_int_t)s->scanned);
 
+	limit_scan_leave(r->client);
+	if (err == 0) {
+		put_page(s, &r->reply);
+		err = r->reply.bad ? -ENOMEM : 0;
+	}
 	if (err == -ESTALE)
 		request_fail(r, KEKD_EINVALID,
 			"the log's file that \"after\" names is gone: begin again, with since");
-	else if (err == -ENOMEM || (!err && !value))
+	else if (err == -ENOMEM)
 		request_fail(r, -ENOMEM, "no memory for the answer: ask again, for fewer records");
 	else if (err)
 		request_fail(r, KEKD_EAUDIT, "the log cannot be read: %s", kekd_strerror(err));
 	else
-		request_answer_json(r, 200, value);
+		request_answer_buf(r, 200, "application/json");
 }
 
 void
@@ -239,20 +250,27 @@ api_audit(struct request *r)
 	struct scan *s = calloc(1, sizeof(*s));
 	int err;
 
-	if (!s || !(s->records = json_array())) {
-		free(s);
+	if (!s) {
 		request_fail(r, -ENOMEM, "no memory: ask again");
 		return;
 	}
 	r->state = s;
 	r->state_free = scan_free;
 	s->request = r;
+	s->lines = BUF_INIT(2 * PAGE_BYTES);
 	s->job = (struct control_job){ .run = run, .user = s };
 	if (take_texts(r, s) < 0 || take_time(r, "since", &s->filter.since_us) < 0 ||
 		take_time(r, "until", &s->filter.until_us) < 0 || take_flags(r, s) < 0 ||
 		take_cursor(r, s) < 0 || take_limit(r, s) < 0 || restrict_to_own(r, s) < 0)
 		return;
+	if (!limit_scan_enter(r->client)) {
+		request_fail(r, KEKD_ERATE,
+			"client \"%s\" reads the log already: one page at a time", r->client->name);
+		return;
+	}
 	err = control_post(r->node->scans, &s->job);
-	if (err < 0)
-		request_fail(r, err, "too many read the log: come again");
+	if (err == 0)
+		return;
+	limit_scan_leave(r->client);
+	request_fail(r, err, "too many read the log: come again");
 }

@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <openssl/sha.h>
 #include <string.h>
+#include <time.h>
 
 #define BLOB_MAX 8192 /* in base64, with white space */
 #define SHOW_EVERY 4096
+#define PATIENCE_S 60 /* while the server has too much to do, or reads for the same client */
 #define US 1000000ull
 
 /* ---- options ---- */
@@ -273,6 +275,34 @@ take_page(struct walk *w, const json_t *page)
 	return CTL_OK;
 }
 
+static bool
+is_busy(const struct kekd_reply *r)
+{
+	return r->status == 429 ||
+	       (r->json && strcmp(string_of(r->json, "code"), "overloaded") == 0);
+}
+
+/* A page; asked for again while the server says to come later. */
+static int
+get_page(struct ctl *ctl, const char *path, json_t **ret_page)
+{
+	for (unsigned waited_s = 0;;) {
+		_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
+		int status = ctl_exchange(ctl, "GET", path, NULL, NULL, NULL, &reply);
+		unsigned delay_s = reply.retry_after_s > 0 ? reply.retry_after_s : 1;
+		if (status == CTL_OK && reply.status == 200) {
+			*ret_page = json_incref(reply.json);
+			return CTL_OK;
+		}
+		if (status != CTL_OK)
+			return status;
+		waited_s += delay_s;
+		if (!is_busy(&reply) || waited_s > PATIENCE_S)
+			return say_problem(&reply);
+		nanosleep(&(struct timespec){ (time_t)delay_s, 0 }, NULL);
+	}
+}
+
 static int
 read_server(struct ctl *ctl, struct walk *w)
 {
@@ -285,7 +315,7 @@ read_server(struct ctl *ctl, struct walk *w)
 		const char *next;
 		status = make_path(&w->records->filter, *after ? after : NULL, &path);
 		if (status == CTL_OK)
-			status = ctl_get(ctl, (const char *)path.data, &page);
+			status = get_page(ctl, (const char *)path.data, &page);
 		if (status == CTL_OK)
 			status = take_page(w, page);
 		next = json_string_value(json_object_get(page, "next"));

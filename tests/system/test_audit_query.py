@@ -9,10 +9,11 @@ import os
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from kekd import BUILD, b64
+from kekd import BUILD, b64, in_threads
 
 UNVERIFIED, REFUSED, USAGE = 6, 3, 2
 
@@ -168,6 +169,39 @@ def chain(directory, count):
                     f'"node":"node-1",{what},"prev":"{previous}"').encode()
             previous = hashlib.sha256(body).hexdigest()
             f.write(body + b',"hash":"' + previous.encode() + b'"}\n')
+
+
+def test_a_client_reads_the_log_once_at_a_time_and_keeps_nobody_from_it(make_server):
+    server = make_server().init()
+    chain(Path(server.audit_dir), 100000)
+    server.start().populate()
+    seen = []
+
+    def read(n):
+        # all but the first as "app", over and over
+        with server.http("app" if n else "admin-1") as client:
+            for _ in range(5):
+                seen.append((n > 0, client.get("/v1/audit?client=nobody" if not n
+                                               else "/v1/audit?op=none")))
+    in_threads(9, read)
+    assert {r.status for own, r in seen if not own} == {200}
+    refused = [r for own, r in seen if r.status != 200]
+    assert refused and {(r.status, r.code) for r in refused} == {(429, "rate_limited")}
+    assert all(int(r.headers["Retry-After"]) >= 1 for r in refused)
+    assert sum(own and r.status == 200 for own, r in seen) > 0
+
+
+def test_searches_of_one_client_wait_for_one_another(make_server):
+    server = make_server().init()
+    chain(Path(server.audit_dir), 100000)
+    server.start().populate()
+    in_threads(3, lambda n: records(server, "--client", "nobody"))
+
+
+def test_what_the_server_shows_are_the_lines_of_its_log(server, app):
+    app.wrap(b"x", context={"z": "\u00e9/\"\\", "a": "\u2028"})
+    shown = server.kekctl("audit", "query", "-o", "json", "--client", "app").stdout.splitlines()
+    assert shown and set(shown) <= {line.rstrip(b"\n") for line in server.audit_lines()}
 
 
 @pytest.mark.parametrize("command", [["query", "--client", "app-7", "--limit", "1"],

@@ -116,6 +116,19 @@ requests_in_flight_are_counted_from_enter_to_leave(void **state)
 }
 
 static void
+a_client_searches_the_log_once_at_a_time(void **state)
+{
+	_cleanup_(client_unrefp) struct client *c = client(0, 0), *other = client(0, 0);
+
+	(void)state;
+	assert_true(limit_scan_enter(c));
+	assert_false(limit_scan_enter(c));
+	assert_true(limit_scan_enter(other));
+	limit_scan_leave(c);
+	assert_true(limit_scan_enter(c));
+}
+
+static void
 who_is_refused_for_his_rate_is_not_in_flight(void **state)
 {
 	_cleanup_(client_unrefp) struct client *c = client(1, 5);
@@ -191,6 +204,7 @@ main(void)
 		cmocka_unit_test(the_slowest_and_the_fastest_rate_are_kept),
 		cmocka_unit_test(what_a_batch_overdraws_is_waited_for),
 		cmocka_unit_test(requests_in_flight_are_counted_from_enter_to_leave),
+		cmocka_unit_test(a_client_searches_the_log_once_at_a_time),
 		cmocka_unit_test(who_is_refused_for_his_rate_is_not_in_flight),
 		cmocka_unit_test(a_changed_record_goes_on_with_the_use_of_the_old_one),
 		cmocka_unit_test(threads_together_get_no_more_than_the_rate),
