@@ -46,9 +46,11 @@ struct sink {
 	pthread_cond_t wake;
 	struct line *first, **last;
 	size_t queued; /* bytes */
+	bool overflow; /* since it last was empty */
 	bool stopping;
 	uint64_t stop_ns;  /* the end of patience, once it is stopping */
 	uint64_t again_ns; /* the thread's own: not before */
+	bool told_ok;	   /* the same: what the log has of it */
 	struct buf out;	   /* the same */
 	struct audit_sink_status status;
 };
@@ -130,22 +132,26 @@ find_kind(const char *spec)
 static void
 note(struct sink *s, bool ok, uint64_t sent, uint64_t lost, const char *reason)
 {
-	bool was_ok;
+	char why[sizeof(s->status.reason)];
 
 	pthread_mutex_lock(&s->lock);
-	was_ok = s->status.ok;
+	ok = ok && !s->overflow;
 	s->status.ok = ok;
 	s->status.sent += sent;
 	s->status.lost += lost;
-	if (reason)
+	if (reason && (!s->overflow || *reason))
 		snprintf(s->status.reason, sizeof(s->status.reason), "%s", reason);
+	memcpy(why, s->status.reason, sizeof(why));
 	pthread_mutex_unlock(&s->lock);
-	if (was_ok && !ok)
+	if (s->told_ok == ok)
+		return;
+	s->told_ok = ok;
+	if (!ok)
 		log_warning(
 			"audit.sink %s: %s: records are lost there, and counted; the log itself "
 			"is not concerned",
-			s->spec, s->status.reason);
-	else if (!was_ok && ok)
+			s->spec, why);
+	else
 		log_info("audit.sink %s: takes records", s->spec);
 }
 
@@ -215,8 +221,10 @@ take(struct sink *s)
 	if (l) {
 		s->first = l->next;
 		s->queued -= l->len;
-		if (!s->first)
+		if (!s->first) {
 			s->last = &s->first;
+			s->overflow = false;
+		}
 	}
 	pthread_mutex_unlock(&s->lock);
 	return l;
@@ -244,6 +252,9 @@ put_line(struct sink *s, const char *text, size_t len)
 
 	if (!l) {
 		s->status.lost++;
+		s->status.ok = false;
+		s->overflow = true;
+		snprintf(s->status.reason, sizeof(s->status.reason), "reads too slowly");
 		return;
 	}
 	l->next = NULL;
@@ -308,7 +319,7 @@ sink_open(const char *spec, struct sink **ret_sink)
 	s->kind = &kinds[kind];
 	s->last = &s->first;
 	s->out = BUF_INIT(SEND_BUFFER);
-	s->status.ok = true;
+	s->status.ok = s->told_ok = true;
 	s->to.sun_family = AF_UNIX;
 	snprintf(s->spec, sizeof(s->spec), "%s", spec);
 	snprintf(s->to.sun_path, sizeof(s->to.sun_path), "%s", colon ? colon + 1 : s->kind->path);

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 
 import pytest
@@ -124,6 +125,34 @@ def test_a_receiver_that_does_not_read_loses_records_and_delays_nobody(with_sink
         wrap(server)
         return sink(server)["ok"]
     wait_for(drained, "the sink takes records again", every=0.3)
+
+
+def test_a_receiver_that_reads_too_slowly_is_told_of_once(with_sink):
+    server, receiver = with_sink("json", room=4096)
+    done = threading.Event()
+
+    def read():
+        receiver.socket.settimeout(0.2)
+        while not done.wait(0.05):
+            try:
+                receiver.read()
+            except TimeoutError:
+                pass
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        items = [{"plaintext": "AAAA", "context": {"k": "v" * 3000 + str(n)}} for n in range(10)]
+        with server.http("app") as app:
+            for _ in range(500):  # some 15 MB, of which the queue has 8
+                app.ok("POST", "/v1/keys/demo/wrap", {"items": items})
+        state = sink(server)
+        assert state["lost"] > 0 and not state["ok"] and "slow" in state["reason"], state
+        wait_for(lambda: "records are lost there" in server.log(), "the log tells of it")
+        assert server.log().count("records are lost there") == 1
+        assert len(server.audit_records(operation="wrap")) == 500
+    finally:
+        done.set()
+        reader.join()
 
 
 def test_a_receiver_that_is_not_there_yet_is_told_once_it_is(with_sink):
