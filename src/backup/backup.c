@@ -5,11 +5,10 @@
 #include "kekd/buf.h"
 #include "kekd/clock.h"
 #include "kekd/err.h"
+#include "kekd/signature.h"
 
 #include <errno.h>
-#include <openssl/ecdsa.h>
 #include <openssl/evp.h>
-#include <openssl/x509.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -264,51 +263,9 @@ backup_add_signature(json_t *document, const uint8_t *key, size_t key_len,
 
 /* ---- the signature ---- */
 
-/* r and s as DER, which OpenSSL takes. The length, or 0. */
-static size_t
-signature_der(const uint8_t signature[BACKUP_SIGNATURE_SIZE], uint8_t ret_der[80])
-{
-	ECDSA_SIG *sig = ECDSA_SIG_new();
-	BIGNUM *r = BN_bin2bn(signature, 32, NULL), *s = BN_bin2bn(signature + 32, 32, NULL);
-	unsigned char *p = ret_der;
-	int len = 0;
-
-	if (sig && r && s && ECDSA_SIG_set0(sig, r, s) == 1) {
-		r = s = NULL; /* sig's now */
-		len = i2d_ECDSA_SIG(sig, &p);
-	}
-	BN_free(r);
-	BN_free(s);
-	ECDSA_SIG_free(sig);
-	return len > 0 ? (size_t)len : 0;
-}
-
-static bool
-is_p256(const EVP_PKEY *key)
-{
-	char group[40] = "";
-
-	return EVP_PKEY_get_base_id(key) == EVP_PKEY_EC &&
-	       EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) == 1 &&
-	       strcmp(group, "prime256v1") == 0;
-}
-
 int
 backup_check_signature(const uint8_t *key, size_t key_len, const uint8_t digest[BACKUP_DIGEST_SIZE],
 	const uint8_t signature[BACKUP_SIGNATURE_SIZE])
 {
-	const unsigned char *p = key;
-	EVP_PKEY *pkey = d2i_PUBKEY(NULL, &p, (long)key_len);
-	EVP_PKEY_CTX *ctx = NULL;
-	uint8_t der[80];
-	size_t len = signature_der(signature, der);
-	bool good = false;
-
-	if (pkey && len > 0 && is_p256(pkey))
-		ctx = EVP_PKEY_CTX_new(pkey, NULL);
-	if (ctx && EVP_PKEY_verify_init(ctx) == 1)
-		good = EVP_PKEY_verify(ctx, der, len, digest, BACKUP_DIGEST_SIZE) == 1;
-	EVP_PKEY_CTX_free(ctx);
-	EVP_PKEY_free(pkey);
-	return good ? 0 : KEKD_EINVALID;
+	return signature_ok(key, key_len, digest, signature) ? 0 : KEKD_EINVALID;
 }
