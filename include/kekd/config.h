@@ -7,6 +7,7 @@
 #ifndef KEKD_CONFIG_H
 #define KEKD_CONFIG_H
 
+#include "kekd/etcd_settings.h"
 #include "kekd/policy.h"
 
 #include <jansson.h>
@@ -145,8 +146,12 @@ struct net_part {
 	char *audit_dir;
 	bool audit_hash_context;
 	uint64_t audit_max_bytes;
-	unsigned audit_keep; /* 0: all files */
-	char *audit_sink;    /* or NULL */
+	unsigned audit_keep;	    /* 0: all files */
+	char *audit_sink;	    /* or NULL */
+	char *url;		    /* of this node for clients and the others, or NULL */
+	struct etcd_settings store; /* endpoints NULL: SQLite. All of it is the part's */
+	unsigned store_lease_s;
+	uint64_t store_max_staleness_s;
 	struct policy policy;
 	json_t *admins; /* [{"name": …, "identities": […]}] */
 };

@@ -82,6 +82,9 @@
 	X(KEKD_EPIN, "hsm_pin_refused", 503, "The token refused the PIN") \
 	X(KEKD_EAUDIT, "audit_unavailable", 503, "The audit log cannot be written") \
 	X(KEKD_ESTORE, "store_unavailable", 503, "The metadata store cannot be used now") \
+	X(KEKD_ENOTACTIVE, "not_active", 503, "This node is not the active one now") \
+	X(KEKD_ECOMPACTED, "revision_compacted", 503, \
+		"The store does not hold this old revision any more") \
 	X(KEKD_EHELD, "store_held", 503, \
 		"The metadata store is older than, or differs from, what was accepted") \
 	X(KEKD_ERECORD, "record_refused", 503, "The record's seal does not verify")

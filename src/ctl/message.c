@@ -132,6 +132,8 @@ static const struct {
 	{ "store_unavailable",
 		"\"kekctl status\" and the server's log say why; reading the record tells whether "
 		"the change was made" },
+	{ "not_active", "try again: another node is the active one, or becomes it" },
+	{ "revision_compacted", "try again" },
 	{ "store_held", "\"kekctl status\" says why; put the right metadata.db back" },
 	{ "record_refused", "\"kekctl status\" lists the records that were changed from outside; "
 			    "restore them from a backup" },
