@@ -182,6 +182,9 @@ int audit_verify(const char *dir, struct audit_report *ret_report);
 typedef void audit_record_fn(const json_t *record, size_t len, void *user);
 int audit_verify_each(
 	const char *dir, audit_record_fn *each, void *user, struct audit_report *ret_report);
+/* The same from the file with that record on: what was before it may be missing or changed. */
+int audit_verify_from(const char *dir, uint64_t sequence, audit_record_fn *each, void *user,
+	struct audit_report *ret_report);
 /* audit_verify, held against more than the files themselves. */
 int audit_verify_expected(
 	const char *dir, const struct audit_expected *expected, struct audit_report *ret_report);

@@ -145,6 +145,7 @@ struct node {
 	unsigned signing_token;
 	char signing_file[64]; /* of the log, when it was looked at */
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
+	uint64_t signing_revision; /* the commit number that the last checkpoint tells */
 	uint64_t usage_round_ns, next_retention_ns;
 	int retention_err;
 	struct node_destroy *destroys; /* versions that wait for their end, or are at it */

@@ -35,7 +35,8 @@ struct restore {
 	struct backup backup;
 	struct since since;
 	char generation[UUID_TEXT_SIZE];
-	uint64_t above; /* the commit number to go on from */
+	uint64_t accepted; /* the last commit number that this node knows of; 0: none */
+	uint64_t above;	   /* the commit number to go on from */
 	char work_dir[PATH_MAX];
 	struct sealed_change *changes;
 	size_t count;
@@ -144,13 +145,11 @@ check_empty(const struct restore *r)
 static int
 find_number(struct restore *r)
 {
-	uint64_t accepted = 0;
-
-	if (sealed_accepted(r->n->part.state_dir, r->n->part.cluster, &accepted) < 0) {
+	if (sealed_accepted(r->n->part.state_dir, r->n->part.cluster, &r->accepted) < 0) {
 		log_error("%s/accepted cannot be read: move it away", r->n->part.state_dir);
 		return CHILD_EXIT_OPERATOR;
 	}
-	r->above = accepted > r->backup.revision ? accepted : r->backup.revision;
+	r->above = r->accepted > r->backup.revision ? r->accepted : r->backup.revision;
 	return CHILD_EXIT_OK;
 }
 
@@ -392,8 +391,9 @@ write_records(struct restore *r, const struct sealed_config *config)
 
 /* ---- the audit log ---- */
 
+/* revision: the store's number when it is over, 0 before: the log is to reach as far as it. */
 static int
-record(const struct restore *r, enum audit_type type, int err)
+record(const struct restore *r, enum audit_type type, int err, uint64_t revision)
 {
 	_cleanup_(json_freep) json_t *detail = json_pack("{s:s, s:s, s:I, s:I}", "backup",
 		r->backup.created, "generation", r->generation, "records", (json_int_t)r->count,
@@ -403,6 +403,7 @@ record(const struct restore *r, enum audit_type type, int err)
 		.time_us = clock_real_us(),
 		.operation = "cluster.restore",
 		.code = err < 0 ? kekd_err_info(err)->code : NULL,
+		.revision = revision,
 		.detail = detail,
 	};
 
@@ -422,25 +423,29 @@ tell_result(const struct restore *r)
 			    "listed above; repeat those that count",
 			(unsigned long long)r->since.changes);
 	else
-		log_warning("the audit log does not go on from where the backup was made: what "
-			    "changed since is not known; each version's budget of IVs counts as "
-			    "half spent, or as spent if the backup is older than a day: rotate "
-			    "the keys");
+		log_warning("the audit log does not tell all that happened since the backup: %s. "
+			    "What changed since is not known; each version's budget of IVs counts "
+			    "as half spent, or as spent if the backup is older than a day: rotate "
+			    "the keys",
+			r->since.fault);
 	log_warning("start kekd: it serves, and makes no change before \"kekctl cluster confirm\"");
 }
 
 static int
 write_audited(struct restore *r, const struct sealed_config *config)
 {
+	uint64_t revision = 0;
 	int err;
 
-	if (record(r, AUDIT_INTENT, 0) != 0) {
+	if (record(r, AUDIT_INTENT, 0, 0) != 0) {
 		log_error("%s: the audit log cannot be written, so nothing was restored",
 			r->n->part.audit_dir);
 		return CHILD_EXIT_OPERATOR;
 	}
 	err = write_records(r, config);
-	if (record(r, AUDIT_OUTCOME, err) != 0)
+	if (err == 0 && sealed_accepted(r->n->part.state_dir, r->n->part.cluster, &revision) < 0)
+		revision = 0;
+	if (record(r, AUDIT_OUTCOME, err, revision) != 0)
 		log_warning(
 			"%s: the audit log has no record of how this ended", r->n->part.audit_dir);
 	return err < 0 ? CHILD_EXIT_FAILED : CHILD_EXIT_OK;
@@ -454,6 +459,20 @@ restore_free(struct restore *r)
 	since_free(&r->since);
 	backup_free(&r->backup);
 	free(r->changes);
+}
+
+static void
+read_since(struct restore *r)
+{
+	const struct since_from from = {
+		.dir = r->n->part.audit_dir,
+		.head = r->backup.audit.head,
+		.sequence = r->backup.audit.sequence,
+		.revision = r->backup.revision,
+		.accepted = r->accepted,
+	};
+
+	since_read(&r->since, &from, r->n->part.task == NET_RESTORE ? stdout : NULL);
 }
 
 /* Everything but telling of it. extra: keeps what the backup does not. */
@@ -471,8 +490,7 @@ restore(struct restore *r, json_t *extra)
 		status = find_number(r);
 	if (status != CHILD_EXIT_OK)
 		return status;
-	since_read(&r->since, r->n->part.audit_dir, r->backup.audit.sequence, r->backup.audit.head,
-		r->n->part.task == NET_RESTORE ? stdout : NULL);
+	read_since(r);
 	err = prepare(r, extra);
 	if (err < 0) {
 		log_error("the backup's records cannot be used: %s", kekd_strerror(err));

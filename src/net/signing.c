@@ -279,8 +279,9 @@ mark_json(const struct node *n, const struct audit_mark *m, const uint8_t *signa
 	json_t *j;
 
 	str_base64(&b, signature, AUDIT_SIGNATURE_SIZE);
-	j = json_pack("{s:I, s:s, s:s, s:s%}", "at", (json_int_t)m->at, "head", m->head, "key",
-		n->signing.fingerprint, "signature", (const char *)b.data, b.len);
+	j = json_pack("{s:I, s:s, s:s, s:s%, s:I}", "at", (json_int_t)m->at, "head", m->head, "key",
+		n->signing.fingerprint, "signature", (const char *)b.data, b.len, "revision",
+		(json_int_t)sealed_number(n->sealed));
 	buf_free(&b);
 	return j;
 }
@@ -326,17 +327,21 @@ store_checkpoint(struct node *n)
 }
 
 /* True: there was something to sign, and it is signed. The checkpoint's own record alone is nothing
- * new. */
+ * new. A commit that no record tells of is: the log must tell how far the store had come. */
 static bool
 checkpoint(struct node *n)
 {
+	uint64_t revision = sealed_number(n->sealed);
 	struct audit_status a;
+	bool news;
 
 	audit_status(n->audit, &a);
-	if (!a.ok || a.sequence <= n->signing.at + (n->signing.at > 0))
+	news = a.sequence > n->signing.at + (n->signing.at > 0) || revision != n->signing_revision;
+	if (!a.ok || !news)
 		return false;
 	if (node_sign_mark(n, AUDIT_CHECKPOINT, a.sequence, a.head) != 0)
 		return false;
+	n->signing_revision = revision;
 	pthread_mutex_lock(&n->lock);
 	n->signing.at = a.sequence;
 	memcpy(n->signing.head, a.head, sizeof(n->signing.head));

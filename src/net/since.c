@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The audit log behind a backup: the changes that it does not have, and how much was wrapped. */
+/*
+ * The audit log behind a backup: the changes that it does not have, and how much was wrapped. Only
+ * a log that verifies from the backup on is counted by. A chain alone cannot tell that its newest
+ * records are gone: each tells the commit number it was made at, and so the node's last accepted
+ * one tells how far the log must go.
+ */
 #include "since.h"
 
 #include "kekd/audit.h"
+#include "kekd/err.h"
 #include "kekd/json.h"
 #include "kekd/str.h"
 
-#include <stdlib.h>
+#include <stdarg.h>
 #include <string.h>
 
 static const char *
@@ -17,16 +23,13 @@ member(const json_t *record, const char *name)
 	return text ? text : "";
 }
 
-/* Lines begin with {"v":1,"seq":N, : most are passed over by that alone. */
-static uint64_t
-line_sequence(const char *line, size_t len)
-{
-	static const char prefix[] = "{\"v\":1,\"seq\":";
-
-	if (len < sizeof(prefix) || memcmp(line, prefix, sizeof(prefix) - 1) != 0)
-		return 0;
-	return strtoull(line + sizeof(prefix) - 1, NULL, 10);
-}
+struct walk {
+	struct since *s;
+	const struct since_from *from;
+	FILE *list;
+	bool found;	   /* the backup's last record */
+	uint64_t revision; /* the newest that a record tells */
+};
 
 static void
 count_wraps(struct since *s, const json_t *record)
@@ -68,58 +71,78 @@ list_change(const json_t *record, FILE *list)
 	json_text_free(text);
 }
 
-static bool
-take_line(struct since *s, const char *line, size_t len, FILE *list)
+static uint64_t
+number(const json_t *record, const char *name)
 {
-	char error[JSON_ERROR_SIZE];
-	_cleanup_(json_freep) json_t *record = json_parse(line, len, error);
+	json_int_t n = json_integer_value(json_object_get(record, name));
 
-	if (!record)
-		return false;
-	count_wraps(s, record);
-	if (!is_change(record))
-		return true;
-	s->changes++;
-	if (list)
-		list_change(record, list);
-	return true;
+	return n > 0 ? (uint64_t)n : 0;
 }
 
-/* The line ends with ,"hash":"…"} */
-static bool
-has_hash(const char *line, size_t len, const char *hash)
+static void
+take_record(const json_t *record, size_t len, void *user)
 {
-	size_t n = strlen(hash);
+	struct walk *w = user;
+	uint64_t sequence = number(record, "seq"), revision = number(record, "revision");
 
-	return len > n + 2 && memcmp(line + len - n - 2, hash, n) == 0;
+	(void)len;
+	if (sequence == w->from->sequence)
+		w->found = strcmp(member(record, "hash"), w->from->head) == 0;
+	if (!w->found || sequence <= w->from->sequence)
+		return;
+	if (revision > w->revision)
+		w->revision = revision;
+	count_wraps(w->s, record);
+	if (!is_change(record))
+		return;
+	w->s->changes++;
+	if (w->list)
+		list_change(record, w->list);
+}
+
+static void __attribute__((format(printf, 2, 3))) doubt(struct since *s, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(s->fault, sizeof(s->fault), format, ap);
+	va_end(ap);
+}
+
+/* err: of the verification. */
+static void
+judge(const struct walk *w, const struct audit_report *report, int err)
+{
+	struct since *s = w->s;
+	const struct since_from *from = w->from;
+
+	if (err == KEKD_EAUDIT && *report->fault_file)
+		doubt(s, "%s, line %llu: %s", report->fault_file,
+			(unsigned long long)report->fault_line, report->fault);
+	else if (err != 0)
+		doubt(s, "%s", err == KEKD_EAUDIT ? report->fault : kekd_strerror(err));
+	else if (!w->found)
+		doubt(s, "it does not have the backup's last record, number %llu",
+			(unsigned long long)from->sequence);
+	else if (from->accepted > from->revision && from->accepted > w->revision)
+		doubt(s,
+			"its end is missing: this node has made change %llu (state_dir/accepted), "
+			"and the log goes to change %llu",
+			(unsigned long long)from->accepted,
+			(unsigned long long)(w->revision > 0 ? w->revision : from->revision));
+	else
+		s->continuous = true;
 }
 
 void
-since_read(struct since *s, const char *dir, uint64_t sequence, const char *head, FILE *list)
+since_read(struct since *s, const struct since_from *from, FILE *list)
 {
-	struct audit_reader *reader = NULL;
-	uint64_t last = sequence;
-	const char *line;
-	bool whole = true;
-	size_t len;
-	int more;
+	struct walk w = { .s = s, .from = from, .list = list };
+	struct audit_report report = { 0 };
 
 	*s = (struct since){ .wrapped = json_object() };
-	if (audit_reader_open(dir, AUDIT_READER_ALL, &reader) < 0)
-		return;
-	while ((more = audit_reader_next(reader, &line, &len)) == 1) {
-		uint64_t number = line_sequence(line, len);
-		if (number == sequence && has_hash(line, len, head)) {
-			s->continuous = true;
-		} else if (s->continuous) {
-			whole = whole && number > 0 && number <= last + 1;
-			whole = take_line(s, line, len, list) && whole;
-			last = number;
-		}
-	}
-	/* What a missing line had wrapped is not known: that is no log to count by. */
-	s->continuous = s->continuous && whole && more == 0;
-	audit_reader_freep(&reader);
+	judge(&w, &report, audit_verify_from(from->dir, from->sequence, take_record, &w, &report));
+	json_decref(report.notes);
 	if (list)
 		fflush(list);
 }

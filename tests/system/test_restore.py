@@ -4,9 +4,10 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
-from kekd import DATA
+from kekd import DATA, wait_for
 from pki import spiffe
 from test_destroy import destroy, set_wait, version
 
@@ -136,7 +137,14 @@ def test_without_the_log_half_of_every_budget_counts_as_spent(saved):
     assert budgets and all(b >= 2**31 for b in budgets)
 
 
-@pytest.mark.parametrize("edit", ["cut", "spoil"])
+EDITS = {  # the text that tells of it
+    "cut": "are missing before this one",
+    "spoil": "not a record with the hash that it claims",
+    "lower": "not a record with the hash that it claims",  # a smaller number of wraps
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
 def test_a_log_that_lacks_a_record_since_the_backup_counts_as_none(saved, edit):
     server, path, _, _ = saved
     with server.http("app") as app:
@@ -148,14 +156,73 @@ def test_a_log_that_lacks_a_record_since_the_backup_counts_as_none(saved, edit):
     with open(name, "r+b") as f:
         lines = f.readlines()
         at = max(i for i, line in enumerate(lines) if b'"operation":"wrap"' in line)
-        lines[at:at + 1] = [] if edit == "cut" else [lines[at].replace(b"}", b"", 1)]
+        lines[at:at + 1] = {"cut": [], "spoil": [lines[at].replace(b"}", b"", 1)],
+                            "lower": [lines[at].replace(b'"wrapped":1', b'"wrapped":0')]}[edit]
         f.seek(0)
         f.writelines(lines)
         f.truncate()
-    assert "is not known" in restore(server, path)
+    told = restore(server, path)
+    assert "is not known" in told and EDITS[edit] in told and os.path.basename(name) in told
     server.start()
     with server.http("admin-1") as admin:
         assert admin.status()["confirm"]["log"] is False
+
+
+def test_a_log_that_lost_its_newest_records_counts_as_none(saved):
+    server, path, _, _ = saved
+    with server.http("admin-1") as admin, server.http("app") as app:
+        admin.create_key("later")
+        app.wrap(b"x")
+    server.stop()
+    empty_store(server, keep=("accepted",))
+    name = os.path.join(server.audit_dir, sorted(os.listdir(server.audit_dir))[-1])
+    with open(name, "r+b") as f:
+        lines = f.readlines()
+        f.truncate(sum(map(len, lines[:next(
+            i for i, line in enumerate(lines) if b'"operation":"key.create"' in line
+            and b'"key":"later"' in line)])))
+    told = restore(server, path)
+    assert "its end is missing" in told and "is not known" in told
+    server.start()
+    with server.http("admin-1") as admin:
+        assert admin.status()["confirm"]["log"] is False
+        document = admin.ok("POST", "/v1/backup", {}).json
+    budgets = [r["body"]["reserved"] for r in document["records"]
+               if r["path"].startswith("nonces/")]
+    assert budgets and all(b >= 2**31 for b in budgets)
+
+
+def test_what_the_log_says_of_the_time_before_the_backup_is_not_asked(own):
+    with own.http("app") as app:
+        app.wrap(b"x")
+        os.kill(own.process.pid, signal.SIGHUP)
+        wait_for(lambda: len(os.listdir(own.audit_dir)) > 1, "a second file")
+        app.wrap(b"y")
+    path = backup(own)
+    own.stop()
+    empty_store(own, keep=("accepted",))
+    os.unlink(os.path.join(own.audit_dir, sorted(os.listdir(own.audit_dir))[0]))
+    assert "has no change since then" in restore(own, path)
+
+
+def test_commits_that_no_request_asked_for_do_not_make_the_log_look_short(own):
+    with own.http("admin-1") as admin:
+        path = backup(own)
+        admin.rotate()
+        admin.rotate()
+        admin.change("demo", "versions/1/disable")
+        set_wait(admin, "60s")
+        assert destroy(admin).status == 200
+        before = admin.key()["revision"]
+        wait_for(lambda: admin.key()["revision"] >= before + 2, "the wait is stored", 30)
+    own.stop()
+    empty_store(own, keep=("accepted",))
+    assert "changes since then, which are lost" in restore(own, path)
+    # And so once more, without a start in between.
+    for name in ("metadata.db", "metadata.db-wal", "metadata.db-shm"):
+        if os.path.exists(own.path("state", name)):
+            os.unlink(own.path("state", name))
+    assert "changes since then, which are lost" in restore(own, path)
 
 
 def test_a_restore_goes_into_an_empty_store_only(saved):
@@ -178,7 +245,7 @@ def test_the_commit_number_goes_on_above_what_was_accepted(saved):
         before = admin.status()["revision"]
     server.stop()
     empty_store(server, keep=("accepted",))
-    restore(server, path)
+    assert "has 5 changes since then" in restore(server, path)
     server.start()
     with server.http("admin-1") as admin:
         assert admin.status()["revision"] > before
