@@ -33,9 +33,11 @@ static const char *const statement_sql[STATEMENTS] = {
 		     "ON CONFLICT(name) DO UPDATE SET value = excluded.value",
 	[RECORD_GET] = "SELECT path, revision, body FROM records WHERE path = ?1",
 	[RECORD_REVISION] = "SELECT revision FROM records WHERE path = ?1",
-	/* Bounds, not LIKE: '_' and '%' are ordinary characters of a path, and bytes decide. */
+	/* Bounds, not LIKE: '_' and '%' are ordinary characters of a path, and bytes decide. One
+	 * lower bound alone: of two, SQLite seeks to the first and walks over all before the other.
+	 */
 	[RECORD_LIST] = "SELECT path, revision, body FROM records "
-			"WHERE path >= ?1 AND path < ?2 AND path > ?3 ORDER BY path",
+			"WHERE path >= ?1 AND path < ?2 AND path <> ?3 ORDER BY path",
 	[RECORD_PUT] = "INSERT INTO records(path, revision, body) VALUES(?1, ?2, ?3) "
 		       "ON CONFLICT(path) DO UPDATE SET revision = excluded.revision, body = "
 		       "excluded.body",
@@ -274,7 +276,7 @@ page_read(struct sqlite_store *q, const char *prefix, const char *after, size_t 
 	int code = SQLITE_DONE, err = 0;
 
 	upper_bound(prefix, upper);
-	sqlite_bind_path(st, 1, prefix);
+	sqlite_bind_path(st, 1, after && strcmp(after, prefix) > 0 ? after : prefix);
 	sqlite_bind_path(st, 2, upper);
 	sqlite_bind_path(st, 3, after ? after : "");
 	while (err == 0 && !p->more && (code = sqlite3_step(st)) == SQLITE_ROW) {

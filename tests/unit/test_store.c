@@ -329,6 +329,71 @@ a_listing_is_paged_sorted_and_keeps_to_its_prefix(void **state)
 	store_page_free(&p);
 }
 
+/* ---- what a page costs ---- */
+
+static sqlite3 *last_opened;
+
+static int
+note_opened(sqlite3 *db, const char **error, const struct sqlite3_api_routines *api)
+{
+	(void)error;
+	(void)api;
+	last_opened = db;
+	return SQLITE_OK;
+}
+
+static sqlite3_stmt *
+listing_of(sqlite3 *db)
+{
+	sqlite3_stmt *st = NULL;
+
+	while ((st = sqlite3_next_stmt(db, st)) && !strstr(sqlite3_sql(st), "ORDER BY path"))
+		;
+	assert_non_null(st);
+	return st;
+}
+
+/* Steps of SQLite's machine for a page of 64 after this path. */
+static int
+steps_of_page(struct store *s, sqlite3_stmt *st, const char *prefix, const char *after)
+{
+	struct store_page p;
+
+	sqlite3_stmt_status(st, SQLITE_STMTSTATUS_VM_STEP, 1);
+	assert_int_equal(s->engine->list(s, prefix, after, 64, &p), 0);
+	assert_int_equal(p.count, 64);
+	assert_true(strcmp(p.records[0].path, after ? after : "") > 0);
+	store_page_free(&p);
+	return sqlite3_stmt_status(st, SQLITE_STMTSTATUS_VM_STEP, 1);
+}
+
+static void
+a_late_page_costs_no_more_than_the_first(void **state)
+{
+	struct fixture *f = *state;
+	char paths[STORE_OPS_MAX][32];
+	struct store_op ops[STORE_OPS_MAX];
+	sqlite3_stmt *st;
+	uint64_t revision;
+	int first;
+
+	store_freep(&f->store);
+	assert_int_equal(sqlite3_auto_extension((void (*)(void))note_opened), SQLITE_OK);
+	assert_int_equal(store_open_sqlite(f->dir, false, &f->store), 0);
+	sqlite3_cancel_auto_extension((void (*)(void))note_opened);
+	st = listing_of(last_opened);
+	for (int n = 0; n < 20 * STORE_OPS_MAX; n += STORE_OPS_MAX) {
+		for (int i = 0; i < STORE_OPS_MAX; i++) {
+			snprintf(paths[i], sizeof(paths[i]), "keys/k%05d", n + i);
+			ops[i] = put(paths[i], 0, "x");
+		}
+		assert_int_equal(commit(f->store, ops, STORE_OPS_MAX, &revision), 0);
+	}
+	first = steps_of_page(f->store, st, "keys/", NULL);
+	assert_in_range(steps_of_page(f->store, st, "keys/", "keys/k01900"), 1, 2 * first);
+	assert_in_range(steps_of_page(f->store, st, "", "keys/k01900"), 1, 2 * first);
+}
+
 static void
 two_connections_do_not_overwrite_each_other(void **state)
 {
@@ -595,6 +660,7 @@ main(void)
 		TEST(a_commit_has_at_most_100_operations),
 		TEST(bad_paths_and_bodies_are_refused),
 		TEST(a_listing_is_paged_sorted_and_keeps_to_its_prefix),
+		TEST(a_late_page_costs_no_more_than_the_first),
 		TEST(two_connections_do_not_overwrite_each_other),
 		TEST(own_commits_are_no_news),
 		TEST(a_body_edited_without_a_new_revision_is_told),
