@@ -31,8 +31,9 @@ enum sealed_hold {
 			       put back, or its envelope cannot be read */
 	SEALED_HOLD_COMMIT, /* the commit or cluster record's own seal does not verify, or it is
 			       missing */
-	SEALED_HOLD_NO_ACCEPTED /* the file with the last accepted number is missing, does not
-				   verify, or is of another cluster or generation */
+	SEALED_HOLD_NO_ACCEPTED, /* the file with the last accepted number is missing, does not
+				    verify, or is of another cluster or generation */
+	SEALED_HOLD_FOREIGN	 /* etcd is another cluster than the one that was accepted */
 };
 
 struct sealed_record {
@@ -98,6 +99,33 @@ int sealed_commit(
 int sealed_put_own(
 	struct sealed *s, const char *path, uint64_t expected, json_t *body, uint64_t *ret_number);
 
+/* ---- a store that was put back, or that is new to this node ---- */
+
+/* A node that joins: reads and verifies all that the store has, by the seal key in the token, and
+ * writes the first file `accepted`. A file of the same cluster and generation that is there already
+ * stays if the store is not behind it. KEKD_EHELD: the store is not whole by itself; KEKD_ERECORD:
+ * a record's seal does not verify; KEKD_EINVALID: it is of another cluster, or this node has
+ * accepted another one; -ENOENT: it is empty; KEKD_EOBJECT, KEKD_EHSM, KEKD_ESTORE. Texts in
+ * ret_error. */
+int sealed_join(const struct sealed_config *config, uint64_t *ret_number,
+	char ret_generation[UUID_TEXT_SIZE], char ret_error[JSON_ERROR_SIZE]);
+
+/* What the store holds is what the operator wants, though it is older than what was accepted, or
+ * another database (BEHIND, FOREIGN, and NO_ACCEPTED when only the generation differs): if it is
+ * whole by itself and every seal in it verifies, it is given a new generation and commit numbers
+ * above every accepted one. The record `cluster` says what it succeeds, so that the other nodes
+ * follow, but one that has accepted more, which wants a confirm of its own. Several commits, by the
+ * active (etcd): while they are not all done `cluster` has `confirm`, and this call again goes on.
+ * generation: of the record `cluster` as the operator saw it (sealed_status' held.generation).
+ * next: the new body of a record of the active (owned by the caller of it; NULL: no change), as
+ * keys/NAME with their activation numbers raised; called once for each that is not done yet, and
+ * KEKD_ERECORD ends it all. 0 with the new number; KEKD_ESTATE: nothing is to be confirmed;
+ * KEKD_EPRECONDITION: another generation; KEKD_EHELD: it is not whole; KEKD_ENOTACTIVE; else as
+ * sealed_commit. Texts in ret_error. */
+typedef int sealed_next_fn(const char *path, const json_t *body, void *user, json_t **ret_body);
+int sealed_confirm(struct sealed *s, const char *generation, sealed_next_fn *next, void *user,
+	uint64_t *ret_number, char ret_error[JSON_ERROR_SIZE]);
+
 /* ---- backups ---- */
 
 /* Every record but `commit`, in order of path, verified once more; body is borrowed. Not 0 ends it.
@@ -147,6 +175,11 @@ struct sealed_status {
 	char seal_key[UUID_TEXT_SIZE];
 	char seal_token[STR_NAME_MAX + 1]; /* logical token that has it; "": not configured */
 	size_t seal_keys, old_seals; /* above 1 and 0: a move to another key is not finished */
+	struct {
+		uint64_t number; /* what the store itself has; 0: nothing that verifies */
+		char generation[UUID_TEXT_SIZE];
+		bool whole; /* it is whole by itself: sealed_confirm would take it */
+	} held;		    /* while hold is not NONE */
 };
 void sealed_status(struct sealed *s, struct sealed_status *ret_status);
 /* Counted since it was opened. */

@@ -23,6 +23,7 @@ static const char *const holds[] = {
 	[SEALED_HOLD_STATE] = "state",
 	[SEALED_HOLD_COMMIT] = "commit",
 	[SEALED_HOLD_NO_ACCEPTED] = "no_accepted",
+	[SEALED_HOLD_FOREIGN] = "foreign",
 };
 
 static const char *const worker_states[] = {

@@ -180,6 +180,10 @@ static const char *const hold_texts[] = {
 	[SEALED_HOLD_NO_ACCEPTED] =
 		"the file \"accepted\" in the state directory is missing, does not "
 		"verify, or is of another cluster or generation: put it back",
+	[SEALED_HOLD_FOREIGN] =
+		"etcd is another cluster than the one that was accepted: point "
+		"store.endpoints at the right one, or run \"kekctl cluster confirm\" if it was "
+		"restored on purpose",
 };
 
 const char *
