@@ -55,7 +55,8 @@ struct approval {
 	enum approval_state state;
 	uint64_t ended_us;		 /* 0: pending */
 	char ended_by[STR_NAME_MAX + 1]; /* "": nobody, as when it expired */
-	char reason[200];		 /* why it is stale; may be empty */
+	char reason[200]; /* why it is stale, or whose approval does not count any more;
+			     may be empty */
 	uint64_t commit;
 };
 
@@ -81,6 +82,11 @@ enum approval_state approval_state_now(const struct approval *a, uint64_t now_us
  * since it was asked, or by whom asked. */
 int approval_may(const struct approval *a, const struct client *c, uint64_t now_us,
 	char ret_error[JSON_ERROR_SIZE]);
+/* Why a client's approval, given or about to be, does not count now, whoever asked; NULL: it does.
+ * c NULL: there is no such client any more. */
+const char *approval_objection(const struct approval *a, const struct client *c);
+/* Leaves the i-th approval out, and says so in reason. */
+void approval_drop(struct approval *a, size_t i, const char *why);
 /* Are they enough with this one? approvals: as the policy says now. */
 bool approval_is_last(const struct approval *a, unsigned approvals);
 

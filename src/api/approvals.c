@@ -38,27 +38,47 @@ or_null(json_t *value)
 	return value ? json_incref(value) : json_null();
 }
 
+/* Who approved a request that waits may have lost the right to since, as who asked may. */
+static void
+drop_gone(struct node *n, struct approval *a)
+{
+	for (size_t i = a->state == APPROVAL_PENDING ? a->approved_count : 0; i-- > 0;) {
+		_cleanup_(client_unrefp) struct client *c = clients_find(
+			n->clients, a->approved[i].client);
+		const char *why = approval_objection(a, c);
+
+		if (why)
+			approval_drop(a, i, why);
+	}
+}
+
 static json_t *
-approval_json(const struct approval *a)
+approval_json(struct node *n, const struct approval *stored)
 {
 	static const char *const told[] = { "id", "kind", "target", "revision", "change",
 		"evidence", "requested_by", "requested", "expires", "needed", "approved_by",
 		"ended", "ended_by", "reason" };
-	enum approval_state state = approval_state_now(a, clock_real_us());
-	_cleanup_(json_freep) json_t *record = approval_to_json(a);
-	json_t *o = record ? json_object() : NULL;
+	_cleanup_(approval_unrefp) struct approval *a = approval_copy(stored);
+	_cleanup_(json_freep) json_t *record = NULL;
+	json_t *o;
 
+	if (a) {
+		drop_gone(n, a);
+		record = approval_to_json(a);
+	}
+	o = record ? json_object() : NULL;
 	for (size_t i = 0; o && i < STR_COUNT(told); i++)
 		json_object_set_new(o, told[i], or_null(json_object_get(record, told[i])));
 	if (o)
-		json_object_set_new(o, "state", json_string(approval_state_name(state)));
+		json_object_set_new(o, "state",
+			json_string(approval_state_name(approval_state_now(a, clock_real_us()))));
 	return o;
 }
 
 static void
 answer(struct request *r, int status, const struct approval *a)
 {
-	json_t *value = approval_json(a);
+	json_t *value = approval_json(r->node, a);
 
 	if (value)
 		request_answer_json(r, status, value);
@@ -70,11 +90,12 @@ static void
 set_detail(struct request *r, const struct approval *a)
 {
 	api_set_detail(
-		r, json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:i}", "approval", a->id,
-			   "kind", approval_kind_name(a->kind), "target", a->target,
+		r, json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:s*}", "approval",
+			   a->id, "kind", approval_kind_name(a->kind), "target", a->target,
 			   "target_revision", (json_int_t)a->revision, "evidence", a->evidence,
 			   "requested_by", a->requested_by, "state", approval_state_name(a->state),
-			   "approved", (int)a->approved_count + 1, "needed", (int)a->needed));
+			   "approved", (int)a->approved_count + 1, "needed", (int)a->needed,
+			   "reason", *a->reason ? a->reason : NULL));
 }
 
 void
@@ -85,7 +106,7 @@ api_approval_list(struct request *r)
 	json_t *values = json_array();
 
 	for (size_t i = 0; i < count; i++) {
-		json_array_append_new(values, approval_json(list[i]));
+		json_array_append_new(values, approval_json(r->node, list[i]));
 		approval_unrefp(&list[i]);
 	}
 	request_answer_json(r, 200, json_pack("{s:o}", "approvals", values));
@@ -350,8 +371,11 @@ static int
 approve(struct request *r, const struct approval *a, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	struct approval *next = approval_copy(a);
-	bool last = approval_is_last(a, changes_approvals(r->node));
+	bool last;
 
+	if (next)
+		drop_gone(r->node, next);
+	last = next && approval_is_last(next, changes_approvals(r->node));
 	if (!next || next->approved_count >= POLICY_APPROVALS_MAX) {
 		approval_unrefp(&next);
 		return -ENOMEM;

@@ -297,34 +297,54 @@ has_approved(const struct approval *a, const char *client)
 	return false;
 }
 
+const char *
+approval_objection(const struct approval *a, const struct client *c)
+{
+	if (!c)
+		return "its record was deleted";
+	if (client_authorise(c, ACCESS_APPROVE, NULL) < 0)
+		return "no grant of it has approve";
+	if (c->commit > a->seen)
+		return "its record was made or changed after the request";
+	if (strcmp(c->changed_by, a->requested_by) == 0)
+		return "its record was last changed by who asks";
+	return NULL;
+}
+
 int
 approval_may(const struct approval *a, const struct client *c, uint64_t now_us,
 	char ret_error[JSON_ERROR_SIZE])
 {
 	enum approval_state state = approval_state_now(a, now_us);
-	const char *why = NULL;
+	const char *why;
 
 	if (state != APPROVAL_PENDING) {
 		snprintf(ret_error, JSON_ERROR_SIZE, "the request is %s: it must be asked anew",
 			state_names[state]);
 		return KEKD_EAPPROVALENDED;
 	}
-	if (strcmp(a->requested_by, c->name) == 0)
-		why = "it is this client's own request: another administrator must approve it";
-	else if (has_approved(a, c->name))
-		why = "this client has approved it before: it takes one more administrator";
-	else if (client_authorise(c, ACCESS_APPROVE, NULL) < 0)
-		why = "no grant of this client has approve";
-	else if (c->commit > a->seen)
-		why = "this client's record was made or changed after the request: somebody else "
-		      "must approve it, or it must be asked anew";
-	else if (strcmp(c->changed_by, a->requested_by) == 0)
-		why = "this client's record was last changed by who asks: somebody else must "
-		      "approve it";
+	why = strcmp(a->requested_by, c->name) == 0 ? "it is its own request"
+						    : approval_objection(a, c);
+	if (!why && has_approved(a, c->name))
+		why = "it has approved it before";
 	if (!why)
 		return 0;
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", why);
+	snprintf(ret_error, JSON_ERROR_SIZE,
+		"this client cannot approve it: %s. Another administrator must, or it must be "
+		"asked "
+		"anew",
+		why);
 	return KEKD_EAPPROVER;
+}
+
+void
+approval_drop(struct approval *a, size_t i, const char *why)
+{
+	snprintf(a->reason, sizeof(a->reason), "the approval by \"%s\" does not count any more: %s",
+		a->approved[i].client, why);
+	a->approved_count--;
+	memmove(&a->approved[i], &a->approved[i + 1],
+		(a->approved_count - i) * sizeof(a->approved[0]));
 }
 
 bool

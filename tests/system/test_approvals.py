@@ -244,6 +244,49 @@ def test_three_administrators_when_the_policy_says_three(make_server):
             assert state(three, "three") == "scheduled"
 
 
+def start_with(server, approvals, more):
+    server.settings["admins"] += [{"name": name, "identities": ["uri:" + spiffe(name)]}
+                                  for name in more]
+    server.settings["policy"] = {"approvals": approvals}
+    server.write_config()
+    server.init().start()
+    return [server.http(name) for name in ("admin-1", "admin-2", *more)]
+
+
+@pytest.mark.parametrize("fate", ["deleted", "changed", "lost approve"])
+def test_an_earlier_approver_who_could_not_approve_any_more_does_not_count(make_server, fate):
+    server = make_server()
+    one, two, three, four, five = start_with(server, 3, ("admin-3", "app", "other"))
+    old_version(one, "prey")
+    asked = destroy(one, 1, "prey").json
+    assert approve(two, asked).json["state"] == "pending"
+    # Others take admin-2 out, or change its record.
+    etag = three.ok("GET", "/v1/clients/admin-2").etag
+    if fate == "deleted":
+        change = three.ok("DELETE", "/v1/clients/admin-2", etag=etag, status=202).json
+    else:
+        body = three.ok("GET", "/v1/clients/admin-2").json
+        body = {m: body[m] for m in ("identities", "grants")}
+        body["grants"] = grants(*ADMIN, "backup") if fate == "changed" else grants("key.read")
+        change = three.ok("PUT", "/v1/clients/admin-2", body, etag=etag, status=202).json
+    for h in (four, five):
+        assert approve(h, change).status == 200
+    assert approval(three, change)["state"] == "done"
+    shown = approval(three, asked)
+    assert shown["approved_by"] == [] and shown["state"] == "pending"
+    # It would have been the third administrator.
+    told = approve(three, asked).json
+    assert told["state"] == "pending" and state(one, "prey") == "disabled"
+    assert [a["client"] for a in told["approved_by"]] == ["admin-3"]
+    assert '"admin-2" does not count any more' in told["reason"]
+    looked = server.kekctl("approve", asked["id"], status=2, name="app").stdout
+    assert b"does not count any more" in looked and b"2 of 3" in looked
+    record = server.audit_records(operation="approval.approve", type="outcome")[-1]
+    assert "admin-2" in record["detail"]["reason"]
+    assert approve(four, asked).json["state"] == "done"
+    assert state(one, "prey") == "scheduled"
+
+
 @pytest.mark.parametrize("body, status, code", [
     ({}, 400, "invalid_request"),
     ({"evidence": 1}, 400, "invalid_request"),

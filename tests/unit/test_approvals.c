@@ -85,6 +85,28 @@ only_another_administrator_of_before_may_approve(void **state)
 }
 
 static void
+an_approval_that_is_taken_out_leaves_the_others_and_says_so(void **state)
+{
+	_cleanup_(approval_unrefp) struct approval *a = request("a");
+	struct client *c = client("two", "approve", 50, "three");
+	(void)state;
+
+	assert_null(approval_objection(a, c));
+	assert_non_null(approval_objection(a, NULL));
+	client_unrefp(&c);
+	for (size_t i = 0; i < POLICY_APPROVALS_MAX; i++)
+		snprintf(a->approved[i].client, sizeof(a->approved[i].client), "admin-%zu", i);
+	a->approved_count = POLICY_APPROVALS_MAX;
+	approval_drop(a, POLICY_APPROVALS_MAX - 1, "x");
+	approval_drop(a, 0, "its record was deleted");
+	assert_int_equal(a->approved_count, POLICY_APPROVALS_MAX - 2);
+	assert_string_equal(a->approved[0].client, "admin-1");
+	assert_string_equal(a->approved[1].client, "admin-2");
+	assert_string_equal(a->reason,
+		"the approval by \"admin-0\" does not count any more: its record was deleted");
+}
+
+static void
 a_request_that_has_ended_or_expired_cannot_be_approved(void **state)
 {
 	_cleanup_(approval_unrefp) struct approval *a = request("a");
@@ -263,6 +285,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(only_another_administrator_of_before_may_approve),
+		cmocka_unit_test(an_approval_that_is_taken_out_leaves_the_others_and_says_so),
 		cmocka_unit_test(a_request_that_has_ended_or_expired_cannot_be_approved),
 		cmocka_unit_test(who_asked_counts_and_a_stricter_policy_holds),
 		cmocka_unit_test(a_digest_binds_all_that_is_asked_for),
