@@ -52,5 +52,11 @@ struct json_member {
  * member. */
 int json_take(const json_t *object, const struct json_member *members, size_t n,
 	char ret_error[JSON_ERROR_SIZE]);
+/* json_take, for a record or a file: a member that is not known is as invalid as any other fault.
+ */
+int json_take_record(const json_t *object, const struct json_member *members, size_t n,
+	char ret_error[JSON_ERROR_SIZE]);
+/* KEKD_EINVALID, with the text. */
+int json_refuse(char ret_error[JSON_ERROR_SIZE], const char *text);
 
 #endif

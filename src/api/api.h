@@ -116,6 +116,8 @@ struct key *api_find_key_to_change(struct request *r);
 
 /* A time as RFC 3339 text, or null for 0. */
 json_t *api_time(uint64_t real_us);
+json_t *api_duration(uint64_t s);
+json_t *api_duration_or_null(uint64_t s); /* null: none, where 0 is that */
 json_t *api_base64(const void *data, size_t len);
 
 /* openapi.yaml, embedded by the build. */

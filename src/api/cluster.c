@@ -7,20 +7,11 @@
 
 #include <errno.h>
 
-static json_t *
-duration_json(uint64_t s)
-{
-	char text[CLOCK_DURATION_SIZE];
-
-	clock_format_duration(s, text);
-	return json_string(text);
-}
-
 json_t *
 api_policy_json(const struct policy *p)
 {
 	return json_pack("{s:i, s:o, s:o}", "approvals", (int)p->approvals, "destroy_wait",
-		duration_json(p->destroy_wait_s), "approval_ttl", duration_json(p->approval_ttl_s));
+		api_duration(p->destroy_wait_s), "approval_ttl", api_duration(p->approval_ttl_s));
 }
 
 static json_t *

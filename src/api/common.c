@@ -119,6 +119,21 @@ api_base64(const void *data, size_t len)
 }
 
 json_t *
+api_duration(uint64_t s)
+{
+	char text[CLOCK_DURATION_SIZE];
+
+	clock_format_duration(s, text);
+	return json_string(text);
+}
+
+json_t *
+api_duration_or_null(uint64_t s)
+{
+	return s ? api_duration(s) : json_null();
+}
+
+json_t *
 api_time(uint64_t real_us)
 {
 	char text[CLOCK_TEXT_SIZE];

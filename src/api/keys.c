@@ -147,16 +147,6 @@ algorithm_name(enum blob_algorithm algorithm)
 	return names[algorithm];
 }
 
-/* A duration, or null for "none". */
-static json_t *
-duration_json(uint64_t seconds)
-{
-	char text[CLOCK_DURATION_SIZE];
-
-	clock_format_duration(seconds, text);
-	return seconds ? json_string(text) : json_null();
-}
-
 static json_t *
 key_json(const struct key *k)
 {
@@ -167,8 +157,9 @@ key_json(const struct key *k)
 		keys_number_json(k->primary), "activation", (json_int_t)k->activation, "activated",
 		api_time(k->activated_us), "kms_key_id", kms_key_id_json(k), "previous",
 		keys_number_json(k->previous), "revision", (json_int_t)k->commit, "refused",
-		k->refused, "rotate_every", duration_json(k->rotate_every_s), "next_rotation",
-		api_time(k->next_rotation_us), "frozen", k->frozen, "versions", versions_json(k));
+		k->refused, "rotate_every", api_duration_or_null(k->rotate_every_s),
+		"next_rotation", api_time(k->next_rotation_us), "frozen", k->frozen, "versions",
+		versions_json(k));
 }
 
 void
@@ -450,7 +441,7 @@ api_key_patch(struct request *r)
 	}
 	api_set_detail(
 		r, json_pack("{s:I, s:b, s:o, s:o}", "revision", (json_int_t)k->commit, "frozen",
-			   k->frozen, "rotate_every", duration_json(k->rotate_every_s),
+			   k->frozen, "rotate_every", api_duration_or_null(k->rotate_every_s),
 			   "next_rotation", api_time(k->next_rotation_us)));
 	keys_answer(r, 200, k);
 }

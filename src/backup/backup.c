@@ -12,21 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static int
-refuse(char ret_error[JSON_ERROR_SIZE], const char *what)
-{
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", what);
-	return KEKD_EINVALID;
-}
-
-/* json_take, for a file: a member that is not known is as invalid as any other fault. */
-static int
-take(const json_t *object, const struct json_member *members, size_t n,
-	char ret_error[JSON_ERROR_SIZE])
-{
-	return json_take(object, members, n, ret_error) < 0 ? KEKD_EINVALID : 0;
-}
-
 /* ---- the digest ---- */
 
 int
@@ -77,10 +62,10 @@ read_seal(json_t *o, struct backup *b, char ret_error[JSON_ERROR_SIZE])
 		{ "hmac", JSON_KIND_STRING, true, &hmac },
 	};
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (uuid_parse(key, &b->seal_key) < 0 || str_unhex(hmac, b->seal, sizeof(b->seal)) < 0)
-		return refuse(ret_error, "\"seal\" is not a key's UUID and 64 hex digits");
+		return json_refuse(ret_error, "\"seal\" is not a key's UUID and 64 hex digits");
 	return 0;
 }
 
@@ -94,12 +79,12 @@ read_signature(json_t *o, struct backup *b, char ret_error[JSON_ERROR_SIZE])
 	};
 	size_t len = 0;
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (str_unbase64(key, strlen(key), b->key, sizeof(b->key), &b->key_len) < 0 ||
 		str_unbase64(value, strlen(value), b->signature, sizeof(b->signature), &len) < 0 ||
 		len != sizeof(b->signature))
-		return refuse(ret_error, "\"signature\" is not a public key and 64 bytes");
+		return json_refuse(ret_error, "\"signature\" is not a public key and 64 bytes");
 	b->is_signed = true;
 	return 0;
 }
@@ -114,10 +99,10 @@ read_audit(json_t *o, struct backup *b, char ret_error[JSON_ERROR_SIZE])
 	};
 	uint8_t head[32];
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (str_unhex(b->audit.head, head, sizeof(head)) < 0)
-		return refuse(ret_error, "\"audit\" has no hash of 64 hex digits");
+		return json_refuse(ret_error, "\"audit\" has no hash of 64 hex digits");
 	b->audit.sequence = (uint64_t)sequence;
 	return 0;
 }
@@ -134,10 +119,10 @@ read_record(const json_t *o, const char **path, char ret_error[JSON_ERROR_SIZE])
 		{ "body", JSON_KIND_OBJECT, true, &body },
 	};
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (before && strcmp(before, *path) >= 0)
-		return refuse(ret_error, "\"records\" is not sorted by path");
+		return json_refuse(ret_error, "\"records\" is not sorted by path");
 	return 0;
 }
 
@@ -174,14 +159,14 @@ read_document(struct backup *b, char ret_error[JSON_ERROR_SIZE])
 		{ "signature", JSON_KIND_OBJECT, false, &signature },
 	};
 
-	if (take(b->document, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(b->document, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (format != BACKUP_FORMAT)
-		return refuse(ret_error, "it is of a format that this release does not know");
+		return json_refuse(ret_error, "it is of a format that this release does not know");
 	if (!str_is_name(b->cluster) || !str_is_name(b->node) ||
 		uuid_parse(b->generation, &generation) < 0 ||
 		clock_parse(b->created, &b->created_us) < 0)
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"\"cluster\", \"node\", \"generation\" or \"created\" is not as kekd "
 			"writes them");
 	b->revision = (uint64_t)revision;
@@ -199,7 +184,7 @@ backup_parse(
 	int err = b.document ? read_document(&b, ret_error) : KEKD_EINVALID;
 
 	if (err == 0 && backup_digest(b.document, b.digest) < 0)
-		err = refuse(ret_error, "no memory");
+		err = json_refuse(ret_error, "no memory");
 	if (err < 0) {
 		backup_free(&b);
 		return KEKD_EINVALID;

@@ -164,3 +164,17 @@ json_take(const json_t *object, const struct json_member *members, size_t n,
 		}
 	return 0;
 }
+
+int
+json_take_record(const json_t *object, const struct json_member *members, size_t n,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	return json_take(object, members, n, ret_error) < 0 ? KEKD_EINVALID : 0;
+}
+
+int
+json_refuse(char ret_error[JSON_ERROR_SIZE], const char *text)
+{
+	snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
+	return KEKD_EINVALID;
+}

@@ -146,13 +146,6 @@ approval_to_json(const struct approval *a)
 	return o;
 }
 
-static int
-refuse(char ret_error[JSON_ERROR_SIZE], const char *text)
-{
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
-	return KEKD_EINVALID;
-}
-
 static bool
 take_text(const char *text, char *ret_text, size_t size)
 {
@@ -168,7 +161,7 @@ take_approved(const json_t *list, struct approval *a, char ret_error[JSON_ERROR_
 	size_t n = json_array_size(list);
 
 	if (n > POLICY_APPROVALS_MAX)
-		return refuse(ret_error, "\"approved_by\" has more than 5");
+		return json_refuse(ret_error, "\"approved_by\" has more than 5");
 	for (size_t i = 0; i < n; i++) {
 		const char *client, *time;
 		const struct json_member members[] = {
@@ -178,7 +171,7 @@ take_approved(const json_t *list, struct approval *a, char ret_error[JSON_ERROR_
 		if (json_take(json_array_get(list, i), members, STR_COUNT(members), ret_error) < 0)
 			return KEKD_EINVALID;
 		if (!str_is_name(client) || clock_parse(time, &a->approved[i].time_us) < 0)
-			return refuse(ret_error, "\"approved_by\" has no name, or no time");
+			return json_refuse(ret_error, "\"approved_by\" has no name, or no time");
 		take_text(client, a->approved[i].client, sizeof(a->approved[i].client));
 	}
 	a->approved_count = n;
@@ -217,18 +210,18 @@ fill(const json_t *body, struct approval *a, char ret_error[JSON_ERROR_SIZE])
 	k = find_name(kind_names, STR_COUNT(kind_names), kind);
 	s = find_name(state_names, STR_COUNT(state_names), state);
 	if (k < 0 || s < 0)
-		return refuse(ret_error, "\"kind\" or \"state\" is not known");
+		return json_refuse(ret_error, "\"kind\" or \"state\" is not known");
 	if (!take_text(id, a->id, sizeof(a->id)) ||
 		!take_text(target, a->target, sizeof(a->target)) ||
 		!take_text(evidence, a->evidence, sizeof(a->evidence)) ||
 		!take_text(requested_by, a->requested_by, sizeof(a->requested_by)) ||
 		!take_text(ended_by, a->ended_by, sizeof(a->ended_by)) ||
 		!take_text(reason, a->reason, sizeof(a->reason)) || needed > POLICY_APPROVALS_MAX)
-		return refuse(ret_error, "a value is too long");
+		return json_refuse(ret_error, "a value is too long");
 	if (clock_parse(requested, &a->requested_us) < 0 ||
 		clock_parse(expires, &a->expires_us) < 0 ||
 		(ended && clock_parse(ended, &a->ended_us) < 0))
-		return refuse(ret_error, "a time is none");
+		return json_refuse(ret_error, "a time is none");
 	a->kind = (enum approval_kind)k;
 	a->state = (enum approval_state)s;
 	a->revision = (uint64_t)revision;

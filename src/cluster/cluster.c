@@ -12,23 +12,16 @@
 #define LEVEL_MAX 1000000
 
 static int
-refuse(char ret_error[JSON_ERROR_SIZE], const char *text)
-{
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
-	return KEKD_EINVALID;
-}
-
-static int
 take_members(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR_SIZE])
 {
 	size_t n = json_array_size(array);
 
 	if (n < 1 || n > CLUSTER_MEMBERS_MAX)
-		return refuse(ret_error, "\"members\" has none, or more than 16");
+		return json_refuse(ret_error, "\"members\" has none, or more than 16");
 	for (size_t i = 0; i < n; i++) {
 		const char *name = json_string_value(json_array_get(array, i));
 		if (!name || !str_is_name(name) || cluster_has_member(c, name))
-			return refuse(ret_error, "\"members\" must be names, each once");
+			return json_refuse(ret_error, "\"members\" must be names, each once");
 		snprintf(c->members[i], sizeof(c->members[i]), "%s", name);
 		c->members_count = i + 1;
 	}
@@ -47,7 +40,8 @@ take_seal_key(const json_t *body, struct cluster_seal_key *k, char ret_error[JSO
 	if (json_take(body, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (uuid_parse(id, &k->id) < 0 || !str_is_name(token))
-		return refuse(ret_error, "a seal key's \"id\" is no UUID, or its token no name");
+		return json_refuse(
+			ret_error, "a seal key's \"id\" is no UUID, or its token no name");
 	snprintf(k->token, sizeof(k->token), "%s", token);
 	return 0;
 }
@@ -59,7 +53,7 @@ take_seal_keys(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR
 	int err = 0;
 
 	if (n < 1 || n > CLUSTER_SEAL_KEYS_MAX)
-		return refuse(ret_error, "\"seal_keys\" has none, or more than 8");
+		return json_refuse(ret_error, "\"seal_keys\" has none, or more than 8");
 	for (size_t i = 0; err == 0 && i < n; i++)
 		err = take_seal_key(json_array_get(array, i), &c->seal_keys[i], ret_error);
 	c->seal_keys_count = n;
@@ -73,13 +67,13 @@ take_head(struct cluster *c, const char *name, const char *generation, const cha
 	struct uuid id;
 
 	if (!str_is_name(name))
-		return refuse(ret_error, "\"name\" is no name");
+		return json_refuse(ret_error, "\"name\" is no name");
 	if (uuid_parse(generation, &id) < 0)
-		return refuse(ret_error, "\"generation\" is no UUID");
+		return json_refuse(ret_error, "\"generation\" is no UUID");
 	if (clock_parse(created, &c->created_us) < 0)
-		return refuse(ret_error, "\"created\" is no time");
+		return json_refuse(ret_error, "\"created\" is no time");
 	if (level < 1 || level > LEVEL_MAX)
-		return refuse(ret_error, "\"level\" is not a number from 1");
+		return json_refuse(ret_error, "\"level\" is not a number from 1");
 	snprintf(c->name, sizeof(c->name), "%s", name);
 	uuid_format(&id, c->generation);
 	c->level = (unsigned)level;
@@ -105,7 +99,7 @@ take_confirm(const json_t *body, struct cluster_confirm *c, char ret_error[JSON_
 		return KEKD_EINVALID;
 	if (clock_parse(restored, &c->restored_us) < 0 || clock_parse(backup, &c->backup_us) < 0 ||
 		uuid_parse(generation, &id) < 0)
-		return refuse(ret_error, "\"confirm\" has no times or no generation");
+		return json_refuse(ret_error, "\"confirm\" has no times or no generation");
 	uuid_format(&id, c->generation);
 	c->revision = (uint64_t)revision;
 	c->changes = (uint64_t)changes;
@@ -142,7 +136,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 		(confirm && take_confirm(confirm, &c.confirm, ret_error) < 0))
 		return KEKD_EINVALID;
 	if (!frozen)
-		return refuse(ret_error, "\"frozen\" is true or absent");
+		return json_refuse(ret_error, "\"frozen\" is true or absent");
 	c.frozen = json_object_get(body, "frozen") != NULL;
 	*ret_cluster = c;
 	return 0;

@@ -7,25 +7,18 @@
 
 #include <stdio.h>
 
-static int
-refuse(char ret_error[JSON_ERROR_SIZE], const char *text)
-{
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
-	return KEKD_EINVALID;
-}
-
 int
 policy_check(const struct policy *p, char ret_error[JSON_ERROR_SIZE])
 {
 	if (p->approvals < 1 || p->approvals > POLICY_APPROVALS_MAX)
-		return refuse(ret_error, "approvals must be a number from 1 to 5");
+		return json_refuse(ret_error, "approvals must be a number from 1 to 5");
 	if (p->approvals > 1 && p->destroy_wait_s < POLICY_WAIT_FLOOR_S)
-		return refuse(ret_error, "destroy_wait must be 24h or more; only a lab, whose "
-					 "approvals is 1, may go below");
+		return json_refuse(ret_error, "destroy_wait must be 24h or more; only a lab, whose "
+					      "approvals is 1, may go below");
 	if (p->destroy_wait_s > POLICY_WAIT_MAX_S)
-		return refuse(ret_error, "destroy_wait must be 365d or less");
+		return json_refuse(ret_error, "destroy_wait must be 365d or less");
 	if (p->approval_ttl_s < POLICY_TTL_MIN_S || p->approval_ttl_s > POLICY_TTL_MAX_S)
-		return refuse(ret_error, "approval_ttl must be from 1m to 7d");
+		return json_refuse(ret_error, "approval_ttl must be from 1m to 7d");
 	return 0;
 }
 

@@ -214,21 +214,6 @@ key_to_json(const struct key *k)
 /* ---- from JSON ---- */
 
 static int
-refuse(char ret_error[JSON_ERROR_SIZE], const char *what)
-{
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", what);
-	return KEKD_EINVALID;
-}
-
-/* json_take, for a record: a member that is not known is as invalid as any other fault. */
-static int
-take(const json_t *object, const struct json_member *members, size_t n,
-	char ret_error[JSON_ERROR_SIZE])
-{
-	return json_take(object, members, n, ret_error) < 0 ? KEKD_EINVALID : 0;
-}
-
-static int
 object_id_from_text(const char *text, struct object_id *ret_id)
 {
 	size_t len = strlen(text) / 2;
@@ -277,14 +262,14 @@ canary_from_json(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZ
 	};
 	struct blob parsed;
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (str_unbase64(blob, strlen(blob), v->canary, sizeof(v->canary), &v->canary_len) < 0 ||
 		blob_parse(v->canary, v->canary_len, &parsed) < 0 ||
 		!uuid_equal(&parsed.version, &v->id))
-		return refuse(ret_error, "a canary's \"blob\" is no blob of its version");
+		return json_refuse(ret_error, "a canary's \"blob\" is no blob of its version");
 	if (str_unhex(sha256, v->canary_sha256, sizeof(v->canary_sha256)) < 0)
-		return refuse(ret_error, "a canary's \"sha256\" is not 64 hex digits");
+		return json_refuse(ret_error, "a canary's \"sha256\" is not 64 hex digits");
 	return 0;
 }
 
@@ -297,10 +282,10 @@ adopted_from_json(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SI
 		{ "by", JSON_KIND_STRING, true, &by },
 	};
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (clock_parse(time, &v->adopted_us) < 0 || !str_is_name(by))
-		return refuse(ret_error, "a version's \"adopted\" is not a time and a client");
+		return json_refuse(ret_error, "a version's \"adopted\" is not a time and a client");
 	snprintf(v->adopted_by, sizeof(v->adopted_by), "%s", by);
 	return 0;
 }
@@ -349,7 +334,7 @@ destroy_from_json(json_t *o, struct version_destroy *d, char ret_error[JSON_ERRO
 		{ "confirmed", JSON_KIND_ARRAY, true, &confirmed },
 	};
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (text_from_json(approval, d->approval, sizeof(d->approval)) < 0 ||
 		text_from_json(requested_by, d->requested_by, sizeof(d->requested_by)) < 0 ||
@@ -357,7 +342,7 @@ destroy_from_json(json_t *o, struct version_destroy *d, char ret_error[JSON_ERRO
 		clock_parse(requested, &d->requested_us) < 0 ||
 		(restarted && clock_parse(restarted, &d->restarted_us) < 0) ||
 		restarts > INT32_MAX || confirmed_from_json(confirmed, d) < 0)
-		return refuse(ret_error, "a version's \"destroy\" has a value that cannot be");
+		return json_refuse(ret_error, "a version's \"destroy\" has a value that cannot be");
 	d->wait_s = (uint64_t)wait_s;
 	d->waited_s = (uint64_t)waited_s;
 	d->restarts = (unsigned)restarts;
@@ -376,7 +361,7 @@ static int
 take_destroy(json_t *o, struct key_version *v, char ret_error[JSON_ERROR_SIZE])
 {
 	if (is_ending(v->state) != (o != NULL))
-		return refuse(ret_error, "a version's \"destroy\" does not go with its state");
+		return json_refuse(ret_error, "a version's \"destroy\" does not go with its state");
 	if (!o)
 		return 0;
 	v->destroy = calloc(1, sizeof(*v->destroy));
@@ -404,25 +389,27 @@ version_from_json(const json_t *o, struct key_version *v, char ret_error[JSON_ER
 		{ "destroy", JSON_KIND_OBJECT, false, &destroy },
 	};
 
-	if (take(o, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(o, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (number < 1 || number > INT32_MAX)
-		return refuse(ret_error, "a version's \"version\" is not a number from 1");
+		return json_refuse(ret_error, "a version's \"version\" is not a number from 1");
 	v->number = (unsigned)number;
 	if (uuid_parse(id, &v->id) < 0)
-		return refuse(ret_error, "a version's \"id\" is no UUID");
+		return json_refuse(ret_error, "a version's \"id\" is no UUID");
 	if (object_id_from_text(object_id, &v->object_id) < 0)
-		return refuse(ret_error, "a version's \"object_id\" is not 1 to 64 bytes in hex");
+		return json_refuse(
+			ret_error, "a version's \"object_id\" is not 1 to 64 bytes in hex");
 	if (!str_is_name(token))
-		return refuse(ret_error, "a version's \"token\" is no name");
+		return json_refuse(ret_error, "a version's \"token\" is no name");
 	snprintf(v->token, sizeof(v->token), "%s", token);
 	if (state_from_text(state, &v->state) < 0)
-		return refuse(ret_error, "a version's \"state\" is not known");
+		return json_refuse(ret_error, "a version's \"state\" is not known");
 	if (clock_parse(created, &v->created_us) < 0 ||
 		clock_parse(state_changed, &v->state_changed_us) < 0)
-		return refuse(ret_error, "a version's \"created\" or \"state_changed\" is no time");
+		return json_refuse(
+			ret_error, "a version's \"created\" or \"state_changed\" is no time");
 	if (attributes_from_json(names, &v->attributes) < 0)
-		return refuse(
+		return json_refuse(
 			ret_error, "a version's \"attributes\" has an unknown or repeated name");
 	if (adopted && adopted_from_json(adopted, v, ret_error) < 0)
 		return KEKD_EINVALID;
@@ -437,12 +424,12 @@ check_distinct(const struct key *k, const struct key_version *v, char ret_error[
 {
 	for (const struct key_version *o = k->versions; o < v; o++) {
 		if (o->number >= v->number)
-			return refuse(ret_error, "\"versions\" is not sorted by number");
+			return json_refuse(ret_error, "\"versions\" is not sorted by number");
 		if (uuid_equal(&o->id, &v->id))
-			return refuse(ret_error, "two versions have one \"id\"");
+			return json_refuse(ret_error, "two versions have one \"id\"");
 		if (o->object_id.len == v->object_id.len && strcmp(o->token, v->token) == 0 &&
 			memcmp(o->object_id.b, v->object_id.b, v->object_id.len) == 0)
-			return refuse(ret_error, "two versions have one \"object_id\"");
+			return json_refuse(ret_error, "two versions have one \"object_id\"");
 	}
 	return 0;
 }
@@ -454,7 +441,7 @@ versions_from_json(struct key *k, const json_t *array, char ret_error[JSON_ERROR
 	int err = 0;
 
 	if (count > KEY_VERSIONS_MAX)
-		return refuse(ret_error, "\"versions\" has more than 1000");
+		return json_refuse(ret_error, "\"versions\" has more than 1000");
 	k->versions = calloc(count ? count : 1, sizeof(*k->versions));
 	if (!k->versions)
 		return -ENOMEM;
@@ -475,11 +462,11 @@ check_primary(const struct key *k, const char *activated, char ret_error[JSON_ER
 
 	if (k->primary != 0 &&
 		(!v || (v->state != VERSION_ENABLED && v->state != VERSION_DISABLED)))
-		return refuse(ret_error, "\"primary\" names no version that can be one");
+		return json_refuse(ret_error, "\"primary\" names no version that can be one");
 	if (k->previous != 0 && !key_find_version(k, k->previous))
-		return refuse(ret_error, "\"previous\" names no version");
+		return json_refuse(ret_error, "\"previous\" names no version");
 	if ((k->activation > 0) != (activated != NULL) || (k->activation > 0) != (k->primary != 0))
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"\"primary\", \"activation\" and \"activated\" do not go together");
 	return 0;
 }
@@ -524,24 +511,24 @@ fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 	};
 	int err;
 
-	if (take(body, members, STR_COUNT(members), ret_error) < 0)
+	if (json_take_record(body, members, STR_COUNT(members), ret_error) < 0)
 		return KEKD_EINVALID;
 	if (!str_is_name(name))
-		return refuse(ret_error, "\"name\" is no key name");
+		return json_refuse(ret_error, "\"name\" is no key name");
 	snprintf(k->name, sizeof(k->name), "%s", name);
 	if (strcmp(algorithm, ALGORITHM_NAME) != 0)
-		return refuse(ret_error, "\"algorithm\" is not known");
+		return json_refuse(ret_error, "\"algorithm\" is not known");
 	if (clock_parse(created, &k->created_us) < 0 ||
 		(activated && clock_parse(activated, &k->activated_us) < 0))
-		return refuse(ret_error, "\"created\" or \"activated\" is no time");
+		return json_refuse(ret_error, "\"created\" or \"activated\" is no time");
 	if (!frozen)
-		return refuse(ret_error, "\"frozen\" is true or absent");
+		return json_refuse(ret_error, "\"frozen\" is true or absent");
 	k->frozen = json_object_get(body, "frozen") != NULL;
 	if (rotation_from_json(k, body, rotate_every_s, next_rotation) < 0)
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"\"rotate_every_s\" is 1 s to 100 years, and goes with \"next_rotation\"");
 	if (primary > INT32_MAX || previous > INT32_MAX)
-		return refuse(ret_error, "\"primary\" or \"previous\" is too large");
+		return json_refuse(ret_error, "\"primary\" or \"previous\" is too large");
 	k->primary = (unsigned)primary;
 	k->previous = (unsigned)previous;
 	k->activation = (uint64_t)activation;
