@@ -12,7 +12,9 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 import openapi  # noqa: E402
+from etcd import PRESENT, Etcd  # noqa: E402
 from kekd import HSM_USER, USER, Kekd  # noqa: E402
+from pair import Pair  # noqa: E402
 from pki import Pki  # noqa: E402
 
 
@@ -28,11 +30,13 @@ def pki():
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def maker(pki):
+def maker(pki, kind=Kekd):
     made = []
 
     def make(**options):
-        made.append(Kekd(pki, **options))
+        if kind is not Kekd and not PRESENT:
+            pytest.skip("no etcd here")
+        made.append(kind(pki, **options))
         return made[-1]
 
     yield make
@@ -49,6 +53,22 @@ def maker(pki):
 def make_server(pki):
     """A function that makes a Kekd: not initialised, not started, gone after the test."""
     yield from maker(pki)
+
+
+@pytest.fixture
+def make_pair(pki):
+    """A function that makes a Pair: not started, gone after the test, its etcd too."""
+    yield from maker(pki, Pair)
+
+
+@pytest.fixture
+def make_etcd(pki):
+    yield from maker(pki, Etcd)
+
+
+@pytest.fixture(scope="module")
+def make_shared_pair(pki):
+    yield from maker(pki, Pair)
 
 
 @pytest.fixture(scope="module")

@@ -398,12 +398,15 @@ class Kekd:
         if uid is not None:
             os.chown(path, uid, uid)
 
+    def write_softhsm_conf(self, directory):
+        with open(self.path("softhsm2.conf"), "w", encoding="utf-8") as f:
+            f.write(f"directories.tokendir = {directory}\n"
+                    "objectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n")
+
     def make_token(self, pin):
         os.mkdir(self.path("tokens"))
         self.own(self.path("tokens"), self.hsm_uid, 0o700)
-        with open(self.path("softhsm2.conf"), "w", encoding="utf-8") as f:
-            f.write(f"directories.tokendir = {self.path('tokens')}\n"
-                    "objectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n")
+        self.write_softhsm_conf(self.path("tokens"))
         for token in self.tokens:
             self.softhsm("--init-token", "--free", "--label", token, "--pin", PIN,
                          "--so-pin", SO_PIN)
@@ -569,19 +572,20 @@ class Kekd:
                              [{"keys": "*", "operations": DATA}])
         return self
 
-    def kekctl_config(self, name):
-        path = self.path(f"kekctl-{name}.yaml")
+    def kekctl_config(self, name, endpoints=None):
+        path = self.path(f"kekctl-{name}{'-all' if endpoints else ''}.yaml")
         certificate = self.pki.clients[name]
         with open(path, "w", encoding="utf-8") as f:
-            f.write(yaml({"endpoints": [f"https://localhost:{self.port}"],
+            f.write(yaml({"endpoints": endpoints or [f"https://localhost:{self.port}"],
                           "ca": self.pki.ca.pem, "certificate": certificate.pem,
                           "key": certificate.key}))
         return path
 
-    def kekctl(self, *arguments, name="admin-1", stdin=None, status=0):
+    def kekctl(self, *arguments, name="admin-1", stdin=None, status=0, endpoints=None):
         """Runs kekctl; status None: any. Standard output stays bytes: it may be a blob."""
         done = subprocess.run(
-            [os.path.join(BUILD, "kekctl"), "--config", self.kekctl_config(name), *arguments],
+            [os.path.join(BUILD, "kekctl"), "--config", self.kekctl_config(name, endpoints),
+             *arguments],
             input=stdin if stdin is not None else b"", check=False, capture_output=True,
             timeout=PATIENCE, env=dict(os.environ, LC_ALL="C.UTF-8"))
         assert status is None or done.returncode == status, (

@@ -29,6 +29,8 @@ unique_subject = no
 copy_extensions = none
 [any]
 commonName = supplied
+[nameless]
+organizationName = supplied
 [authority]
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign, cRLSign
@@ -101,8 +103,8 @@ class Authority:
         subprocess.run(["openssl", command, "-config", self.config, *arguments], check=True,
                        env=environment, capture_output=True)
 
-    def issue(self, name, san, eku="clientAuth", first=FIRST, last=LAST):
-        """first and last: from now. san None: no subjectAltName."""
+    def issue(self, name, san, eku="clientAuth", first=FIRST, last=LAST, nameless=False):
+        """first and last: from now. san None: no subjectAltName; nameless: no common name."""
         now = datetime.datetime.now(datetime.timezone.utc)
         certificate = Certificate(self.path(name + ".pem"), self.path(name + ".key"))
         request = self.path(name + ".csr")
@@ -112,6 +114,7 @@ class Authority:
         self.openssl("ca", "-batch", "-notext", "-in", request, "-out", certificate.pem,
                      "-startdate", stamps[0], "-enddate", stamps[1],
                      "-extensions", "leaf" if san else "bare",
+                     *(["-policy", "nameless", "-subj", "/O=" + name] if nameless else []),
                      CN=name, SAN=san or "DNS:x", EKU=eku)
         return certificate
 
