@@ -29,6 +29,7 @@ enum audit_type {
 	AUDIT_CHECKPOINT, /* a signed place in the log: detail's members stand in the record itself
 			   */
 	AUDIT_ANCHOR,	  /* the same; what is before that place was removed for its age */
+	AUDIT_WITNESS,	  /* another node's checkpoint, as it told of it; detail as above */
 	/* made by the writer itself: open, gap, refusals (a counted summary), close */
 };
 
@@ -164,18 +165,27 @@ struct audit_report {
 	uint64_t signed_through; /* the newest record that a checkpoint vouches for; 0: none. Worth
 				    something only where signatures were checked. */
 	bool signatures_checked;
+	uint64_t witnessed, witnessed_through; /* claims of another log that hold; the newest */
 };
 /* What an auditor knows from elsewhere. */
 struct audit_pin {
 	uint8_t public[AUDIT_PUBLIC_SIZE];
 };
+struct audit_witnesses; /* what another node's log says of this one (witness.c) */
 struct audit_expected {
 	const struct audit_pin *pins; /* every signature must be by one of them; none: unchecked */
 	size_t pins_count;
-	const char *cluster, *node; /* NULL: any */
-	uint64_t live_sequence;	    /* a record that must be there, with this hash; 0: none */
+	const struct audit_witnesses *witnesses; /* or NULL */
+	const char *cluster, *node;		 /* NULL: any */
+	uint64_t live_sequence; /* a record that must be there, with this hash; 0: none */
 	const char *live_head;
 };
+/* Verifies the log in dir and keeps what it witnessed of other nodes' logs, 40 bytes each. With
+ * pins each claim must be signed by one of them, or does not count. As audit_verify. */
+int audit_witnesses_read(const char *dir, const struct audit_pin *pins, size_t pins_count,
+	struct audit_witnesses **ret_witnesses, struct audit_report *ret_report);
+void audit_witnesses_freep(struct audit_witnesses **w);
+
 /* 0: whole; KEKD_EAUDIT: a fault; -errno: cannot be read. Bounded memory. */
 int audit_verify(const char *dir, struct audit_report *ret_report);
 /* The same, and calls each for every record in order that verifies; len: of its line. */

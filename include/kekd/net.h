@@ -53,6 +53,7 @@ struct node_proofs {
 
 struct node_nonces;
 struct node_destroy;
+struct node_witness;
 
 struct unknown_object { /* in a token, but in no metadata */
 	char token[STR_NAME_MAX + 1];
@@ -98,7 +99,8 @@ struct node_signing {
 	uint64_t created_us;
 	uint64_t at, at_us; /* the last checkpoint since the start; 0: none yet */
 	char head[65];
-	uint64_t checkpoints, failures; /* since the start */
+	uint8_t signature[AUDIT_SIGNATURE_SIZE]; /* that checkpoint's */
+	uint64_t checkpoints, failures;		 /* since the start */
 	/* What signed before the key moved to another token: older records verify with these. */
 	struct {
 		uint8_t public[AUDIT_PUBLIC_SIZE];
@@ -143,7 +145,10 @@ struct node {
 	json_t *member;		/* body of members/NODE, or NULL */
 	struct uuid signing_id; /* CKA_ID of the key for signatures */
 	unsigned signing_token;
-	char signing_file[64]; /* of the log, when it was looked at */
+	char signing_file[64];	      /* of the log, when it was looked at */
+	uint64_t signing_marks;	      /* records behind the last checkpoint that are nothing new */
+	struct node_witness *witness; /* the newest checkpoint of each other node */
+	size_t witness_count;
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
 	uint64_t signing_revision; /* the commit number that the last checkpoint tells */
 	uint64_t usage_round_ns, next_retention_ns;

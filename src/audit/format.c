@@ -20,6 +20,7 @@ static const char *const type_names[] = {
 	[AUDIT_REFUSED] = "refused",
 	[AUDIT_CHECKPOINT] = "checkpoint",
 	[AUDIT_ANCHOR] = "anchor",
+	[AUDIT_WITNESS] = "witness",
 };
 
 void
@@ -197,7 +198,7 @@ void
 audit_format(struct buf *b, const struct audit_record *r, bool hash_context)
 {
 	put_member(b, ",\"type\":", type_names[r->type]);
-	if (r->type == AUDIT_CHECKPOINT || r->type == AUDIT_ANCHOR) {
+	if (r->type == AUDIT_CHECKPOINT || r->type == AUDIT_ANCHOR || r->type == AUDIT_WITNESS) {
 		put_mark(b, r->detail);
 		return;
 	}

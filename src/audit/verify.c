@@ -9,6 +9,7 @@
 
 #include "chain.h"
 #include "marks.h"
+#include "witness.h"
 #include "kekd/err.h"
 #include "kekd/str.h"
 
@@ -161,6 +162,7 @@ struct verify {
 	uint64_t from; /* begin in the file with this record; 0: with the first */
 	const struct audit_expected *expected; /* or NULL */
 	struct marks *marks;
+	struct witness_cursor witness;
 	char cluster[65 + 64];
 };
 
@@ -354,6 +356,9 @@ check_first(struct verify *v, const struct chain_line *line)
 			"this is the log of node %.60s of cluster %.60s, not of %.60s of %.60s",
 			v->node, v->cluster, v->expected->node, v->expected->cluster);
 	v->report->first_sequence = line->sequence;
+	if (v->expected && v->expected->witnesses)
+		witness_begin(
+			v->expected->witnesses, v->cluster, v->node, line->sequence, &v->witness);
 	snprintf(v->report->first_time, sizeof(v->report->first_time), "%s", line->time);
 	return 0;
 }
@@ -392,6 +397,24 @@ check_live(struct verify *v, const struct chain_line *line)
 		"written anew");
 }
 
+/* Did another node hear of this record with this hash? */
+static int
+check_witness(struct verify *v, const struct chain_line *line)
+{
+	struct audit_report *r = v->report;
+	const struct witness_claim *c;
+
+	while ((c = witness_next(&v->witness, line->sequence))) {
+		if (!witness_holds(c, line->hash))
+			return fault(v, line->sequence,
+				"the witness was told of another hash of this record: here or "
+				"before, the log was written anew");
+		r->witnessed++;
+		r->witnessed_through = line->sequence;
+	}
+	return 0;
+}
+
 /* What is missing at the end. */
 static int
 check_expected(struct verify *v)
@@ -404,6 +427,11 @@ check_expected(struct verify *v)
 	if (e->pins_count > 0 && r->signed_through == 0)
 		return fault(v, r->last_sequence,
 			"nothing here is signed: there is no checkpoint by a key that was given");
+	if (witness_last(&v->witness) > r->last_sequence)
+		return fault(v, r->last_sequence,
+			"the log ends here, and the witness was told of record %llu: the end was "
+			"cut off, or this is a copy from before",
+			(unsigned long long)witness_last(&v->witness));
 	if (e->live_sequence > r->last_sequence)
 		return fault(v, r->last_sequence,
 			"the log ends here, and the server's goes on to record %llu: the end was "
@@ -463,6 +491,8 @@ check_record(struct verify *v, struct lines *l, const char *text, size_t len, ui
 		err = check_mark(v, &line);
 	if (!err)
 		err = check_live(v, &line);
+	if (!err)
+		err = check_witness(v, &line);
 	if (!err) {
 		marks_note(v->marks, line.sequence, line.hash);
 		v->head = v->head && strcmp(line.type, "gap") == 0;

@@ -30,6 +30,9 @@ report_json(const struct audit_report *r)
 		json_string(!r->signatures_checked ? "not_checked"
 			    : r->fault[0]	   ? "fault"
 						   : "good"));
+	json_object_set_new(value, "witnessed", json_integer((json_int_t)r->witnessed));
+	json_object_set_new(
+		value, "witnessed_through", json_integer((json_int_t)r->witnessed_through));
 	if (r->notes)
 		json_object_set(value, "notes", r->notes);
 	return value;
@@ -106,7 +109,19 @@ show_signatures(struct table *t, const struct audit_report *r)
 }
 
 static void
-show_report(const char *dir, const struct audit_report *r, bool live)
+show_witness(struct table *t, const struct audit_report *r)
+{
+	if (r->fault[0])
+		table_field(t, "Witness", "-");
+	else if (r->witnessed == 0)
+		table_field(t, "Witness", "tells nothing of this log");
+	else
+		table_field(t, "Witness", "%llu places agree, the last is record %llu",
+			(unsigned long long)r->witnessed, (unsigned long long)r->witnessed_through);
+}
+
+static void
+show_report(const char *dir, const struct audit_report *r, const struct audit_expected *e)
 {
 	_cleanup_(table_freep) struct table *t = table_new_block();
 
@@ -121,7 +136,9 @@ show_report(const char *dir, const struct audit_report *r, bool live)
 	table_field(t, "Gaps", "%llu", (unsigned long long)r->gaps);
 	table_field(t, "Head", "%s", r->head[0] ? r->head : "-");
 	show_signatures(t, r);
-	if (live)
+	if (e->witnesses)
+		show_witness(t, r);
+	if (e->live_head)
 		table_field(t, "Server", "%s",
 			r->fault[0] ? "-"
 				    : "its head is in this log, and so all that is before it");
@@ -178,16 +195,42 @@ verify_dir(struct ctl *ctl, const struct audit_expected *e)
 	if (ctl->json)
 		show_json(value);
 	else if (!ctl->quiet)
-		show_report(dir, &report, e->live_head != NULL);
+		show_report(dir, &report, e);
 	fflush(stdout);
 	if (err < 0)
 		say_fault(&report);
 	return err < 0 ? CTL_UNVERIFIED : CTL_OK;
 }
 
+/* The witness itself must be whole, or its word counts for nothing. */
+static int
+read_witness(struct ctl *ctl, struct audit_expected *e, struct audit_witnesses **ret_witnesses)
+{
+	const char *dir = args_value(&ctl->args, "witness");
+	struct audit_report report = { 0 };
+	int err;
+
+	if (!dir)
+		return CTL_OK;
+	err = audit_witnesses_read(dir, e->pins, e->pins_count, ret_witnesses, &report);
+	json_decref(report.notes);
+	if (err == 0) {
+		e->witnesses = *ret_witnesses;
+		return CTL_OK;
+	}
+	say_error("the witness %s %s", dir, err == KEKD_EAUDIT ? "is not whole" : "cannot be read");
+	if (err == KEKD_EAUDIT)
+		say_fault(&report);
+	else
+		say_hint("%s: give the directory with the other node's audit-*.jsonl files",
+			kekd_strerror(err));
+	return err == KEKD_EAUDIT ? CTL_UNVERIFIED : CTL_FAILED;
+}
+
 static int
 run_verify(struct ctl *ctl)
 {
+	_cleanup_(audit_witnesses_freep) struct audit_witnesses *witnesses = NULL;
 	_cleanup_(json_freep) json_t *live = NULL;
 	struct audit_expected expected = { 0 };
 	struct audit_pin *pins = NULL;
@@ -198,6 +241,9 @@ run_verify(struct ctl *ctl)
 	if (status == CTL_OK) {
 		expected.pins = pins;
 		expect_live(live, &expected);
+		status = read_witness(ctl, &expected, &witnesses);
+	}
+	if (status == CTL_OK) {
 		status = verify_dir(ctl, &expected);
 	}
 	free(pins);
@@ -242,7 +288,7 @@ const struct ctl_command ctl_audit_commands[] = {
 		"it\n"
 		"comes from another place than the log that it verifies.",
 		"", 0, 0, audit_keys_run },
-	{ "audit verify", "DIR [--key FILE] [--against URL]",
+	{ "audit verify", "DIR [--key FILE] [--against URL] [--witness DIR]",
 		"Verifies an audit log from its files, without a server",
 		"DIR holds the audit-*.jsonl files. A changed, missing, inserted or swapped "
 		"record\n"
@@ -250,8 +296,9 @@ const struct ctl_command ctl_audit_commands[] = {
 		"be\n"
 		"given again, every checkpoint must be signed with one of these keys. With "
 		"--against\n"
-		"the log must hold what the node says is the newest record: a cut-off end shows.",
-		" about-key against ", 1, 1, run_verify },
+		"the log must hold what the node says is the newest record: a cut-off end shows.\n"
+		"With --witness it must be what another node's log says of it.",
+		" about-key against witness ", 1, 1, run_verify },
 	{ "audit tail", "DIR [--last N] [--follow]", "Shows the newest records of an audit log",
 		"DIR holds the audit-*.jsonl files, on this machine. With -o json the lines are "
 		"shown as\n"

@@ -58,6 +58,7 @@ const struct ctl_option ctl_options[] = {
 	{ "format", 0, "FORMAT", "text (default), csv or json", false },
 	{ "against", 0, "URL", "compare with the head of this node's log, https://HOST:PORT",
 		false },
+	{ "witness", 0, "DIR", "the log of another node, which tells of this one", false },
 	{ "last", 'n', "N", "begin with the last N records (10)", false },
 	{ "follow", 'f', NULL, "go on as records are written, until interrupted", false },
 	{ "bytes", 0, "N", "length of a data key (32)", false },

@@ -333,6 +333,7 @@ close_node(struct node *n)
 	usage_freep(&n->usage);
 	free(n->unknown);
 	free(n->nonces);
+	free(n->witness);
 	json_decref(n->member);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);

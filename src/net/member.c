@@ -14,8 +14,12 @@ node_load_member(
 	struct node *n, const char *name, json_t *body, uint64_t commit __attribute__((unused)))
 {
 	/* Refused or gone: the last good one stays. */
-	if (!body || strcmp(name, n->part.node) != 0)
+	if (!body)
 		return;
+	if (strcmp(name, n->part.node) != 0) {
+		node_note_checkpoint(n, name, body);
+		return;
+	}
 	json_decref(n->member);
 	n->member = json_deep_copy(body);
 }

@@ -515,6 +515,7 @@ node_tick(struct node *n)
 		node_tick_destroys(n);
 		more = node_rotate_due(n);
 		more = node_tick_usage(n) || more;
+		node_tick_witness(n);
 		node_tick_signing(n);
 		node_tick_retention(n);
 		return (!n->proofs_done && prove_some(n)) || more;

@@ -65,7 +65,12 @@ void node_tick_signing(struct node *n);
 void node_close_signing(struct node *n); /* before the audit log: a last checkpoint */
 /* Signs that record `at` has the hash `head`, and appends that to the log. type: AUDIT_CHECKPOINT
  * or AUDIT_ANCHOR. 0, as node_sign, or KEKD_EAUDIT. */
-int node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head);
+int node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head,
+	uint8_t ret_signature[AUDIT_SIGNATURE_SIZE]);
+
+/* witness.c: what other nodes tell of their audit logs goes into this one's. Control thread. */
+void node_note_checkpoint(struct node *n, const char *member, const json_t *body);
+void node_tick_witness(struct node *n);
 
 /* retention.c: removes audit files beyond audit.keep. Control thread. */
 void node_tick_retention(struct node *n);

@@ -28,6 +28,7 @@ tell(struct node *n, const char *what, int err)
 static int
 remove_oldest(struct node *n, const char **ret_what)
 {
+	uint8_t signature[AUDIT_SIGNATURE_SIZE];
 	struct audit_oldest oldest;
 	int err = audit_oldest(n->part.audit_dir, n->part.audit_keep, &oldest);
 
@@ -37,7 +38,7 @@ remove_oldest(struct node *n, const char **ret_what)
 	if (usage_stored_through(n->usage) < oldest.through)
 		return 0;
 	*ret_what = "its end cannot be signed";
-	err = node_sign_mark(n, AUDIT_ANCHOR, oldest.through, oldest.head);
+	err = node_sign_mark(n, AUDIT_ANCHOR, oldest.through, oldest.head, signature);
 	if (err != 0)
 		return err;
 	*ret_what = "it cannot be removed";

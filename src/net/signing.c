@@ -287,20 +287,21 @@ mark_json(const struct node *n, const struct audit_mark *m, const uint8_t *signa
 }
 
 int
-node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head)
+node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head,
+	uint8_t ret_signature[AUDIT_SIGNATURE_SIZE])
 {
 	const struct audit_mark mark = { type == AUDIT_ANCHOR ? "anchor" : "checkpoint",
 		n->part.cluster, n->part.node, at, head };
 	struct audit_record record = { .type = type };
-	uint8_t digest[32], signature[AUDIT_SIGNATURE_SIZE];
+	uint8_t digest[32];
 	int err;
 
 	audit_mark_digest(&mark, digest);
-	err = node_sign(n, digest, signature);
+	err = node_sign(n, digest, ret_signature);
 	if (err != 0)
 		return err;
 	record.time_us = clock_real_us();
-	record.detail = mark_json(n, &mark, signature);
+	record.detail = mark_json(n, &mark, ret_signature);
 	err = record.detail ? audit_append(n->audit, &record) : -ENOMEM;
 	json_decref(record.detail);
 	return err;
@@ -309,6 +310,7 @@ node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *he
 static void
 store_checkpoint(struct node *n)
 {
+	struct buf b = BUF_INIT(STR_BASE64_SIZE(AUDIT_SIGNATURE_SIZE));
 	char time[CLOCK_TEXT_SIZE];
 	int err;
 
@@ -316,9 +318,12 @@ store_checkpoint(struct node *n)
 	if (n->signing.at == n->signing_stored)
 		return;
 	clock_format(n->signing.at_us, time);
+	str_base64(&b, n->signing.signature, AUDIT_SIGNATURE_SIZE);
 	err = node_set_member(n, "checkpoint",
-		json_pack("{s:I, s:s, s:s}", "sequence", (json_int_t)n->signing.at, "head",
-			n->signing.head, "time", time));
+		json_pack("{s:I, s:s, s:s, s:s, s:s%}", "sequence", (json_int_t)n->signing.at,
+			"head", n->signing.head, "time", time, "key", n->signing.fingerprint,
+			"signature", (const char *)b.data, b.len));
+	buf_free(&b);
 	if (err == 0)
 		n->signing_stored = n->signing.at;
 	else
@@ -326,25 +331,29 @@ store_checkpoint(struct node *n)
 			kekd_strerror(err));
 }
 
-/* True: there was something to sign, and it is signed. The checkpoint's own record alone is nothing
- * new. A commit that no record tells of is: the log must tell how far the store had come. */
+/* True: there was something to sign, and it is signed. The checkpoint's own record and what this
+ * node witnessed of others are nothing new: two idle nodes would tell each other of that for ever.
+ * A commit that no record tells of is: the log must tell how far the store had come. */
 static bool
 checkpoint(struct node *n)
 {
 	uint64_t revision = sealed_number(n->sealed);
+	uint8_t signature[AUDIT_SIGNATURE_SIZE];
 	struct audit_status a;
 	bool news;
 
 	audit_status(n->audit, &a);
-	news = a.sequence > n->signing.at + (n->signing.at > 0) || revision != n->signing_revision;
+	news = a.sequence > n->signing.at + n->signing_marks || revision != n->signing_revision;
 	if (!a.ok || !news)
 		return false;
-	if (node_sign_mark(n, AUDIT_CHECKPOINT, a.sequence, a.head) != 0)
+	if (node_sign_mark(n, AUDIT_CHECKPOINT, a.sequence, a.head, signature) != 0)
 		return false;
+	n->signing_marks = 1;
 	n->signing_revision = revision;
 	pthread_mutex_lock(&n->lock);
 	n->signing.at = a.sequence;
 	memcpy(n->signing.head, a.head, sizeof(n->signing.head));
+	memcpy(n->signing.signature, signature, sizeof(signature));
 	n->signing.at_us = clock_real_us();
 	n->signing.checkpoints++;
 	pthread_mutex_unlock(&n->lock);
