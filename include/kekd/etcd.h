@@ -2,7 +2,7 @@
 /*
  * A client of etcd's v3 interface, as JSON over HTTP/1.1 (its gRPC gateway): calls that fail over
  * between the endpoints within one time-out, and streams. It knows etcd's ways of failing, not what
- * is kept there. A handle belongs to one thread. curl_global_init was called before.
+ * is kept there. A handle belongs to one thread.
  *
  * In etcd's JSON, keys and values are base64, numbers are strings of digits, and what is 0, false
  * or empty is absent.
@@ -31,6 +31,10 @@ struct etcd_counts {
 	atomic_uint endpoint;		  /* index of the one that answered last */
 	struct metrics_histogram latency; /* of answered calls, all tries together */
 };
+
+/* Once per process, in main(): before the filter of system calls, before any thread and before the
+ * first handle. 0 or KEKD_EINTERNAL. */
+int etcd_global_open(void);
 
 struct etcd;
 
