@@ -49,7 +49,8 @@ int nonce_raise(struct sealed *store, const struct uuid *version, uint64_t reser
 
 /* A record nonces/VERSION as the store has it. 0 or KEKD_ERECORD. */
 int nonce_read(json_t *body, uint64_t *ret_reserved, uint64_t *ret_newest_us);
-/* What the record said at the start: known before the first block is reserved. Control thread. */
+/* What the record says, at the start or because another node reserved: less than is known already
+ * is no news. Control thread. */
 void nonce_note(struct nonce_block *b, uint64_t reserved, uint64_t newest_us);
 
 #endif

@@ -65,6 +65,15 @@ struct usage_node {
 	uint64_t incomplete_us;
 };
 int usage_node(struct usage *u, size_t i, struct usage_node *ret_node);
+/* Can the figures of these nodes be decided by? False with a text that names the first whose
+ * cannot: it never told any, a record of it cannot be used, or what it told is older than
+ * USAGE_AGE_MAX_US by the wall clocks of both. This node's own are always those of now. */
+#define USAGE_AGE_MAX_US (180ull * 1000000)
+bool usage_is_fresh(struct usage *u, const char (*nodes)[STR_NAME_MAX + 1], size_t count,
+	uint64_t now_us, char ret_text[160]);
+/* From now on every round stores the node's own record, if only for its time: other nodes are to
+ * know that nothing was used. Control thread. */
+void usage_tell_always(struct usage *u);
 
 /* ---- what feeds it ---- */
 

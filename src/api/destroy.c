@@ -72,7 +72,8 @@ static int
 check_evidence(struct node *n, const struct key *k, const struct key_version *v, const char *shown,
 	struct usage_total *ret_total, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
-	char now[USAGE_EVIDENCE_SIZE];
+	char now[USAGE_EVIDENCE_SIZE], stale[160];
+	struct cluster c;
 	int err = usage_version(n->usage, &v->id, ret_total);
 
 	if (err == 0)
@@ -87,6 +88,16 @@ check_evidence(struct node *n, const struct key *k, const struct key_version *v,
 			"usage evidence of version %u of key %s is not complete: records are "
 			"missing, so nobody can say who used it",
 			v->number, k->name);
+		return KEKD_EUSAGE;
+	}
+	node_cluster(n, &c);
+	if (!usage_is_fresh(n->usage, (const char(*)[STR_NAME_MAX + 1]) c.members, c.members_count,
+		    clock_real_us(), stale)) {
+		snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
+			"usage evidence is not that of now: %.120s: see to that node, or exclude "
+			"it: "
+			"\"kekctl cluster forget\"",
+			stale);
 		return KEKD_EUSAGE;
 	}
 	if (strcmp(now, shown) != 0) {

@@ -114,7 +114,7 @@ members_json(struct usage *u)
 	for (size_t i = 0; usage_node(u, i, &node) == 0; i++)
 		json_array_append_new(
 			list, json_pack("{s:s, s:o, s:o}", "node", node.name, "as_of",
-				      api_time(node.time_us ? node.time_us : clock_real_us()),
+				      api_time(i > 0 ? node.time_us : clock_real_us()),
 				      "incomplete_since", api_time(node.incomplete_us)));
 	return list;
 }

@@ -608,6 +608,52 @@ usage_node(struct usage *u, size_t i, struct usage_node *ret_node)
 	return err;
 }
 
+/* Why this node's figures are not to be decided by; NULL: they are. */
+static const char *
+why_not_fresh(struct usage *u, const char *node, uint64_t now_us)
+{
+	const struct member *m = NULL;
+
+	for (size_t i = 0; i < u->members_count; i++)
+		if (strcmp(u->members[i].name, node) == 0)
+			m = &u->members[i];
+	if (m == u->members)
+		return NULL;
+	if (!m || (!m->bad && m->stored.time_us == 0))
+		return "has told of none yet";
+	if (m->bad || m->bad_keys > 0)
+		return "has a record of it that cannot be used";
+	if (m->stored.time_us + USAGE_AGE_MAX_US < now_us)
+		return "has not told of any for more than three minutes";
+	if (m->stored.time_us > now_us + USAGE_AGE_MAX_US)
+		return "has a clock that is more than three minutes ahead of this node's";
+	return NULL;
+}
+
+bool
+usage_is_fresh(struct usage *u, const char (*nodes)[STR_NAME_MAX + 1], size_t count,
+	uint64_t now_us, char ret_text[160])
+{
+	const char *why = NULL;
+
+	pthread_mutex_lock(&u->lock);
+	for (size_t i = 0; !why && i < count; i++) {
+		why = why_not_fresh(u, nodes[i], now_us);
+		if (why)
+			snprintf(ret_text, 160, "node %s %s", nodes[i], why);
+	}
+	pthread_mutex_unlock(&u->lock);
+	return !why;
+}
+
+void
+usage_tell_always(struct usage *u)
+{
+	pthread_mutex_lock(&u->lock);
+	u->tells_always = true;
+	pthread_mutex_unlock(&u->lock);
+}
+
 void
 usage_status(struct usage *u, struct usage_status *ret_status)
 {

@@ -146,7 +146,7 @@ place_now(const struct usage *u)
 static bool
 begin_round(struct usage *u)
 {
-	if (!u->changed.first && !u->node_changed &&
+	if (!u->tells_always && !u->changed.first && !u->node_changed &&
 		u->folded.sequence == u->members[0].stored.sequence)
 		return false;
 	u->round.under_way = true;
@@ -385,13 +385,38 @@ read_node(struct member *m, const json_t *body)
 	return 0;
 }
 
+/* What was bad before may be good now. */
+static int
+load_key(struct usage *u, size_t member, const char *name, const json_t *body)
+{
+	struct used_key *k = usage_find_key(u, member, name, true);
+	int err = body ? read_key(u, member, name, body) : -EINVAL;
+
+	if (!k) {
+		u->members[member].bad_keys++;
+	} else if (k->bad != (err != 0)) {
+		k->bad = err != 0;
+		u->members[member].bad_keys += k->bad ? 1 : SIZE_MAX;
+	}
+	return err;
+}
+
+static int
+load_node(struct member *m, const json_t *body)
+{
+	int err = body ? read_node(m, body) : -EINVAL;
+
+	m->bad = err != 0;
+	return err;
+}
+
 void
 usage_load(struct usage *u, const char *path, const json_t *body)
 {
 	const char *slash = strchr(path, '/');
 	char node[STR_NAME_MAX + 1] = "";
 	size_t len = slash ? (size_t)(slash - path) : strlen(path), member = SIZE_MAX;
-	int err = -EINVAL;
+	int err;
 
 	pthread_mutex_lock(&u->lock);
 	if (len < sizeof(node)) {
@@ -403,10 +428,7 @@ usage_load(struct usage *u, const char *path, const json_t *body)
 		pthread_mutex_unlock(&u->lock);
 		return;
 	}
-	if (body)
-		err = slash ? read_key(u, member, slash + 1, body)
-			    : read_node(&u->members[member], body);
-	u->members[member].bad = u->members[member].bad || err;
+	err = slash ? load_key(u, member, slash + 1, body) : load_node(&u->members[member], body);
 	pthread_mutex_unlock(&u->lock);
 	if (err)
 		log_warning("record usage/%s cannot be used", path);
@@ -423,7 +445,8 @@ is_whole(const struct usage *u)
 			keys += k->node == 0;
 			total += k->node == 0 ? k->stored_total : 0;
 		}
-	return !u->members[0].bad && keys >= u->members[0].keys && total >= u->members[0].total;
+	return !u->members[0].bad && u->members[0].bad_keys == 0 && keys >= u->members[0].keys &&
+	       total >= u->members[0].total;
 }
 
 void

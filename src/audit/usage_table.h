@@ -36,7 +36,7 @@ struct used_key { /* a key's use on one node: what one record holds */
 	size_t rows_count;
 	uint64_t stored, stored_us; /* sequence and time of the record */
 	uint64_t stored_total, taken_total;
-	bool changed;
+	bool changed, bad; /* bad: its record cannot be used */
 	struct used_key *next_same, *next_changed;
 };
 
@@ -60,7 +60,8 @@ struct member { /* a node that has records; the first is this one */
 	struct place stored;
 	uint64_t keys, total;
 	struct span incomplete;
-	bool bad; /* a record of it cannot be used */
+	bool bad; /* its own record cannot be used */
+	size_t bad_keys;
 };
 
 struct changed_list {
@@ -80,6 +81,7 @@ struct usage {
 	bool begun, started, read;
 	struct changed_list changed;
 	bool node_changed; /* the node's own record has news besides its place */
+	bool tells_always; /* and is stored in any case */
 
 	struct log_reader *reader;
 	struct { /* of storing */

@@ -52,6 +52,9 @@ nonce_reserved_us(const struct nonce_block *b)
 void
 nonce_note(struct nonce_block *b, uint64_t reserved, uint64_t newest_us)
 {
+	/* Never less: the store may tell of what is no news any more. */
+	if (reserved < atomic_load(&b->reserved))
+		return;
 	atomic_store(&b->reserved, reserved);
 	atomic_store(&b->reserved_us, newest_us);
 }

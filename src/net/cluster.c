@@ -12,6 +12,8 @@ set_cluster(struct node *n, const struct cluster *c)
 	pthread_mutex_unlock(&n->lock);
 	node_note_confirm(n, c->confirm.wanted);
 	atomic_store(&n->frozen, c->frozen);
+	if (c->members_count > 1)
+		usage_tell_always(n->usage);
 }
 
 /* A refused one holds the whole store: the last good one stays. */

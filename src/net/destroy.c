@@ -231,11 +231,31 @@ finish(struct node *n, struct node_destroy *e, const struct key *k, const struct
 }
 
 static void
+tell(struct node_destroy *e, const struct key *k, const struct key_version *v, const char *why)
+{
+	if (!e->told)
+		log_error("key %s: version %u is not destroyed: %s", k->name, v->number, why);
+	e->told = true;
+}
+
+/* What every member has seen counts, up to now. */
+static bool
+is_fresh(struct node *n, char ret_text[160])
+{
+	struct cluster c;
+
+	node_cluster(n, &c);
+	return usage_is_fresh(n->usage, (const char(*)[STR_NAME_MAX + 1]) c.members,
+		c.members_count, clock_real_us(), ret_text);
+}
+
+static void
 look_at_waiting(
 	struct node *n, struct node_destroy *e, const struct key *k, const struct key_version *v)
 {
 	uint64_t now = clock_boot_ns();
 	struct usage_total total;
+	char stale[160];
 
 	e->pending_ns += now - e->looked_ns;
 	e->looked_ns = now;
@@ -251,14 +271,15 @@ look_at_waiting(
 			store_wait(n, e, k, v);
 		return;
 	}
-	if (usage_incomplete_for(n->usage, v->created_us) == 0) {
+	if (usage_incomplete_for(n->usage, v->created_us) != 0)
+		tell(e, k, v,
+			"its usage evidence is not complete any more. Cancel it, or bring the "
+			"audit "
+			"log back");
+	else if (!is_fresh(n, stale))
+		tell(e, k, v, stale);
+	else
 		begin_destroy(n, e, k, v);
-	} else if (!e->told) {
-		e->told = true;
-		log_error("key %s: version %u is not destroyed: its usage evidence is not "
-			  "complete any more. Cancel it, or bring the audit log back",
-			k->name, v->number);
-	}
 }
 
 /* False: there is nothing to watch over any more. */

@@ -2,7 +2,8 @@
 /*
  * What metrics tell of all keys: made on the control thread every now and then, so that no scrape
  * has to walk over them. The budgets of IVs are read with the store at the start, or a restart
- * would show them full until the next block is reserved.
+ * would show them full until the next block is reserved; later each block that another node
+ * reserves is told of.
  */
 #include "node.h"
 
@@ -26,7 +27,7 @@ node_note_nonces(struct node *n, const char *version, json_t *body)
 {
 	struct node_nonces note, *notes;
 
-	if (atomic_load(&n->sealed) || !body || uuid_parse(version, &note.version) != 0 ||
+	if (!body || uuid_parse(version, &note.version) != 0 ||
 		nonce_read(body, &note.reserved, &note.newest_us) != 0)
 		return;
 	if (n->nonces_count == n->nonces_size) {
@@ -46,6 +47,30 @@ static int
 by_version(const void *a, const void *b)
 {
 	return memcmp(a, b, sizeof(struct uuid)); /* the first member of both */
+}
+
+static int
+by_version_and_count(const void *a, const void *b)
+{
+	const struct node_nonces *x = a, *y = b;
+	int order = by_version(a, b);
+
+	return order ? order : x->reserved < y->reserved ? -1 : x->reserved > y->reserved;
+}
+
+/* Sorted, and of several for one version the last word. */
+static void
+sort_notes(struct node *n)
+{
+	size_t left = 0;
+
+	qsort(n->nonces, n->nonces_count, sizeof(*n->nonces), by_version_and_count);
+	for (size_t i = 0; i < n->nonces_count; i++) {
+		if (left > 0 && by_version(&n->nonces[left - 1], &n->nonces[i]) == 0)
+			left--;
+		n->nonces[left++] = n->nonces[i];
+	}
+	n->nonces_count = left;
 }
 
 static void
@@ -68,7 +93,7 @@ node_take_nonces(struct node *n)
 	size_t count = 0;
 
 	if (n->nonces_count > 0)
-		qsort(n->nonces, n->nonces_count, sizeof(*n->nonces), by_version);
+		sort_notes(n);
 	do {
 		if (n->nonces_count == 0)
 			break;
@@ -93,6 +118,7 @@ node_summarise(struct node *n)
 
 	if (start < n->next_summary_ns)
 		return;
+	node_take_nonces(n);
 	keyring_summarise(n->keyring, &summary);
 	pthread_mutex_lock(&n->lock);
 	n->summary = summary;

@@ -457,6 +457,83 @@ test_other_nodes_are_added_up(void **state)
 	assert_int_equal(usage_node(f->usage, 2, &node), -ENOENT);
 }
 
+static bool
+fresh(struct fixture *f, const char *node, uint64_t now_us, char ret_text[160])
+{
+	char nodes[2][STR_NAME_MAX + 1] = { "n1" };
+
+	ret_text[0] = '\0';
+	snprintf(nodes[1], sizeof(nodes[1]), "%s", node);
+	return usage_is_fresh(
+		f->usage, (const char(*)[STR_NAME_MAX + 1]) nodes, 2, now_us, ret_text);
+}
+
+static void
+test_another_node_must_have_told_of_its_use_within_three_minutes(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t now = clock_real_us();
+	json_t *body;
+	char text[160];
+
+	use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 2 });
+	store(f, SIZE_MAX);
+	assert_true(fresh(f, "n1", now, text));
+	assert_false(fresh(f, "n0", now, text));
+	assert_non_null(strstr(text, "node n0 has told of none"));
+	body = json_object_get(f->store, "n1");
+	usage_load(f->usage, "n0/k", json_object_get(f->store, "n1/k"));
+	usage_load(f->usage, "n0", body);
+	assert_true(fresh(f, "n0", now, text));
+	assert_true(fresh(f, "n0", now + USAGE_AGE_MAX_US - 5000000, text));
+	assert_false(fresh(f, "n0", now + USAGE_AGE_MAX_US + 5000000, text));
+	assert_false(fresh(f, "n0", now - USAGE_AGE_MAX_US - 5000000, text));
+	assert_non_null(strstr(text, "ahead"));
+}
+
+static void
+test_a_refused_record_of_another_node_counts_until_it_is_good_again(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t now = clock_real_us();
+	char text[160];
+
+	use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 2 });
+	store(f, SIZE_MAX);
+	usage_load(f->usage, "n0/k", json_object_get(f->store, "n1/k"));
+	usage_load(f->usage, "n0", json_object_get(f->store, "n1"));
+	usage_load(f->usage, "n0/k", NULL);
+	usage_load(f->usage, "n0/k", NULL);
+	assert_false(fresh(f, "n0", now, text));
+	assert_int_equal(total(f, &v1).wrapped, 4);
+	usage_load(f->usage, "n0/k", json_object_get(f->store, "n1/k"));
+	assert_true(fresh(f, "n0", now, text));
+	usage_load(f->usage, "n0", NULL);
+	assert_false(fresh(f, "n0", now, text));
+	usage_load(f->usage, "n0", json_object_get(f->store, "n1"));
+	assert_true(fresh(f, "n0", now, text));
+}
+
+/* Otherwise nobody could tell that from a node that is gone. */
+static void
+test_an_idle_node_of_several_goes_on_telling(void **state)
+{
+	struct fixture *f = *state;
+	char path[2 * STR_NAME_MAX + 2];
+	json_t *body;
+
+	use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 2 });
+	store(f, SIZE_MAX);
+	assert_null(usage_take(f->usage, true, path));
+	usage_tell_always(f->usage);
+	body = usage_take(f->usage, true, path);
+	assert_non_null(body);
+	assert_string_equal(path, "n1");
+	json_decref(body);
+	usage_stored(f->usage, 0);
+	assert_null(usage_take(f->usage, false, path));
+}
+
 static void
 test_a_record_never_grows_past_what_the_store_takes(void **state)
 {
@@ -549,6 +626,14 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_no_context_or_identity_can_pretend_a_use, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_other_nodes_are_added_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_another_node_must_have_told_of_its_use_within_three_minutes, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_a_refused_record_of_another_node_counts_until_it_is_good_again, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_an_idle_node_of_several_goes_on_telling, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_record_never_grows_past_what_the_store_takes, setup, teardown),
 		cmocka_unit_test_setup_teardown(
