@@ -45,6 +45,17 @@ struct config {
 	char *user;	 /* of kekd-net; default "kekd"; used when started as root */
 	char **listen;	 /* "ADDRESS:PORT", "[V6]:PORT" */
 	unsigned listen_count;
+	char *url; /* "https://HOST:PORT" of this node; NULL: not given, only without etcd */
+	struct {
+		bool etcd;	  /* engine: etcd | sqlite (the default); the rest is etcd's */
+		char **endpoints; /* "https://HOST:PORT"; http:// on loopback alone */
+		unsigned endpoints_count;
+		char *ca, *certificate, *key; /* PEM files, or NULL */
+		char *user, *password_file;   /* both or neither */
+		unsigned timeout_ms;	      /* default 2 s; at most half of lease_s */
+		unsigned lease_s;	      /* default 5 s */
+		uint64_t max_staleness_s;     /* default 12 h */
+	} store;
 	struct {
 		char *certificate; /* PEM, chain: leaf first */
 		char *key;	   /* PEM; readable for `user` */

@@ -12,6 +12,7 @@
 enum sandbox_who {
 	SANDBOX_PARENT,
 	SANDBOX_NET,
+	SANDBOX_NET_ETCD, /* it makes connections */
 	SANDBOX_WORKER,
 	SANDBOX_WORKER_OFFLINE, /* its module has no business with the network */
 	SANDBOX_COUNT

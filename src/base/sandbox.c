@@ -170,11 +170,28 @@ static const struct sandbox_set net[] = {
 	EQUAL(ALLOW, 0, "prctl", 0, PR_SET_VMA),
 	EQUAL(ALLOW, 0, "prctl", 0, PR_GET_DUMPABLE),
 	EQUAL(ALLOW, 0, "prctl", 0, PR_CAPBSET_READ),
-	/* Sockets that the parent made; none of its own. */
+	/* Sockets that the parent made. */
 	ALWAYS(ALLOW, 0,
 		"accept accept4 recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg shutdown "
 		"getsockopt setsockopt getsockname getpeername"),
-	ALWAYS(REFUSE, EPERM, "connect bind listen"),
+	ALWAYS(REFUSE, EPERM, "listen"),
+	END,
+};
+
+/* None of its own. */
+static const struct sandbox_set net_alone[] = {
+	ALWAYS(REFUSE, EPERM, "connect bind"),
+	END,
+};
+
+/* To etcd, and to the name service: netlink tells it which addresses this host has. */
+static const struct sandbox_set net_etcd[] = {
+	ALWAYS(ALLOW, 0, "connect bind"),
+	EQUAL(ALLOW, 0, "socket", 0, AF_INET),
+	EQUAL(ALLOW, 0, "socket", 0, AF_INET6),
+	EQUAL(ALLOW, 0, "socket", 0, AF_UNIX),
+	EQUAL(ALLOW, 0, "socket", 0, AF_NETLINK),
+	EQUAL(ALLOW, 0, "socketpair", 0, AF_UNIX),
 	END,
 };
 
@@ -184,7 +201,8 @@ static const struct profile {
 	const struct sandbox_set *parts[4];
 } profiles[SANDBOX_COUNT] = {
 	[SANDBOX_PARENT] = { "kekd", SANDBOX_ALLOW, { hostile, needless } },
-	[SANDBOX_NET] = { "kekd-net", SANDBOX_REFUSE, { hostile, net } },
+	[SANDBOX_NET] = { "kekd-net", SANDBOX_REFUSE, { hostile, net, net_alone } },
+	[SANDBOX_NET_ETCD] = { "kekd-net with etcd", SANDBOX_REFUSE, { hostile, net, net_etcd } },
 	[SANDBOX_WORKER] = { "kekd-hsm", SANDBOX_ALLOW, { hostile, needless, worker } },
 	[SANDBOX_WORKER_OFFLINE] = { "kekd-hsm, offline", SANDBOX_ALLOW,
 		{ hostile, needless, worker, offline } },

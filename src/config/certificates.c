@@ -77,29 +77,65 @@ check_time(struct check *c, const char *setting, const char *path, const X509 *x
 			setting, path);
 }
 
+/* Which file is to hold what, and whose certificate it is. */
+struct pair {
+	const char *certificate_setting, *key_setting;
+	const char *certificate, *key;
+	const char *whose;
+};
+
+static void
+check_pair(struct check *c, const struct pair *p)
+{
+	_cleanup_(x509_freep) X509 *x = read_certificate(p->certificate);
+	_cleanup_(key_freep) EVP_PKEY *key = read_key(p->key);
+
+	if (!x)
+		check_finding(c, p->certificate_setting,
+			"%s: %s holds no PEM certificate: the %s own comes first in it",
+			p->certificate_setting, p->certificate, p->whose);
+	if (!key)
+		check_finding(c, p->key_setting,
+			"%s: %s holds no PEM private key without a passphrase: take the "
+			"passphrase away (openssl pkey), and keep the file to its owner",
+			p->key_setting, p->key);
+	if (x && key && X509_check_private_key(x, key) != 1)
+		check_finding(c, p->key_setting,
+			"%s: %s is not the key of the certificate in %s: give the two that "
+			"belong together",
+			p->key_setting, p->key, p->certificate);
+	if (x)
+		check_time(c, p->certificate_setting, p->certificate, x);
+}
+
 static void
 check_server(struct check *c, const struct config *config)
 {
-	_cleanup_(x509_freep) X509 *x = read_certificate(config->tls.certificate);
-	_cleanup_(key_freep) EVP_PKEY *key = read_key(config->tls.key);
+	const struct pair server = { "tls.certificate", "tls.key", config->tls.certificate,
+		config->tls.key, "server's" };
 
-	if (!x)
-		check_finding(c, "tls.certificate",
-			"tls.certificate: %s holds no PEM certificate: the server's own comes "
-			"first in it",
-			config->tls.certificate);
-	if (!key)
-		check_finding(c, "tls.key",
-			"tls.key: %s holds no PEM private key without a passphrase: take the "
-			"passphrase away (openssl pkey), and keep the file to its owner",
-			config->tls.key);
-	if (x && key && X509_check_private_key(x, key) != 1)
-		check_finding(c, "tls.key",
-			"tls.key: %s is not the key of the certificate in %s: give the two that "
-			"belong together",
-			config->tls.key, config->tls.certificate);
-	if (x)
-		check_time(c, "tls.certificate", config->tls.certificate, x);
+	check_pair(c, &server);
+}
+
+/* What kekd-net shows to etcd, and whom it believes there. */
+static void
+check_etcd(struct check *c, const struct config *config)
+{
+	const struct pair client = { "store.certificate", "store.key", config->store.certificate,
+		config->store.key, "client's" };
+
+	if (client.certificate && client.key)
+		check_pair(c, &client);
+	if (config->store.ca) {
+		_cleanup_(x509_freep) X509 *x = read_certificate(config->store.ca);
+		if (x)
+			check_time(c, "store.ca", config->store.ca, x);
+		else
+			check_finding(c, "store.ca",
+				"store.ca: %s holds no PEM certificate: list the CAs that issued "
+				"etcd's certificates",
+				config->store.ca);
+	}
 }
 
 static void
@@ -266,6 +302,10 @@ check_reader(struct check *c, const struct config *config)
 		{ "tls.key", config->tls.key },
 		{ "tls.client_ca", config->tls.client_ca },
 		{ "crl.file", config->crl.file },
+		{ "store.ca", config->store.ca },
+		{ "store.certificate", config->store.certificate },
+		{ "store.key", config->store.key },
+		{ "store.password_file", config->store.password_file },
 	};
 	struct account r;
 
@@ -281,6 +321,7 @@ check_certificates(struct check *c, const struct config *config)
 {
 	check_server(c, config);
 	check_clients_ca(c, config);
+	check_etcd(c, config);
 	if (config->crl.file)
 		check_lists(c, config);
 	check_reader(c, config);

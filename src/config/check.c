@@ -231,6 +231,20 @@ host_name(void)
 	return strdup(host);
 }
 
+static void
+take_store(struct document *d, struct config *config)
+{
+	config->store.etcd = d->store.engine == DOCUMENT_ETCD;
+	config->store.endpoints_count = d->store.endpoints_count;
+	config->store.endpoints = take(&d->store.endpoints);
+	d->store.endpoints_count = 0;
+	config->store.ca = take(&d->store.ca);
+	config->store.certificate = take(&d->store.certificate);
+	config->store.key = take(&d->store.key);
+	config->store.user = take(&d->store.user);
+	config->store.password_file = take(&d->store.password_file);
+}
+
 static int
 take_document(struct check *c, struct document *d, struct config *config)
 {
@@ -241,6 +255,8 @@ take_document(struct check *c, struct document *d, struct config *config)
 	config->listen_count = d->listen_count;
 	config->listen = take(&d->listen);
 	d->listen_count = 0;
+	config->url = take(&d->url);
+	take_store(d, config);
 	config->tls.certificate = take(&d->tls.certificate);
 	config->tls.key = take(&d->tls.key);
 	config->tls.client_ca = take(&d->tls.client_ca);
@@ -345,24 +361,26 @@ check_paths(struct check *c, struct config *config)
 	const struct {
 		const char *setting;
 		char **path;
-		bool is_file;
+		bool is_file, optional;
 	} paths[] = {
-		{ "state_dir", &config->state_dir, false },
-		{ "tls.certificate", &config->tls.certificate, true },
-		{ "tls.key", &config->tls.key, true },
-		{ "tls.client_ca", &config->tls.client_ca, true },
-		{ "crl.file", &config->crl.file, true },
-		{ "audit.dir", &config->audit.dir, false },
-		{ "hsm.state_dir", &config->hsm.state_dir, false },
+		{ "state_dir", &config->state_dir, false, false },
+		{ "tls.certificate", &config->tls.certificate, true, false },
+		{ "tls.key", &config->tls.key, true, false },
+		{ "tls.client_ca", &config->tls.client_ca, true, false },
+		{ "crl.file", &config->crl.file, true, true },
+		{ "store.ca", &config->store.ca, true, true },
+		{ "store.certificate", &config->store.certificate, true, true },
+		{ "store.key", &config->store.key, true, true },
+		{ "store.password_file", &config->store.password_file, true, true },
+		{ "audit.dir", &config->audit.dir, false, false },
+		{ "hsm.state_dir", &config->hsm.state_dir, false, true },
 	};
 
 	if (!config->hsm.state_dir && config->state_dir &&
 		asprintf(&config->hsm.state_dir, "%s/hsm", config->state_dir) < 0)
 		return -ENOMEM;
 	for (size_t i = 0; i < STR_COUNT(paths); i++) {
-		bool optional = paths[i].path == &config->hsm.state_dir ||
-				paths[i].path == &config->crl.file;
-		if (!*paths[i].path && optional)
+		if (!*paths[i].path && paths[i].optional)
 			continue;
 		if (resolve_required(c, paths[i].setting, paths[i].path) != 0)
 			return -ENOMEM;
@@ -426,6 +444,7 @@ check_document(struct check *c, struct document *d, struct config *config)
 	if (check_paths(c, config) != 0)
 		return -ENOMEM;
 	check_private(c, config);
+	check_store(c, d, config);
 	if (c->findings == before)
 		check_certificates(c, config);
 	check_crl(c, config);

@@ -40,6 +40,39 @@ token_names(const struct config *c)
 	return array;
 }
 
+/* A member only when there is something. */
+static bool
+set_text(json_t *object, const char *name, const char *text)
+{
+	return !text || json_object_set_new(object, name, json_string(text)) == 0;
+}
+
+static json_t *
+store_to_json(const struct config *c)
+{
+	json_t *store = json_pack("{s:o, s:I, s:I, s:I}", "endpoints",
+		strings_to_json(c->store.endpoints, c->store.endpoints_count), "timeout_ms",
+		(json_int_t)c->store.timeout_ms, "lease_s", (json_int_t)c->store.lease_s,
+		"max_staleness_s", (json_int_t)c->store.max_staleness_s);
+
+	if (store && set_text(store, "ca", c->store.ca) &&
+		set_text(store, "certificate", c->store.certificate) &&
+		set_text(store, "key", c->store.key) && set_text(store, "user", c->store.user) &&
+		set_text(store, "password_file", c->store.password_file))
+		return store;
+	json_decref(store);
+	return NULL;
+}
+
+/* A drill works in a scratch directory, on SQLite, whatever the node does. */
+static bool
+set_store(json_t *part, const struct config *c, enum net_task task)
+{
+	return set_text(part, "url", c->url) &&
+	       (!c->store.etcd || task == NET_DRILL ||
+		       json_object_set_new(part, "store", store_to_json(c)) == 0);
+}
+
 json_t *
 config_net_part(const struct config *c, enum net_task task)
 {
@@ -64,6 +97,7 @@ config_net_part(const struct config *c, enum net_task task)
 				    json_boolean(c->crl.warn_expired)) != 0 ||
 			    json_object_set_new(
 				    part, "deny", strings_to_json(c->deny, c->deny_count)) != 0 ||
+			    !set_store(part, c, task) ||
 			    json_object_set_new(part, "task", json_integer(task)) != 0)) {
 		json_decref(part);
 		part = NULL;
@@ -120,10 +154,12 @@ config_freep(struct config **config)
 		return;
 	char *const texts[] = { c->cluster, c->node, c->state_dir, c->user, c->tls.certificate,
 		c->tls.key, c->tls.client_ca, c->hsm.user, c->hsm.state_dir, c->audit.dir,
-		c->audit.sink, c->crl.file };
+		c->audit.sink, c->crl.file, c->url, c->store.ca, c->store.certificate, c->store.key,
+		c->store.user, c->store.password_file };
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		free(texts[i]);
 	free_strings(c->listen, c->listen_count);
+	free_strings(c->store.endpoints, c->store.endpoints_count);
 	free_strings(c->deny, c->deny_count);
 	free_tokens(c);
 	free_admins(c);

@@ -21,6 +21,7 @@
 
 #define FILE_SIZE_MAX (256 * 1024)
 #define LISTEN_MAX 16
+#define ENDPOINTS_MAX 16
 #define ADMINS_MAX 32
 #define IDENTITIES_MAX 32
 #define DENY_MAX 1000
@@ -106,6 +107,25 @@ static const cyaml_schema_field_t policy_fields[] = {
 	TEXT("approval_ttl", struct document_policy, approval_ttl),
 	CYAML_FIELD_END,
 };
+static const cyaml_strval_t engine_words[] = {
+	{ "sqlite", DOCUMENT_SQLITE },
+	{ "etcd", DOCUMENT_ETCD },
+};
+static const cyaml_schema_field_t store_fields[] = {
+	CYAML_FIELD_ENUM("engine", OPTIONAL | CYAML_FLAG_STRICT, struct document_store, engine,
+		engine_words, STR_COUNT(engine_words)),
+	CYAML_FIELD_SEQUENCE("endpoints", OPTIONAL | CYAML_FLAG_POINTER, struct document_store,
+		endpoints, &text_entry, 0, ENDPOINTS_MAX),
+	TEXT("ca", struct document_store, ca),
+	TEXT("certificate", struct document_store, certificate),
+	TEXT("key", struct document_store, key),
+	TEXT("user", struct document_store, user),
+	TEXT("password_file", struct document_store, password_file),
+	TEXT("timeout", struct document_store, timeout),
+	TEXT("lease", struct document_store, lease),
+	TEXT("max_staleness", struct document_store, max_staleness),
+	CYAML_FIELD_END,
+};
 static const cyaml_schema_field_t document_fields[] = {
 	TEXT("cluster", struct document, cluster),
 	TEXT("node", struct document, node),
@@ -113,6 +133,8 @@ static const cyaml_schema_field_t document_fields[] = {
 	TEXT("user", struct document, user),
 	CYAML_FIELD_SEQUENCE("listen", OPTIONAL | CYAML_FLAG_POINTER, struct document, listen,
 		&text_entry, 0, LISTEN_MAX),
+	TEXT("url", struct document, url),
+	CYAML_FIELD_MAPPING("store", OPTIONAL, struct document, store, store_fields),
 	CYAML_FIELD_MAPPING("tls", OPTIONAL, struct document, tls, tls_fields),
 	CYAML_FIELD_MAPPING("crl", OPTIONAL, struct document, crl, crl_fields),
 	CYAML_FIELD_SEQUENCE("deny", OPTIONAL | CYAML_FLAG_POINTER, struct document, deny,

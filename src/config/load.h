@@ -63,10 +63,18 @@ struct document_policy {
 	unsigned approvals;
 	char *destroy_wait, *approval_ttl;
 };
+enum document_engine { DOCUMENT_SQLITE, DOCUMENT_ETCD };
+struct document_store {
+	enum document_engine engine;
+	char **endpoints;
+	unsigned endpoints_count;
+	char *ca, *certificate, *key, *user, *password_file, *timeout, *lease, *max_staleness;
+};
 struct document {
-	char *cluster, *node, *state_dir, *user;
+	char *cluster, *node, *state_dir, *user, *url;
 	char **listen;
 	unsigned listen_count;
+	struct document_store store;
 	struct document_tls tls;
 	struct document_crl crl;
 	char **deny;
@@ -106,6 +114,8 @@ int check_document(struct check *c, struct document *d, struct config *config);
 void check_admins(struct check *c, const struct config *config);
 /* The defaults, and the rules of policy.h. */
 void check_policy(struct check *c, const struct document *d, struct config *config);
+/* Fills in times and checks what belongs to the store; the files were resolved before. */
+void check_store(struct check *c, const struct document *d, struct config *config);
 void check_deny(struct check *c, const struct config *config);
 /* What is in the certificates, keys and CRLs, and that kekd-net's user can read them. */
 void check_certificates(struct check *c, const struct config *config);

@@ -97,13 +97,54 @@ copy_strings(const json_t *array, char ***ret_strings, unsigned *ret_count, bool
 	}
 }
 
+/* Of another node's making it never is: the parent made it. */
+static int
+store_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE], bool *bad)
+{
+	const char *ca = NULL, *certificate = NULL, *key = NULL, *user = NULL,
+		   *password_file = NULL;
+	int64_t timeout_ms, lease_s, max_staleness_s;
+	struct etcd_settings *s = &p->store;
+	json_t *endpoints;
+	char **strings = NULL;
+	unsigned count = 0;
+	const struct json_member members[] = {
+		{ "endpoints", JSON_KIND_ARRAY, true, &endpoints },
+		{ "ca", JSON_KIND_STRING, false, &ca },
+		{ "certificate", JSON_KIND_STRING, false, &certificate },
+		{ "key", JSON_KIND_STRING, false, &key },
+		{ "user", JSON_KIND_STRING, false, &user },
+		{ "password_file", JSON_KIND_STRING, false, &password_file },
+		{ "timeout_ms", JSON_KIND_INTEGER, true, &timeout_ms },
+		{ "lease_s", JSON_KIND_INTEGER, true, &lease_s },
+		{ "max_staleness_s", JSON_KIND_INTEGER, true, &max_staleness_s },
+	};
+	int err = json ? json_take(json, members, STR_COUNT(members), error) : 0;
+
+	if (err || !json)
+		return err;
+	copy_strings(endpoints, &strings, &count, bad);
+	s->endpoints = (const char *const *)strings;
+	s->endpoints_count = count;
+	s->ca = ca ? copy(ca, bad) : NULL;
+	s->certificate = certificate ? copy(certificate, bad) : NULL;
+	s->key = key ? copy(key, bad) : NULL;
+	s->user = user ? copy(user, bad) : NULL;
+	s->password_file = password_file ? copy(password_file, bad) : NULL;
+	s->cluster = p->cluster;
+	s->timeout_ms = narrow(timeout_ms, UINT_MAX, bad);
+	p->store_lease_s = narrow(lease_s, UINT_MAX, bad);
+	p->store_max_staleness_s = (uint64_t)max_staleness_s;
+	return 0;
+}
+
 static int
 net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE])
 {
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
-	const char *crl_file = NULL, *sink = NULL;
+	const char *crl_file = NULL, *sink = NULL, *url = NULL;
 	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes, keep = 0, task = -1;
-	json_t *tokens, *admins, *deny, *policy;
+	json_t *tokens, *admins, *deny, *policy, *store = NULL;
 	bool bad = false, init = false;
 	const struct json_member members[] = {
 		{ "init", JSON_KIND_BOOL, true, &init },
@@ -130,6 +171,8 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "audit_sink", JSON_KIND_STRING, false, &sink },
 		{ "admins", JSON_KIND_ARRAY, true, &admins },
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
+		{ "url", JSON_KIND_STRING, false, &url },
+		{ "store", JSON_KIND_OBJECT, false, &store },
 	};
 	int err = json_take(json, members, STR_COUNT(members), error);
 
@@ -156,6 +199,10 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	p->audit_keep = narrow(keep, AUDIT_KEEP_MAX, &bad);
 	if (sink)
 		p->audit_sink = copy(sink, &bad);
+	p->url = url ? copy(url, &bad) : NULL;
+	err = store_take(store, p, error, &bad);
+	if (err)
+		return err;
 	p->admins = json_incref(admins);
 	if (json_array_size(tokens) > CONFIG_TOKENS_MAX)
 		bad = true;
@@ -241,10 +288,15 @@ void
 net_part_free(struct net_part *p)
 {
 	char *const texts[] = { p->cluster, p->node, p->state_dir, p->tls_certificate, p->tls_key,
-		p->tls_client_ca, p->audit_dir, p->crl_file, p->audit_sink };
+		p->tls_client_ca, p->audit_dir, p->crl_file, p->audit_sink, p->url,
+		(char *)p->store.ca, (char *)p->store.certificate, (char *)p->store.key,
+		(char *)p->store.user, (char *)p->store.password_file };
 
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		free(texts[i]);
+	for (size_t i = 0; i < p->store.endpoints_count; i++)
+		free((char *)p->store.endpoints[i]);
+	free((void *)p->store.endpoints);
 	for (unsigned i = 0; i < p->tokens_count; i++)
 		free(p->tokens[i]);
 	free(p->tokens);

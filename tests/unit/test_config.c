@@ -305,6 +305,10 @@ module_and_pin_source_may_come_with_the_uri(void **state)
 	assert_string_equal(c->tokens[0].pin_source, path);
 }
 
+/* Before "tls:\n", in line 8; what is given begins in line 11. */
+#define ETCD(lines) "url: https://kek1:7373\nstore:\n  engine: etcd\n" lines "tls:\n"
+#define ENDPOINT "  endpoints: [ http://127.0.0.1:2379 ]\n"
+
 static const struct {
 	const char *from, *to;
 	unsigned line;	  /* that the finding must name */
@@ -372,6 +376,42 @@ static const struct {
 	{ "server.pem", "/", 9, "is not a file", "correct the path" },
 	{ "state_dir: state", "state_dir: pin", 3, "is not a directory", "correct the path" },
 	{ "  dir: audit", "  dir: state", 22, "audit.dir is state_dir", "another directory" },
+	{ "tls:\n", "store: { engine: paper }\ntls:\n", 8, "engine", "not known" },
+	{ "tls:\n", "store: { lease: 5s }\ntls:\n", 8, "store.lease says nothing without etcd",
+		"store.engine: etcd" },
+	{ "tls:\n", "url: kek1:7373\ntls:\n", 8, "\"kek1:7373\" is not https://HOST:PORT",
+		"clients reach" },
+	{ "tls:\n", "url: https://kek1/\ntls:\n", 8, "is not https://HOST:PORT", "write" },
+	{ "tls:\n", "store:\n  engine: etcd\n" ENDPOINT "tls:\n", 8, "url is missing",
+		"https://HOST:PORT" },
+	{ "tls:\n", ETCD(""), 9, "store.endpoints has no address", "list" },
+	{ "tls:\n", ETCD("  endpoints: [ etcd1 ]\n"), 11, "\"etcd1\" is not https://HOST:PORT",
+		"nothing else" },
+	{ "tls:\n", ETCD("  endpoints: [ \"https://u:p@e:1\" ]\n  ca: ca.pem\n"), 11,
+		"is not https://HOST:PORT", "nothing else" },
+	{ "tls:\n", ETCD("  endpoints: [ http://etcd1:2379 ]\n"), 11, "in the clear", "https://" },
+	{ "tls:\n", ETCD("  endpoints: [ http://128.0.0.1:2379 ]\n"), 11, "in the clear",
+		"https://" },
+	{ "tls:\n", ETCD("  endpoints: [ https://etcd1:2379 ]\n"), 11, "store.ca is missing",
+		"issued" },
+	{ "tls:\n", ETCD("  endpoints: [ http://127.0.0.1:1, http://127.0.0.1:1 ]\n"), 11, "given twice",
+		"keep one" },
+	{ "tls:\n", ETCD(ENDPOINT "  ca: pin\n"), 12, "holds no PEM certificate", "list the CAs" },
+	{ "tls:\n", ETCD(ENDPOINT "  ca: none.pem\n"), 12, "store.ca", "put the file there" },
+	{ "tls:\n", ETCD(ENDPOINT "  certificate: server.pem\n"), 12, "needs store.key", "both" },
+	{ "tls:\n", ETCD(ENDPOINT "  certificate: server.pem\n  key: other.key\n"), 13,
+		"store.key: /tmp/", "belong together" },
+	{ "tls:\n", ETCD(ENDPOINT "  user: kek1\n"), 12, "needs store.password_file", "both" },
+	{ "tls:\n", ETCD(ENDPOINT "  user: kek1\n  password_file: pin-world\n"), 13,
+		"everybody can reach", "chmod 600" },
+	{ "tls:\n", ETCD(ENDPOINT "  user: kek1\n  password_file: pin-empty\n"), 13, "is empty",
+		"write" },
+	{ "tls:\n", ETCD(ENDPOINT "  lease: 1s\n"), 12, "no duration from 2 s to 60 s", "\"5s\"" },
+	{ "tls:\n", ETCD(ENDPOINT "  lease: 500ms\n"), 12, "is no duration", "\"5s\"" },
+	{ "tls:\n", ETCD(ENDPOINT "  timeout: 3s\n"), 12, "half of store.lease (2500 ms)",
+		"\"2s\"" },
+	{ "tls:\n", ETCD(ENDPOINT "  timeout: 2\n"), 12, "is no duration", "\"500ms\"" },
+	{ "tls:\n", ETCD(ENDPOINT "  max_staleness: 24h\n"), 12, "below 24 h", "\"12h\"" },
 	{ "  - name: main\n", "  - name: MAIN\n", 13, "\"MAIN\" is not a name", "a-z" },
 	{ "  - name: main\n    uri", "  - uri", 13, "no name", "add" },
 	{ "hsm:\n",
@@ -613,6 +653,43 @@ kekd_net_reads_its_part_as_it_was_cut(void **state)
 }
 
 static void
+kekd_net_learns_how_etcd_is_reached(void **state)
+{
+	struct site *s = *state;
+	_cleanup_(config_freep) struct config *c = NULL;
+	struct net_part p;
+	json_t *part;
+	char text[8192], path[160];
+
+	replace("tls:\n",
+		ETCD("  endpoints: [ https://e1:2379, \"https://[2001:db8::1]:2379\" ]\n"
+		     "  ca: ca.pem\n  certificate: server.pem\n  key: server.key\n"
+		     "  user: kek1\n  password_file: pin\n  lease: 3s\n  max_staleness: 1h\n"),
+		text);
+	assert_int_equal(load(s, text, &c), 0);
+	assert_string_equal(s->output, "");
+	part = config_net_part(c, NET_SERVE);
+	assert_int_equal(net_part_read(part_fd(part), &p), 0);
+	assert_string_equal(p.url, "https://kek1:7373");
+	assert_int_equal(p.store.endpoints_count, 2);
+	assert_string_equal(p.store.endpoints[1], "https://[2001:db8::1]:2379");
+	snprintf(path, sizeof(path), "%s/pin", s->dir);
+	assert_string_equal(p.store.password_file, path);
+	assert_string_equal(p.store.user, "kek1");
+	assert_string_equal(p.store.cluster, "lab");
+	assert_int_equal(p.store.timeout_ms, 1500); /* half of the lease */
+	assert_int_equal(p.store_lease_s, 3);
+	assert_int_equal(p.store_max_staleness_s, 3600);
+	net_part_free(&p);
+	json_decref(part);
+	part = config_net_part(c, NET_DRILL);
+	assert_int_equal(net_part_read(part_fd(part), &p), 0);
+	assert_null(p.store.endpoints); /* a scratch directory's is SQLite */
+	net_part_free(&p);
+	json_decref(part);
+}
+
+static void
 a_worker_reads_its_part_and_never_learns_the_pin_file(void **state)
 {
 	struct site *s = *state;
@@ -682,6 +759,7 @@ main(void)
 		cmocka_unit_test(all_faults_of_meaning_are_told_at_once),
 		cmocka_unit_test(an_empty_and_a_missing_file_are_refused),
 		cmocka_unit_test(kekd_net_reads_its_part_as_it_was_cut),
+		cmocka_unit_test(kekd_net_learns_how_etcd_is_reached),
 		cmocka_unit_test(a_worker_reads_its_part_and_never_learns_the_pin_file),
 		cmocka_unit_test(a_part_with_an_unknown_or_missing_or_wild_member_is_refused),
 	};
