@@ -8,6 +8,7 @@
 
 #include "kekd/clock.h"
 #include "kekd/control.h"
+#include "kekd/etcd.h"
 #include "kekd/log.h"
 #include "kekd/sandbox.h"
 #include "kekd/secret.h"
@@ -178,6 +179,12 @@ open_threads(struct node *n)
 	return err ? err : control_open(n, node_tick, JOBS_MAX, &n->control);
 }
 
+static int
+enter_sandbox(const struct node *n)
+{
+	return sandbox_enter(n->part.store.endpoints ? SANDBOX_NET_ETCD : SANDBOX_NET);
+}
+
 /* One message from the parent. 0: go on; 1: stop; else an error. */
 static int
 on_message(struct node *n)
@@ -197,7 +204,7 @@ on_message(struct node *n)
 	case CONTROL_LISTEN:
 		/* Before the first byte of a stranger is read, and after what is loaded is loaded.
 		 */
-		if (open_audit(n) != 0 || sandbox_enter(SANDBOX_NET) != 0)
+		if (open_audit(n) != 0 || enter_sandbox(n) != 0)
 			err = KEKD_EINVALID;
 		else if (open_http(n, m.count) != 0)
 			err = -EAGAIN; /* a certificate that is being replaced will be whole soon */
@@ -277,7 +284,7 @@ run_task(struct node *n)
 	struct pollfd fd = { CHILD_FD_CONTROL, POLLIN, 0 };
 	uint64_t end = clock_boot_ns() + 60 * CLOCK_S;
 
-	if (open_audit(n) != 0 || sandbox_enter(SANDBOX_NET) != 0)
+	if (open_audit(n) != 0 || enter_sandbox(n) != 0)
 		return CHILD_EXIT_OPERATOR;
 	while (clock_boot_ns() < end) {
 		struct control_message m;
@@ -354,7 +361,8 @@ main(void)
 		log_error("kekd-net is started by kekd, not by hand");
 		return CHILD_EXIT_USAGE;
 	}
-	if (signals < 0 || open_node(&node) != 0)
+	if (signals < 0 || (node.part.store.endpoints && etcd_global_open() != 0) ||
+		open_node(&node) != 0)
 		return CHILD_EXIT_FAILED;
 	status = node.part.task != NET_SERVE ? run_task(&node) : run(&node, signals);
 	close_node(&node);
