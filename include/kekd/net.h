@@ -32,8 +32,9 @@ struct control_job {
 	void *user;
 	struct control_job *next;
 };
-/* tick: what recurs, on the same thread; at once again while it returns true. NULL: nothing. */
-int control_open(struct node *node, bool (*tick)(struct node *node), size_t jobs_max,
+/* tick: what recurs, on the same thread; it returns in how many milliseconds again. NULL: nothing.
+ */
+int control_open(struct node *node, unsigned (*tick)(struct node *node), size_t jobs_max,
 	struct control **ret_control);
 void control_freep(struct control **c); /* runs what is queued, then ends */
 /* Any thread, never blocks. KEKD_EOVERLOAD when jobs_max jobs wait, KEKD_ESTOPPING at the end. */
@@ -155,6 +156,7 @@ struct node {
 	int retention_err;
 	struct node_destroy *destroys; /* versions that wait for their end, or are at it */
 	size_t destroys_count;
+	struct sealed_ahead *ahead; /* read while no token is ready yet */
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	char proof_after[STR_NAME_MAX + 1];

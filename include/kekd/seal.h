@@ -21,6 +21,7 @@
 #include "kekd/uuid.h"
 
 struct sealed;
+struct sealed_ahead;
 
 /* Why the whole store is held; NONE: it is not. */
 enum sealed_hold {
@@ -64,6 +65,8 @@ struct sealed_config {
 	const char *const *tokens; /* names of the logical tokens, as the hsm counts them; the first
 				      gets the seal key; borrowed for the lifetime, as all above */
 	unsigned tokens_count;
+	struct sealed_ahead *ahead; /* sealed_open alone: what was read already, which it uses up;
+				       borrowed; may be NULL */
 	bool adopt; /* sealed_init alone: the tokens may hold objects of this cluster, whose
 		       metadata is lost; it gets a seal key of its own */
 };
@@ -75,6 +78,14 @@ struct sealed_config {
  * ret_error: text. */
 int sealed_init(const struct sealed_config *config, const struct sealed_change *changes,
 	size_t count, char ret_error[JSON_ERROR_SIZE]);
+
+/* For the time until a token is ready: reads and parses records that sealed_open is to verify.
+ * What changes meanwhile is found by it. 0 or -ENOMEM. */
+int sealed_ahead_open(struct store *store, struct sealed_ahead **ret_ahead);
+/* Some more, in a few tens of milliseconds. False: that is all, or as much as may be kept, or it
+ * cannot be read, which sealed_open will say. */
+bool sealed_ahead_read(struct sealed_ahead *a);
+void sealed_ahead_freep(struct sealed_ahead **a);
 
 /* Reads and verifies everything. 0, also when held or when single records are refused; -ENOENT: the
  * store is empty; KEKD_EINVALID: it is of another cluster; KEKD_EOBJECT: the seal key is not in the

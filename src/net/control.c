@@ -10,11 +10,9 @@
 #include <pthread.h>
 #include <time.h>
 
-#define TICK_MS 200
-
 struct control {
 	struct node *node;
-	bool (*tick)(struct node *node);
+	unsigned (*tick)(struct node *node);
 	size_t jobs_max;
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -62,17 +60,15 @@ control_thread(void *user)
 		if (job)
 			job->run(job);
 		if (!stop && c->tick && clock_monotonic_ns() >= tick) {
-			/* More at once while there is background work, so that it ends soon but
-			 * lets changes pass. */
-			bool more = c->tick(c->node);
-			tick = clock_monotonic_ns() + (more ? 0 : TICK_MS * CLOCK_MS);
+			unsigned ms = c->tick(c->node);
+			tick = clock_monotonic_ns() + ms * CLOCK_MS;
 		}
 	}
 	return NULL;
 }
 
 int
-control_open(struct node *node, bool (*tick)(struct node *node), size_t jobs_max,
+control_open(struct node *node, unsigned (*tick)(struct node *node), size_t jobs_max,
 	struct control **ret_control)
 {
 	struct control *c = calloc(1, sizeof(*c));

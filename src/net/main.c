@@ -338,6 +338,7 @@ close_node(struct node *n)
 	approvals_freep(&n->approvals);
 	traffic_freep(&n->traffic);
 	usage_freep(&n->usage);
+	sealed_ahead_freep(&n->ahead);
 	free(n->unknown);
 	free(n->nonces);
 	free(n->witness);

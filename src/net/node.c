@@ -17,6 +17,8 @@
 #include <string.h>
 
 #define POLL_NS CLOCK_S
+#define TICK_MS 200
+#define WAIT_MS 20 /* for a worker that opens its token */
 #define PROOFS_PER_TICK 64
 #define PROVE_AGAIN_NS (5 * CLOCK_S)
 #define LIST_SIZE 32768
@@ -353,7 +355,17 @@ any_token_ready(const struct node *n)
 	return ready;
 }
 
-static void
+/* The store is read and parsed while the token's workers open it, which takes longer. */
+static unsigned
+wait_for_worker(struct node *n)
+{
+	node_set_phase(n, NODE_STARTING, "waiting for a worker of token %s", n->part.tokens[0]);
+	if (!n->ahead && sealed_ahead_open(n->store, &n->ahead) != 0)
+		return WAIT_MS;
+	return sealed_ahead_read(n->ahead) ? 0 : WAIT_MS;
+}
+
+static unsigned
 start(struct node *n)
 {
 	struct sealed *sealed = NULL;
@@ -362,15 +374,14 @@ start(struct node *n)
 	int err;
 
 	if (!open_store(n))
-		return;
-	if (!any_token_ready(n)) {
-		node_set_phase(
-			n, NODE_STARTING, "waiting for a worker of token %s", n->part.tokens[0]);
-		return;
-	}
+		return TICK_MS;
+	if (!any_token_ready(n))
+		return wait_for_worker(n);
 	config = node_sealed_settings(n);
+	config.ahead = n->ahead;
 	n->nonces_count = 0;
 	err = sealed_open(&config, load_record, n, &sealed, error);
+	sealed_ahead_freep(&n->ahead);
 	atomic_store(&n->sealed, sealed);
 	if (err == 0)
 		serve(n);
@@ -379,6 +390,7 @@ start(struct node *n)
 	else
 		node_set_phase(n, NODE_STARTING, "the metadata cannot be opened: %s",
 			*error ? error : kekd_strerror(err));
+	return TICK_MS;
 }
 
 /* ---- proofs, in the background ---- */
@@ -498,16 +510,15 @@ poll_store(struct node *n)
 	(void)sealed_poll(n->sealed);
 }
 
-bool
+/* At once again while there is background work, so that it ends soon but lets changes pass. */
+unsigned
 node_tick(struct node *n)
 {
 	bool more;
 
 	switch (atomic_load(&n->phase)) {
 	case NODE_STARTING:
-		if (n->exit_wanted < 0)
-			start(n);
-		return false;
+		return n->exit_wanted < 0 ? start(n) : TICK_MS;
 	case NODE_SERVING:
 		poll_store(n);
 		prove_again(n);
@@ -518,15 +529,15 @@ node_tick(struct node *n)
 		node_tick_witness(n);
 		node_tick_signing(n);
 		node_tick_retention(n);
-		return (!n->proofs_done && prove_some(n)) || more;
+		return (!n->proofs_done && prove_some(n)) || more ? 0 : TICK_MS;
 	case NODE_HELD:
 		poll_store(n);
 		judge_store(n);
-		return false;
+		return TICK_MS;
 	case NODE_STOPPING:
 		break;
 	}
-	return false;
+	return TICK_MS;
 }
 
 /* ---- kekd init ---- */

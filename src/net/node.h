@@ -7,7 +7,7 @@
 
 /* Once every tick on the control thread, and again at once while it returns true: starts the node,
  * proves versions, polls the store. */
-bool node_tick(struct node *n);
+unsigned node_tick(struct node *n); /* in how many milliseconds again */
 /* kekd init: makes the cluster. Blocks on the caller's thread. An exit status. */
 int node_init_cluster(struct node *n);
 /* confirm.c */

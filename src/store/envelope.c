@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <openssl/sha.h>
+#include <stdio.h>
 #include <string.h>
 
 #define ENVELOPE_VERSION 1
@@ -84,17 +85,13 @@ envelope_format(json_t *body, uint64_t commit, const struct uuid *key,
 	return 0;
 }
 
-int
-envelope_digest(
-	const char *path, uint64_t commit, const json_t *body, uint8_t ret_digest[SEAL_SIZE])
+static int
+digest(const char *path, uint64_t commit, const char *text, size_t len,
+	uint8_t ret_digest[SEAL_SIZE])
 {
 	struct buf b = BUF_INIT(DIGEST_INPUT_MAX);
-	size_t len = 0;
-	char *text = json_canonical(body, &len);
 	int err = -ENOMEM;
 
-	if (!text)
-		return -ENOMEM;
 	buf_put(&b, record_domain, sizeof(record_domain));
 	buf_block(&b, path, strlen(path));
 	buf_u64(&b, commit);
@@ -104,8 +101,53 @@ envelope_digest(
 		err = 0;
 	}
 	buf_free(&b);
+	return err;
+}
+
+int
+envelope_digest(
+	const char *path, uint64_t commit, const json_t *body, uint8_t ret_digest[SEAL_SIZE])
+{
+	size_t len = 0;
+	char *text = json_canonical(body, &len);
+	int err = text ? digest(path, commit, text, len, ret_digest) : -ENOMEM;
+
 	json_text_free(text);
 	return err;
+}
+
+/* The body's text within the record's, if the rest is byte by byte what envelope_format writes:
+ * what is hashed is then what was parsed. */
+static bool
+find_body(const struct store_record *r, const struct envelope *e, const char **ret_text,
+	size_t *ret_len)
+{
+	static const char head[] = "{\"body\":";
+	char key[UUID_TEXT_SIZE], seal[2 * SEAL_SIZE + 1] = "", tail[256];
+	size_t head_len = sizeof(head) - 1, tail_len;
+
+	uuid_format(&e->key, key);
+	str_hex(e->seal, SEAL_SIZE, seal);
+	tail_len = (size_t)snprintf(tail, sizeof(tail),
+		",\"commit\":%llu,\"key\":\"%s\",\"seal\":\"%s\",\"v\":%d}",
+		(unsigned long long)e->commit, key, seal, ENVELOPE_VERSION);
+	if (r->len < head_len + tail_len || memcmp(r->body, head, head_len) != 0 ||
+		memcmp(r->body + r->len - tail_len, tail, tail_len) != 0)
+		return false;
+	*ret_text = r->body + head_len;
+	*ret_len = r->len - head_len - tail_len;
+	return true;
+}
+
+bool
+envelope_text_digest(
+	const struct store_record *r, const struct envelope *e, uint8_t ret_digest[SEAL_SIZE])
+{
+	const char *text;
+	size_t len;
+
+	return find_body(r, e, &text, &len) &&
+	       digest(r->path, e->commit, text, len, ret_digest) == 0;
 }
 
 json_t *

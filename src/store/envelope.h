@@ -30,6 +30,11 @@ int envelope_format(json_t *body, uint64_t commit, const struct uuid *key,
 /* What the seal of a record is made over. 0 or -ENOMEM. */
 int envelope_digest(
 	const char *path, uint64_t commit, const json_t *body, uint8_t ret_digest[SEAL_SIZE]);
+/* The same from the text of a record that was parsed, without writing its body anew; false where
+ * the text is not laid out as envelope_format does it. A body whose own text is not canonical has
+ * another digest here. */
+bool envelope_text_digest(
+	const struct store_record *r, const struct envelope *e, uint8_t ret_digest[SEAL_SIZE]);
 
 /* The `commit` record's body. */
 json_t *commit_body(uint64_t number, const uint8_t state[SEAL_SIZE]);

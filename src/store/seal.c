@@ -382,36 +382,44 @@ find_keys(struct sealed *s, bool have_accepted, char ret_error[JSON_ERROR_SIZE])
 }
 
 static int
-load_page(struct sealed *s, const struct store_page *p)
+load_page(struct sealed *s, struct seal_page *p)
 {
-	struct check checks[SEAL_BATCH] = { 0 };
-	int err = seal_check(s, p->records, p->count, checks);
+	const struct store_page *page = &p->page;
+	int err = seal_verify_checks(s, page->records, page->count, p->checks);
 
-	for (size_t i = 0; err == 0 && i < p->count; i++)
-		if (strcmp(p->records[i].path, CLUSTER_PATH) != 0)
-			err = take_in(s, &p->records[i], &checks[i]);
-	seal_free_checks(checks, p->count);
+	for (size_t i = 0; err == 0 && i < page->count; i++)
+		if (strcmp(page->records[i].path, CLUSTER_PATH) != 0)
+			err = take_in(s, &page->records[i], &p->checks[i]);
+	return err;
+}
+
+static int
+load_pages(struct sealed *s, struct sealed_ahead *a)
+{
+	struct seal_page *p;
+	int err;
+
+	while ((err = seal_next_page(a, &p)) == 0 && p) {
+		err = load_page(s, p);
+		seal_page_free(p);
+		if (err < 0)
+			break;
+	}
 	return err;
 }
 
 static int
 load_all(struct sealed *s)
 {
-	char after[STORE_PATH_MAX + 1] = "";
-	bool more = true;
+	struct sealed_ahead *own = NULL;
 	int err = 0;
 
-	while (err == 0 && more) {
-		struct store_page p = { 0 };
-		err = s->config.store->engine->list(
-			s->config.store, "", *after ? after : NULL, SEAL_BATCH, &p);
-		if (err == 0)
-			err = load_page(s, &p);
-		if (err == 0 && p.count > 0)
-			strcpy(after, p.records[p.count - 1].path);
-		more = p.more;
-		store_page_free(&p);
-	}
+	if (!s->config.ahead)
+		err = sealed_ahead_open(s->config.store, &own);
+	if (err == 0)
+		err = load_pages(s, own ? own : s->config.ahead);
+	s->config.ahead = NULL;
+	sealed_ahead_freep(&own);
 	return err;
 }
 

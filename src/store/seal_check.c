@@ -18,32 +18,80 @@
 
 /* ---- one record's own seal ---- */
 
-int
-seal_check(const struct sealed *s, const struct store_record *records, size_t count,
-	struct check *ret_checks)
+static int
+make_digest(const struct store_record *r, struct check *c)
 {
-	struct seal_job jobs[SEAL_BATCH];
-	struct check *owners[SEAL_BATCH];
-	size_t n = 0;
+	return envelope_digest(r->path, c->envelope.commit, c->envelope.body, c->digest);
+}
+
+int
+seal_read_checks(const struct store_record *records, size_t count, struct check *ret_checks)
+{
 	int err = 0;
 
 	memset(ret_checks, 0, count * sizeof(*ret_checks));
 	for (size_t i = 0; err == 0 && i < count; i++) {
 		struct check *c = &ret_checks[i];
 		c->readable = envelope_parse(&records[i], &c->envelope) == 0;
-		jobs[n].key = c->readable ? seal_find_key(s, &c->envelope.key) : NULL;
+		if (!c->readable)
+			continue;
+		c->of_text = envelope_text_digest(&records[i], &c->envelope, c->digest);
+		if (!c->of_text)
+			err = make_digest(&records[i], c);
+	}
+	return err;
+}
+
+static int
+verify(const struct sealed *s, struct check *checks, size_t count)
+{
+	struct seal_job jobs[SEAL_BATCH];
+	struct check *owners[SEAL_BATCH];
+	size_t n = 0;
+	int err;
+
+	for (size_t i = 0; i < count; i++) {
+		struct check *c = &checks[i];
+		jobs[n].key = c->readable && !c->verified ? seal_find_key(s, &c->envelope.key)
+							  : NULL;
 		if (!jobs[n].key)
 			continue;
-		err = envelope_digest(
-			records[i].path, c->envelope.commit, c->envelope.body, jobs[n].digest);
+		memcpy(jobs[n].digest, c->digest, SEAL_SIZE);
 		owners[n++] = c;
 	}
-	if (err == 0)
-		err = seal_make(s, jobs, n);
+	err = seal_make(s, jobs, n);
 	for (size_t i = 0; err == 0 && i < n; i++)
 		owners[i]->verified = secret_equal(
 			jobs[i].seal, SEAL_SIZE, owners[i]->envelope.seal, SEAL_SIZE);
 	return err;
+}
+
+/* A text that is not canonical may still be of a body that was sealed. */
+int
+seal_verify_checks(const struct sealed *s, const struct store_record *records, size_t count,
+	struct check *checks)
+{
+	bool again = false;
+	int err = verify(s, checks, count);
+
+	for (size_t i = 0; err == 0 && i < count; i++) {
+		struct check *c = &checks[i];
+		if (c->verified || !c->of_text)
+			continue;
+		c->of_text = false;
+		again = true;
+		err = make_digest(&records[i], c);
+	}
+	return err == 0 && again ? verify(s, checks, count) : err;
+}
+
+int
+seal_check(const struct sealed *s, const struct store_record *records, size_t count,
+	struct check *ret_checks)
+{
+	int err = seal_read_checks(records, count, ret_checks);
+
+	return err < 0 ? err : seal_verify_checks(s, records, count, ret_checks);
 }
 
 void

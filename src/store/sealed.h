@@ -101,8 +101,15 @@ int seal_make_key(
 
 struct check {
 	struct envelope envelope;
+	uint8_t digest[SEAL_SIZE];
+	bool of_text; /* the digest: of the body's text as it stands */
 	bool readable, verified;
 };
+/* The two halves of seal_check: the second needs a token. ret_checks are to be freed in both
+ * cases. */
+int seal_read_checks(const struct store_record *records, size_t count, struct check *ret_checks);
+int seal_verify_checks(const struct sealed *s, const struct store_record *records, size_t count,
+	struct check *checks);
 /* Verifies count (at most SEAL_BATCH) records. 0, or why it could not be told. ret_checks are to be
  * freed with seal_free_checks in both cases. */
 int seal_check(const struct sealed *s, const struct store_record *records, size_t count,
@@ -130,6 +137,17 @@ struct seal_override {
 /* overrides: sorted by path. 0 or -ENOMEM. */
 int seal_state(const struct sealed *s, const struct seal_override *overrides, size_t count,
 	uint8_t ret_state[SEAL_SIZE]);
+
+/* ---- seal_ahead.c ---- */
+
+struct seal_page {
+	struct seal_page *next;
+	struct store_page page;
+	struct check checks[SEAL_BATCH]; /* read, not verified */
+};
+/* The next of all records, read ahead or now; NULL: there are no more. Free with seal_page_free. */
+int seal_next_page(struct sealed_ahead *a, struct seal_page **ret_page);
+void seal_page_free(struct seal_page *p);
 
 /* ---- seal.c ---- */
 

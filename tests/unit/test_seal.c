@@ -935,6 +935,116 @@ bytes_that_are_no_envelope_are_refused(void **state)
 	assert_status(f, SEALED_HOLD_NONE, 0);
 }
 
+/* What is hashed must be what is parsed, however it is written. */
+static void
+a_record_that_is_written_otherwise_verifies_as_its_canonical_text(void **state)
+{
+	struct fixture *f = *state;
+
+	must_put(f, "keys/a", 1);
+	outside(f, "UPDATE records SET body = replace(body, '{\"body\":', ' {\"body\" : ') "
+		   "WHERE path = 'keys/a'");
+	reopen(f);
+	assert_status(f, SEALED_HOLD_NONE, 0);
+	assert_good(f, "keys/a", 1);
+	outside(f, "UPDATE records SET body = replace(body, '\"x\":1', '\"x\":2') WHERE path = "
+		   "'keys/a'");
+	reopen(f);
+	assert_refused(f, "keys/a");
+	must_put(f, "keys/b", 1);
+	outside(f, "UPDATE records SET body = replace(body, '\"x\":1', '\"x\": 1') WHERE path = "
+		   "'keys/b'");
+	reopen(f);
+	assert_good(f, "keys/b", 1);
+}
+
+static void
+a_body_in_which_another_one_hides_is_refused(void **state)
+{
+	struct fixture *f = *state;
+
+	must_put(f, "keys/a", 1);
+	outside(f, "UPDATE records SET body = replace(body, '{\"body\":', "
+		   "'{\"body\":{\"x\":2},\"body\":') WHERE path = 'keys/a'");
+	reopen(f);
+	assert_refused(f, "keys/a");
+}
+
+/* ---- reading ahead ---- */
+
+static void
+close_and_read_ahead(struct fixture *f, struct sealed_ahead **ret_ahead)
+{
+	close_all(f);
+	open_store(f);
+	assert_int_equal(sealed_ahead_open(&f->store, ret_ahead), 0);
+	while (sealed_ahead_read(*ret_ahead))
+		;
+}
+
+static void
+open_with(struct fixture *f, struct sealed_ahead **ahead)
+{
+	struct sealed_config c = config(f);
+
+	c.ahead = *ahead;
+	f->held_count = f->loads = 0;
+	assert_int_equal(sealed_open(&c, load, f, &f->sealed, f->error), 0);
+	sealed_ahead_freep(ahead);
+}
+
+static void
+what_was_read_ahead_is_verified_and_what_changed_since_is_found(void **state)
+{
+	struct fixture *f = *state;
+	struct sealed_ahead *ahead = NULL;
+	char path[32];
+
+	for (int i = 0; i < 150; i++) {
+		snprintf(path, sizeof(path), "keys/k%03d", i);
+		must_put(f, path, i);
+	}
+	close_and_read_ahead(f, &ahead);
+	open_with(f, &ahead);
+	assert_status(f, SEALED_HOLD_NONE, 0);
+	for (int i = 0; i < 150; i++) {
+		snprintf(path, sizeof(path), "keys/k%03d", i);
+		assert_good(f, path, i);
+	}
+	outside(f, "UPDATE records SET body = replace(body, '\"x\":7}', '\"x\":8}') WHERE path = "
+		   "'keys/k007' OR path = 'keys/k070'");
+	close_and_read_ahead(f, &ahead);
+	outside(f, "UPDATE records SET body = replace(body, '\"x\":9}', '\"x\":8}') WHERE path = "
+		   "'keys/k009'");
+	open_with(f, &ahead);
+	assert_status(f, SEALED_HOLD_NONE, 2);
+	assert_refused(f, "keys/k007");
+	assert_refused(f, "keys/k009");
+	assert_good(f, "keys/k070", 70);
+}
+
+static void
+what_could_not_be_read_ahead_is_read_later(void **state)
+{
+	struct fixture *f = *state;
+	struct sealed_ahead *ahead = NULL;
+
+	must_put(f, "keys/a", 1);
+	close_all(f);
+	open_store(f);
+	f->away = true;
+	assert_int_equal(sealed_ahead_open(&f->store, &ahead), 0);
+	assert_false(sealed_ahead_read(ahead));
+	f->away = false;
+	open_with(f, &ahead);
+	assert_status(f, SEALED_HOLD_NONE, 0);
+	assert_good(f, "keys/a", 1);
+	close_and_read_ahead(f, &ahead);
+	sealed_ahead_freep(&ahead); /* of no use: no token came */
+	open_sealed(f);
+	assert_good(f, "keys/a", 1);
+}
+
 static void
 an_edited_commit_record_holds_everything(void **state)
 {
@@ -1479,6 +1589,10 @@ main(void)
 		TEST(a_deleted_record_does_not_come_back),
 		TEST(an_inserted_record_is_refused_and_holds_the_store),
 		TEST(bytes_that_are_no_envelope_are_refused),
+		TEST(a_record_that_is_written_otherwise_verifies_as_its_canonical_text),
+		TEST(a_body_in_which_another_one_hides_is_refused),
+		TEST(what_was_read_ahead_is_verified_and_what_changed_since_is_found),
+		TEST(what_could_not_be_read_ahead_is_read_later),
 		TEST(an_edited_commit_record_holds_everything),
 		TEST(an_edited_cluster_record_holds_everything),
 		TEST(an_edited_revision_stops_nothing),
