@@ -200,6 +200,11 @@ def cut(server):
         f.writelines(lines[:-5])
 
 
+def not_stored(admin):
+    text = admin.get("/metrics").body.decode()
+    return float(re.search(r"^kekd_usage_records_not_stored (\S+)$", text, re.M)[1])
+
+
 def hole(server):
     path = server.audit_files()[-1]
     with open(path, "rb") as f:
@@ -258,7 +263,8 @@ def test_after_a_restore_the_evidence_is_incomplete_since_the_backup(own):
 def test_records_missing_behind_what_is_stored_show(own):
     own.stop()
     own.start()
-    with own.http("app") as app:
+    with own.http("app") as app, own.http("admin-1") as admin:
+        wait_for(lambda: not_stored(admin) == 0, "the first round of storing")
         for _ in range(40):
             app.wrap(b"x")
     own.kill_all()
