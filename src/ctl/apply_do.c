@@ -89,8 +89,9 @@ plan_one(struct ctl *ctl, struct apply_set *s, struct apply_resource *r)
 		r->changes = apply_compare(r->kind, NULL, r->wanted);
 		return CTL_OK;
 	}
-	if (reply.status != 200)
-		return say_problem(&reply);
+	status = ctl_check_reply(&reply);
+	if (status != CTL_OK)
+		return status;
 	memcpy(r->etag, reply.etag, sizeof(r->etag));
 	plan_update(
 		s, r, r->kind == APPLY_POLICY ? json_object_get(reply.json, "policy") : reply.json);

@@ -12,6 +12,7 @@ struct writer {
 	yaml_emitter_t emitter;
 	struct buf text;
 	bool bad;
+	bool odd; /* the server gave something else where a text must be */
 };
 
 /* ---- YAML ---- */
@@ -30,12 +31,13 @@ is_plain(const char *text)
 	static const char *const words[] = { "true", "false", "yes", "no", "on", "off", "null", "y",
 		"n" };
 
-	for (size_t i = 0; i < STR_COUNT(words); i++)
+	for (size_t i = 0; text && i < STR_COUNT(words); i++)
 		if (strcasecmp(text, words[i]) == 0)
 			return false;
-	return *text && !strchr("0123456789.+-~", *text);
+	return text && *text && !strchr("0123456789.+-~", *text);
 }
 
+/* NULL: a value of the server's that is no text. */
 static void
 put_scalar(struct writer *w, const char *text, bool plain)
 {
@@ -43,6 +45,8 @@ put_scalar(struct writer *w, const char *text, bool plain)
 	yaml_scalar_style_t style = plain ? YAML_PLAIN_SCALAR_STYLE
 					  : YAML_DOUBLE_QUOTED_SCALAR_STYLE;
 
+	w->odd = w->odd || !text;
+	text = text ? text : "";
 	emit(w, &event,
 		yaml_scalar_event_initialize(&event, NULL, NULL, (const yaml_char_t *)text,
 			(int)strlen(text), 1, 1, style));
@@ -311,6 +315,8 @@ write_all(struct ctl *ctl, struct writer *w)
 	yaml_emitter_set_width(&w->emitter, 96);
 	emit(w, &event, yaml_stream_start_event_initialize(&event, YAML_UTF8_ENCODING));
 	status = put_parts(ctl, w);
+	if (status == CTL_OK && w->odd)
+		status = say_no_answer("a value that is no text");
 	if (status != CTL_OK)
 		return status;
 	emit(w, &event, yaml_stream_end_event_initialize(&event));

@@ -179,7 +179,8 @@ run_create(struct ctl *ctl)
 		return CTL_FAILED;
 	}
 	status = output_write(&out, reply.body.data, reply.body.len);
-	if (status == CTL_OK && ctl->json) {
+	/* Behind a backup on standard output nothing else may stand. */
+	if (status == CTL_OK && ctl->json && out.path) {
 		_cleanup_(json_freep)
 			json_t *s = summary_json(&b, b.is_signed ? "not checked" : "none");
 		show_json(s);

@@ -129,6 +129,8 @@ void say_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 const char *hint_for(const char *code); /* of a problem; NULL: none */
 /* Says what the answer's problem is and gives the exit status that goes with its HTTP status. */
 int say_problem(const struct kekd_reply *r);
+/* The answer has "a value that is no text" and the like: CTL_FAILED. */
+int say_no_answer(const char *what);
 
 /* ---- config.c ---- */
 
@@ -147,6 +149,8 @@ void ctl_config_free(struct ctl_config *c);
 /* 0 when an answer came, whatever it says; to be freed with kekd_reply_free. */
 int ctl_exchange(struct ctl *ctl, const char *method, const char *path, const json_t *body,
 	const char *if_match, const char *if_none_match, struct kekd_reply *ret_reply);
+/* CTL_OK; what is not 2xx is said to be an error, and a 2xx without JSON too. */
+int ctl_check_reply(const struct kekd_reply *r);
 /* As above; an answer other than 2xx is an error, and a 2xx without JSON too. Owned by the caller.
  */
 int ctl_request(struct ctl *ctl, const char *method, const char *path, const json_t *body,

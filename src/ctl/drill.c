@@ -46,11 +46,12 @@ open_scratch(struct drill *d)
 		return CTL_FAILED;
 	}
 	/* kekd's users go through it to their own directories. */
-	if (chmod(d->dir, 0711) < 0 ||
-		snprintf(d->log, sizeof(d->log), "%s/log", d->dir) >= (int)sizeof(d->log) ||
-		snprintf(d->out, sizeof(d->out), "%s/report", d->dir) >= (int)sizeof(d->out))
-		return CTL_FAILED;
-	return CTL_OK;
+	if (chmod(d->dir, 0711) == 0 &&
+		snprintf(d->log, sizeof(d->log), "%s/log", d->dir) < (int)sizeof(d->log) &&
+		snprintf(d->out, sizeof(d->out), "%s/report", d->dir) < (int)sizeof(d->out))
+		return CTL_OK;
+	say_error("the scratch directory %s cannot be used: set TMPDIR", d->dir);
+	return CTL_FAILED;
 }
 
 static void
@@ -190,10 +191,11 @@ summary(const json_t *report)
 	char hex[64];
 	size_t len = 0;
 	char *text = json_canonical(report, &len);
+	bool ok = text && EVP_Digest(text, len, digest, NULL, EVP_sha256(), NULL) == 1;
 
-	if (!text || EVP_Digest(text, len, digest, NULL, EVP_sha256(), NULL) != 1)
-		return NULL;
 	json_text_free(text);
+	if (!ok)
+		return NULL;
 	str_hex(digest, sizeof(digest), hex);
 	return json_pack("{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "time",
 		string_of(report, "time"), "ok", json_is_true(json_object_get(report, "ok")),
@@ -274,38 +276,58 @@ show_report(const json_t *report)
 }
 
 static int
-finish(struct ctl *ctl, json_t *report)
+write_report(const json_t *report, struct output *out)
 {
-	_cleanup_(output_free) struct output out = OUTPUT_INIT;
-	const char *path = args_value(&ctl->args, "out");
-	int status = post_report(ctl, report), written = CTL_OK;
+	char *text = json_dumps(report, JSON_INDENT(2) | JSON_SORT_KEYS);
+	int status = text ? output_write(out, text, strlen(text)) : CTL_FAILED;
 
-	if (ctl->json)
+	json_text_free(text);
+	return status;
+}
+
+static int
+finish(struct ctl *ctl, json_t *report, struct output *out)
+{
+	int status = post_report(ctl, report), written = CTL_OK;
+	bool shown = out->fd == STDOUT_FILENO; /* by being written there */
+
+	if (ctl->json && !shown)
 		show_json(report);
-	else if (!ctl->quiet)
+	else if (!ctl->quiet && !shown)
 		show_report(report);
-	if (path) {
-		char *text = json_dumps(report, JSON_INDENT(2) | JSON_SORT_KEYS);
-		written = text ? output_open(ctl, path, false, &out) : CTL_FAILED;
-		if (written == CTL_OK)
-			written = output_write(&out, text, strlen(text));
-		json_text_free(text);
-	}
+	if (out->fd >= 0)
+		written = write_report(report, out);
 	if (!json_is_true(json_object_get(report, "ok")))
 		return CTL_UNVERIFIED;
 	return status != CTL_OK ? status : written;
+}
+
+/* kekd reads it again: what came through standard input is gone by then. */
+static int
+check_file(const char *file)
+{
+	if (strcmp(file, "-") != 0)
+		return CTL_OK;
+	say_error("a drill reads its backup twice: give a file");
+	return CTL_USAGE;
 }
 
 int
 drill_run(struct ctl *ctl)
 {
 	_cleanup_(json_freep) json_t *report = NULL;
+	_cleanup_(output_free) struct output out = OUTPUT_INIT;
 	struct backup b = { 0 };
 	struct drill d = { 0 };
 	const char *file = ctl->args.words[0];
-	int status = backup_file_read(ctl, file, &b);
+	int status = check_file(file);
 
+	if (status == CTL_OK)
+		status = backup_file_read(ctl, file, &b);
 	backup_free(&b);
+	/* Before the work, which takes a while: a report without a place would be lost. */
+	if (status == CTL_OK && args_has(&ctl->args, "out"))
+		status = output_open(ctl, args_value(&ctl->args, "out"), false, &out);
 	if (status == CTL_OK)
 		status = open_scratch(&d);
 	if (status == CTL_OK)
@@ -313,5 +335,5 @@ drill_run(struct ctl *ctl)
 	if (status == CTL_OK)
 		status = read_report(ctl, &d, &report);
 	close_scratch(&d);
-	return status == CTL_OK ? finish(ctl, report) : status;
+	return status == CTL_OK ? finish(ctl, report, &out) : status;
 }

@@ -191,3 +191,12 @@ say_problem(const struct kekd_reply *r)
 		say_hint("%s", hint);
 	return exit_for(r->status);
 }
+
+int
+say_no_answer(const char *what)
+{
+	say_error("the server's answer has %s: no kekd gives that", what);
+	say_hint("is it kekd that listens at the endpoint? compare \"kekctl status\" and \"kekctl "
+		 "version\"");
+	return CTL_FAILED;
+}

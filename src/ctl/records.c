@@ -14,6 +14,7 @@
 #define BLOB_MAX 8192 /* in base64, with white space */
 #define SHOW_EVERY 4096
 #define PATIENCE_S 60 /* while the server has too much to do, or reads for the same client */
+#define PLACE_SIZE 64 /* of a page, as the server names it */
 #define US 1000000ull
 
 /* ---- options ---- */
@@ -268,6 +269,8 @@ take_page(struct walk *w, const json_t *page)
 	const json_t *record;
 	size_t i;
 
+	if (!json_is_array(json_object_get(page, "records")))
+		return say_no_answer("no list of records");
 	w->records->scanned += (uint64_t)number_of(page, "scanned");
 	show_pace(&w->pace, w->records);
 	json_array_foreach(json_object_get(page, "records"), i, record)
@@ -290,38 +293,46 @@ get_page(struct ctl *ctl, const char *path, json_t **ret_page)
 		_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
 		int status = ctl_exchange(ctl, "GET", path, NULL, NULL, NULL, &reply);
 		unsigned delay_s = reply.retry_after_s > 0 ? reply.retry_after_s : 1;
-		if (status == CTL_OK && reply.status == 200) {
-			*ret_page = json_incref(reply.json);
-			return CTL_OK;
-		}
 		if (status != CTL_OK)
 			return status;
+		if (!is_busy(&reply) || delay_s > PATIENCE_S - waited_s) {
+			status = ctl_check_reply(&reply);
+			*ret_page = status == CTL_OK ? json_incref(reply.json) : NULL;
+			return status;
+		}
 		waited_s += delay_s;
-		if (!is_busy(&reply) || waited_s > PATIENCE_S)
-			return say_problem(&reply);
 		nanosleep(&(struct timespec){ (time_t)delay_s, 0 }, NULL);
 	}
+}
+
+/* Where the next page begins; empty: there is none. Pages that do not go forward have no end. */
+static int
+take_next(const json_t *page, char after[PLACE_SIZE])
+{
+	const char *next = string_of(page, "next");
+
+	if (strlen(next) >= PLACE_SIZE || (*next && strcmp(next, after) == 0))
+		return say_no_answer("a page that leads nowhere");
+	snprintf(after, PLACE_SIZE, "%s", next);
+	return CTL_OK;
 }
 
 static int
 read_server(struct ctl *ctl, struct walk *w)
 {
 	struct buf path = BUF_INIT(8192);
-	char after[64] = "";
+	char after[PLACE_SIZE] = "";
 	int status = CTL_OK;
 
 	do {
 		_cleanup_(json_freep) json_t *page = NULL;
-		const char *next;
 		status = make_path(&w->records->filter, *after ? after : NULL, &path);
 		if (status == CTL_OK)
 			status = get_page(ctl, (const char *)path.data, &page);
 		if (status == CTL_OK)
 			status = take_page(w, page);
-		next = json_string_value(json_object_get(page, "next"));
-		if (next && strcmp(next, after) == 0)
-			next = NULL; /* pages that do not go forward have no end */
-		snprintf(after, sizeof(after), "%s", next ? next : "");
+		if (status == CTL_OK)
+			status = take_next(page, after);
 	} while (status == CTL_OK && *after && !w->stopped);
 	buf_free(&path);
 	return status;

@@ -58,8 +58,8 @@ ctl_exchange(struct ctl *ctl, const char *method, const char *path, const json_t
 	return err == -EPROTO || err == -EINVAL || err == -ENOMEM ? CTL_FAILED : CTL_UNAVAILABLE;
 }
 
-static int
-check_reply(const struct kekd_reply *r)
+int
+ctl_check_reply(const struct kekd_reply *r)
 {
 	if (r->status < 200 || r->status > 299)
 		return say_problem(r);
@@ -78,7 +78,7 @@ ctl_request(struct ctl *ctl, const char *method, const char *path, const json_t 
 	int status = ctl_exchange(ctl, method, path, body, if_match, if_none_match, &reply);
 
 	if (status == CTL_OK)
-		status = check_reply(&reply);
+		status = ctl_check_reply(&reply);
 	if (status == CTL_OK && ret_json)
 		*ret_json = json_incref(reply.json);
 	return status;
@@ -97,7 +97,7 @@ ctl_get_etag(struct ctl *ctl, const char *path, char ret_etag[64], json_t **ret_
 	int status = ctl_exchange(ctl, "GET", path, NULL, NULL, NULL, &reply);
 
 	if (status == CTL_OK)
-		status = check_reply(&reply);
+		status = ctl_check_reply(&reply);
 	if (status != CTL_OK)
 		return status;
 	if (!reply.etag[0]) {

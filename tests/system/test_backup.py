@@ -158,3 +158,9 @@ def test_only_who_may_makes_a_backup(server):
         admin.ok("POST", "/v1/backup", {})
     record = server.audit_records(operation="backup.create", type="outcome", result="ok")[-1]
     assert record["detail"]["records"] > 3
+
+
+def test_a_backup_on_standard_output_is_one_whatever_is_asked_for(server):
+    for more in ([], ["-o", "json"]):
+        text = server.kekctl(*more, "backup", "create", "-", "--force").stdout
+        assert json.loads(text)["kekd_backup"] == 1

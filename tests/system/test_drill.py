@@ -152,3 +152,21 @@ def test_a_drill_needs_a_backup_and_a_kekd(server):
     done = server.kekctl("drill", server.path("one.backup"), "--kekd-config",
                          server.path("none.yaml"), status=6)
     assert b"none.yaml" in done.stderr
+
+
+def test_a_report_that_has_no_place_is_refused_before_the_work(saved, tmp_path):
+    taken = tmp_path / "report.json"
+    taken.write_text("mine")
+    done = drill(saved, "--out", str(taken), status=2)
+    assert b"exists" in done.stderr and done.stdout == b"" and metric(saved) is None
+    assert taken.read_text() == "mine"
+
+
+def test_a_report_on_standard_output_is_all_that_stands_there(saved):
+    for more in ([], ["-o", "json"]):
+        assert json.loads(drill(saved, "--out", "-", *more).stdout)["ok"]
+
+
+def test_a_drill_needs_a_file(saved):
+    done = saved.kekctl("drill", "-", stdin=b"{}", status=2)
+    assert b"give a file" in done.stderr
