@@ -84,17 +84,20 @@ version_json(struct usage *u, const struct key *k, const struct key_version *v, 
 {
 	_cleanup_(str_freep) struct usage_row *rows = NULL;
 	char id[UUID_TEXT_SIZE], evidence[USAGE_EVIDENCE_SIZE];
-	uint64_t incomplete_us = usage_incomplete_for(u, v->created_us);
+	uint64_t incomplete_us;
 	struct usage_total total;
 	size_t count = 0;
-	int err = usage_version(u, &v->id, &total);
+	/* First: a use that comes meanwhile is then shown and not bound, and refuses the end. The
+	 * other way round it would be bound without having been shown. */
+	int err = usage_evidence(u, &v->id, v->created_us, evidence);
 
 	if (!err)
-		err = usage_rows(u, &v->id, &rows, &count);
+		err = usage_version(u, &v->id, &total);
 	if (!err)
-		err = usage_evidence(u, &v->id, v->created_us, evidence);
+		err = usage_rows(u, &v->id, &rows, &count);
 	if (err)
 		return err;
+	incomplete_us = usage_incomplete_for(u, v->created_us);
 	uuid_format(&v->id, id);
 	*ret_json = json_pack("{s:i, s:s, s:s, s:b, s:o, s:o, s:b, s:o, s:o, s:b, s:s}", "version",
 		(int)v->number, "id", id, "state", version_state_name(v->state), "primary",

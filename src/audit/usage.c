@@ -528,11 +528,13 @@ uint64_t
 usage_incomplete_for(struct usage *u, uint64_t created_us)
 {
 	uint64_t since = 0;
+	/* By a clock that was ahead: whether that was before the hole, nobody knows. */
+	bool ahead = created_us > clock_real_us();
 
 	pthread_mutex_lock(&u->lock);
 	for (size_t i = 0; i < u->members_count; i++) {
 		const struct span *span = &u->members[i].incomplete;
-		if (span->since_us > 0 && created_us <= span->until_us &&
+		if (span->since_us > 0 && (ahead || created_us <= span->until_us) &&
 			(since == 0 || span->since_us < since))
 			since = span->since_us;
 	}
