@@ -34,6 +34,7 @@ enum audit_type {
 };
 
 #define AUDIT_BLOB_HASH_SIZE 8
+#define AUDIT_LINE_MAX (8 * 1024 * 1024) /* of a file, with its newline */
 
 struct audit_version {
 	unsigned version;
@@ -231,7 +232,8 @@ int audit_reader_open_at(
 int audit_reader_open_since(const char *dir, uint64_t since_us, struct audit_reader **ret_reader);
 void audit_reader_place(const struct audit_reader *r, struct audit_place *ret_place);
 /* 1: a line without its newline, good until the next call; 0: no more for now, ask again later; or
- * -errno. */
+ * -errno. A line that is longer than any record is damage: it is cut off, with *ret_len
+ * AUDIT_LINE_MAX. */
 int audit_reader_next(struct audit_reader *r, const char **ret_line, size_t *ret_len);
 
 /* ---- which records are asked for (filter.c); any thread ---- */

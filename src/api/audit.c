@@ -165,7 +165,7 @@ take_line(struct scan *s, const char *line, size_t len)
 
 	s->scanned++;
 	s->bytes += len + 1;
-	if (!audit_filter_may_match(&s->filter, line, len))
+	if (len >= AUDIT_LINE_MAX || !audit_filter_may_match(&s->filter, line, len))
 		return 0;
 	record = json_parse(line, len, error);
 	matches = record && audit_filter_matches(&s->filter, record);

@@ -93,6 +93,44 @@ chain_list(int dir_fd, uint64_t **ret_sequences, size_t *ret_count)
 	return 0;
 }
 
+static int
+grow(char **text, size_t *size)
+{
+	size_t wanted = *size ? 2 * *size : 4096;
+	char *more;
+
+	if (wanted > CHAIN_LINE_MAX + 1)
+		wanted = CHAIN_LINE_MAX + 1;
+	more = realloc(*text, wanted);
+	if (!more)
+		return -ENOMEM;
+	*text = more;
+	*size = wanted;
+	return 0;
+}
+
+int
+chain_read_line(FILE *f, char **text, size_t *size, size_t *ret_len)
+{
+	size_t len = 0;
+	int c, err = *size > 0 ? 0 : grow(text, size);
+
+	*ret_len = 0;
+	while (!err && (c = getc_unlocked(f)) != EOF && c != '\n') {
+		if (len == CHAIN_LINE_MAX)
+			continue;
+		if (len + 1 == *size)
+			err = grow(text, size);
+		if (!err)
+			(*text)[len++] = (char)c;
+	}
+	if (err || ferror(f))
+		return err ? err : -EIO;
+	(*text)[len] = '\0';
+	*ret_len = len;
+	return c == '\n';
+}
+
 int
 chain_hash(EVP_MD_CTX *md, const void *data, size_t len, char ret_hex[CHAIN_HEX_SIZE])
 {

@@ -6,15 +6,18 @@
 #ifndef KEKD_AUDIT_CHAIN_H
 #define KEKD_AUDIT_CHAIN_H
 
+#include "kekd/audit.h"
+
 #include <jansson.h>
 #include <openssl/evp.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define CHAIN_HEX_SIZE 65
 #define CHAIN_FILE_SIZE 64
-#define CHAIN_LINE_MAX (8 * 1024 * 1024) /* with its newline */
-#define CHAIN_DAMAGED ".damaged"	 /* behind the name of a file that holds no whole record */
+#define CHAIN_LINE_MAX AUDIT_LINE_MAX
+#define CHAIN_DAMAGED ".damaged" /* behind the name of a file that holds no whole record */
 
 /* "audit-00000000000000000001.jsonl" */
 void chain_file_name(uint64_t sequence, char ret_name[CHAIN_FILE_SIZE]);
@@ -28,6 +31,11 @@ int chain_first(const char *cluster, const char *node, char ret_hex[CHAIN_HEX_SI
 int chain_hash(EVP_MD_CTX *md, const void *data, size_t len, char ret_hex[CHAIN_HEX_SIZE]);
 /* SHA-256 of the bytes of a file from offset to its end, and their number. 0 or -errno. */
 int chain_hash_tail(int fd, uint64_t offset, uint64_t *ret_len, char ret_hex[CHAIN_HEX_SIZE]);
+
+/* getline in bounded memory: 1: a whole line, without its newline; 0: the file ends, with what
+ * there is of a line; -errno, with none. What a line has beyond CHAIN_LINE_MAX bytes is passed
+ * over. */
+int chain_read_line(FILE *f, char **text, size_t *size, size_t *ret_len);
 
 struct chain_line {
 	uint64_t sequence;

@@ -247,15 +247,10 @@ static int
 read_line(struct audit_reader *r, size_t *ret_len)
 {
 	off_t start = ftello(r->file);
-	ssize_t n = getline(&r->line, &r->size, r->file);
+	int more = chain_read_line(r->file, &r->line, &r->size, ret_len);
 
-	if (n > 0 && r->line[n - 1] == '\n') {
-		r->line[n - 1] = '\0';
-		*ret_len = (size_t)n - 1;
-		return 1;
-	}
-	if (ferror(r->file))
-		return -EIO;
+	if (more != 0)
+		return more;
 	clearerr(r->file);
 	return fseeko(r->file, start, SEEK_SET) == 0 ? 0 : -errno;
 }

@@ -30,11 +30,11 @@ parse_first(FILE *f, struct chain_line *ret_line)
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
 	char *text = NULL;
-	size_t size = 0;
-	ssize_t len = getline(&text, &size, f);
-	int err = !md ? -ENOMEM : len < 1 || text[len - 1] != '\n' ? KEKD_EAUDIT : 0;
+	size_t size = 0, len;
+	int more = chain_read_line(f, &text, &size, &len);
+	int err = !md ? -ENOMEM : more == 0 ? KEKD_EAUDIT : more < 0 ? more : 0;
 
-	if (!err && chain_parse(md, text, (size_t)len - 1, ret_line) < 0)
+	if (!err && chain_parse(md, text, len, ret_line) < 0)
 		err = KEKD_EAUDIT;
 	free(text);
 	EVP_MD_CTX_free(md);

@@ -25,6 +25,7 @@
 #define PAUSE_NS (10 * CLOCK_MS)
 #define AGAIN_NS CLOCK_S /* a receiver that failed is left alone for so long */
 #define HEAD_SIZE 512
+#define TELL_NS (60 * CLOCK_S) /* at most so often of records that are too long */
 #define SEND_BUFFER (4 * 1024 * 1024)
 /* RFC 5424 section 6.2.1: facility 13 (log audit), severity 6 (informational). */
 #define PRIORITY "<110>1 "
@@ -51,6 +52,8 @@ struct sink {
 	uint64_t stop_ns;  /* the end of patience, once it is stopping */
 	uint64_t again_ns; /* the thread's own: not before */
 	bool told_ok;	   /* the same: what the log has of it */
+	uint64_t long_ns;  /* the same: when it may have the next line about records too long */
+	uint64_t too_long; /* the same: those that it has no line about */
 	struct buf out;	   /* the same */
 	struct audit_sink_status status;
 };
@@ -187,6 +190,24 @@ send_one(struct sink *s)
 	}
 }
 
+/* The receiver is well, the record is not for it. */
+static void
+note_too_long(struct sink *s, size_t len)
+{
+	uint64_t now = clock_boot_ns();
+
+	note(s, true, 0, 1, "");
+	s->too_long++;
+	if (now < s->long_ns)
+		return;
+	log_warning(
+		"audit.sink %s: %llu records were lost there, and counted, as they are too long "
+		"for the socket, the last one with %zu bytes; the log itself has them",
+		s->spec, (unsigned long long)s->too_long, len);
+	s->too_long = 0;
+	s->long_ns = now + TELL_NS;
+}
+
 static void
 deliver(struct sink *s, const struct line *l)
 {
@@ -201,8 +222,8 @@ deliver(struct sink *s, const struct line *l)
 	err = s->out.bad ? -EMSGSIZE : send_one(s);
 	if (err == 0) {
 		note(s, true, 1, 0, "");
-	} else if (err == -EMSGSIZE) { /* the receiver is well, the record is not for it */
-		note(s, true, 0, 1, "");
+	} else if (err == -EMSGSIZE) {
+		note_too_long(s, l->len);
 	} else {
 		s->again_ns = clock_boot_ns() + AGAIN_NS;
 		note(s, false, 0, 1, err == -ETIMEDOUT ? "does not read" : strerror(-err));

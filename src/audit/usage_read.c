@@ -272,16 +272,18 @@ read_line(struct usage *u, struct log_reader *r, size_t *ret_len)
 	size_t skipped = 0;
 
 	for (;;) {
-		ssize_t n = r->file ? getline(&r->line, &r->size, r->file) : -1;
-		uint64_t sequence = n > 0 ? line_sequence(r->line) : 0;
+		size_t len = 0;
+		int whole = r->file ? chain_read_line(r->file, &r->line, &r->size, &len) : 0;
+		bool none = whole <= 0 && len == 0;
+		uint64_t sequence = none ? 0 : line_sequence(r->line);
 		int more = 1;
-		if (n > 0 && sequence > u->begin.sequence && sequence < r->limit)
+		if (sequence > u->begin.sequence && sequence < r->limit)
 			return 0;
-		if (n <= 0 || sequence >= r->limit)
+		if (none || sequence >= r->limit)
 			more = next_file(r);
 		else if (sequence > 0 && (r->by_time || sequence > r->last.sequence) &&
-			 r->line[n - 1] == '\n') {
-			*ret_len = (size_t)n - 1;
+			 whole == 1) {
+			*ret_len = len;
 			return 1;
 		}
 		if (more <= 0)

@@ -172,12 +172,15 @@ show_text_report(const struct records *r, const struct report *report, const jso
 	table_print(t);
 }
 
-/* RFC 4180: a field is quoted where it must be. */
+/* RFC 4180: a field is quoted where it must be. What a spreadsheet would take for a formula begins
+ * with an apostrophe: names in a log come from others. */
 static void
 put_field(const char *text, bool last)
 {
+	const char *before = *text && strchr("=+-@\t\r", *text) ? "'" : "";
+
 	if (strpbrk(text, ",\"\r\n")) {
-		putchar('"');
+		printf("\"%s", before);
 		for (; *text; text++) {
 			if (*text == '"')
 				putchar('"');
@@ -185,7 +188,7 @@ put_field(const char *text, bool last)
 		}
 		putchar('"');
 	} else {
-		fputs(text, stdout);
+		printf("%s%s", before, text);
 	}
 	fputs(last ? "\r\n" : ",", stdout);
 }

@@ -155,20 +155,54 @@ def test_wrong_usage_is_told_before_anything_is_read(server, tmp_path):
     server.kekctl("audit", "query", "--dir", str(tmp_path / "absent"), status=1)
 
 
-def chain(directory, count):
+def chain(directory, count, client="app-{}"):
     """A log of so many wraps, as the format says it."""
     previous = hashlib.sha256(b"test\0node-1").hexdigest()
     with open(directory / f"audit-{1:020}.jsonl", "wb") as f:
         for n in range(1, count + 1):
+            who = json.dumps(client.format(n % 50))
             what = ('"type":"open","cluster":"test","reason":"start","version":"0","pid":1'
                     if n == 1 else
-                    f'"type":"request","client":"app-{n % 50}","operation":"wrap","key":"demo",'
+                    f'"type":"request","client":{who},"operation":"wrap","key":"demo",'
                     '"versions":[{"version":1,"id":"7c0d7a58-9d3c-4c89-b9fd-5f3f2a0c7a11",'
                     '"wrapped":1}],"result":"ok","status":200,"us":300,"revision":9')
             body = (f'{{"v":1,"seq":{n},"time":"2026-01-31T12:00:00.{n % 1000000:06}Z",'
                     f'"node":"node-1",{what},"prev":"{previous}"').encode()
             previous = hashlib.sha256(body).hexdigest()
             f.write(body + b',"hash":"' + previous.encode() + b'"}\n')
+
+
+@pytest.mark.parametrize("sign", "=+-@\t\r")
+def test_no_cell_of_a_csv_report_is_a_formula(server, tmp_path, sign):
+    for name in (sign + "cmd|x!A1", sign + 'HYPERLINK("x", 1)'):
+        chain(tmp_path, 2, client=name)
+        text = report(server, "--dir", str(tmp_path), "--format", "csv")
+        row, = csv.DictReader(io.StringIO(text, newline=""))
+        assert row["client"] == "'" + name
+        value = json.loads(report(server, "--dir", str(tmp_path), "--format", "json"))
+        assert value["rows"][0]["client"] == name
+
+
+def test_a_line_longer_than_any_record_is_told_of_in_bounded_memory(server, tmp_path):
+    chain(tmp_path, 3)
+    file, = tmp_path.iterdir()
+    first, second, third = file.read_bytes().splitlines(keepends=True)
+    with open(file, "wb") as f:
+        f.write(first + second)
+        f.seek(400 << 20, os.SEEK_CUR)
+        f.write(b"\n" + third)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (200 << 20, 200 << 20))
+    kekctl = os.path.join(BUILD, "kekctl")
+    for command, told, status in ((["audit", "query", "--dir"], 3, 0),
+                                  (["audit", "tail", "--last", "10"], 3, UNVERIFIED),
+                                  (["audit", "verify"], 0, UNVERIFIED)):
+        done = subprocess.run([kekctl, *command, str(tmp_path), "-o", "json"], preexec_fn=limit,
+                              capture_output=True, timeout=120, check=False)
+        assert done.returncode == status, (command, done)
+        assert b"longer than any record" in done.stderr + done.stdout, done
+        assert done.stdout.count(b'"seq":') == told or not told, done.stdout
 
 
 def test_a_client_reads_the_log_once_at_a_time_and_keeps_nobody_from_it(make_server):

@@ -3,6 +3,7 @@
  * wrapped system calls, and one is really full. */
 #include "kekd/audit.h"
 
+#include "../../src/audit/sink.h"
 #include "kekd/clock.h"
 #include "kekd/err.h"
 #include "kekd/json.h"
@@ -21,7 +22,9 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -806,6 +809,69 @@ number(const json_t *j, const char *name)
 	return json_integer_value(json_object_get(j, name));
 }
 
+/* stderr goes to the file; end_capture counts its lines with a text. */
+static int
+begin_capture(FILE **ret_file)
+{
+	int saved = dup(STDERR_FILENO);
+
+	*ret_file = tmpfile();
+	assert_non_null(*ret_file);
+	dup2(fileno(*ret_file), STDERR_FILENO);
+	return saved;
+}
+
+static unsigned
+end_capture(int saved, FILE *file, const char *text)
+{
+	char line[1024];
+	unsigned found = 0;
+
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	rewind(file);
+	while (fgets(line, sizeof(line), file))
+		found += strstr(line, text) != NULL;
+	fclose(file);
+	return found;
+}
+
+#define TOO_LONG (5u * 1024 * 1024)
+
+static void
+records_too_long_for_the_second_sink_are_counted_and_told_of_once_a_minute(void **state)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	struct audit_sink_status status;
+	struct sink *sink = NULL;
+	char spec[160], *line = malloc(TOO_LONG);
+	int saved, receiver = socket(AF_UNIX, SOCK_DGRAM, 0);
+	FILE *captured;
+	(void)state;
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/kekd-unit-sink-%d", (int)getpid());
+	snprintf(spec, sizeof(spec), "json:%s", at.sun_path);
+	assert_int_equal(bind(receiver, (struct sockaddr *)&at, sizeof(at)), 0);
+	memset(line, 'x', TOO_LONG);
+	line[TOO_LONG - 1] = '\n';
+	saved = begin_capture(&captured);
+	assert_int_equal(sink_open(spec, &sink), 0);
+	for (uint64_t i = 1; i <= 3; i++) {
+		sink_put(sink, line, TOO_LONG);
+		do
+			sink_status(sink, &status);
+		while (status.lost < i);
+	}
+	sink_put(sink, "short\n", 6);
+	sink_freep(&sink);
+	assert_int_equal(end_capture(saved, captured, "too long for the socket"), 1);
+	assert_true(status.ok && status.lost == 3);
+	assert_int_equal(recv(receiver, line, TOO_LONG, 0), 5);
+	close(receiver);
+	unlink(at.sun_path);
+	free(line);
+}
+
 static void
 refusals_are_bounded_and_the_rest_is_counted(void **state)
 {
@@ -985,6 +1051,7 @@ main(void)
 		T(a_log_whose_file_was_deleted_stops_answering_from_it),
 		T(a_full_disk_is_refused_and_recovered_from),
 		T(everything_acknowledged_survives_kill_9),
+		T(records_too_long_for_the_second_sink_are_counted_and_told_of_once_a_minute),
 		T(refusals_are_bounded_and_the_rest_is_counted),
 		T(refusals_of_any_number_of_clients_stay_bounded),
 		T(refusals_are_not_taken_while_the_log_fails),

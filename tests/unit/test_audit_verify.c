@@ -16,6 +16,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -182,6 +183,39 @@ line_at(const char *text, size_t n)
 }
 
 /* ---- promises ---- */
+
+#define TOO_LONG ((off_t)256 << 20)
+
+static void
+a_line_longer_than_any_record_is_read_in_bounded_memory(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_reader *reader = NULL;
+	struct audit_oldest oldest;
+	struct rusage before, after;
+	char path[160];
+	const char *line;
+	size_t len, cut = 0, whole = 0;
+	FILE *file;
+
+	path_of(f, 1, path);
+	file = fopen(path, "w");
+	assert_int_equal(fseeko(file, TOO_LONG, SEEK_SET), 0);
+	fprintf(file, "\n%s", f->texts[1]);
+	fclose(file);
+	getrusage(RUSAGE_SELF, &before);
+	assert_int_equal(audit_oldest(f->dir, 1, &oldest), KEKD_EAUDIT);
+	assert_int_equal(audit_reader_open(f->dir, AUDIT_READER_ALL, &reader), 0);
+	while (audit_reader_next(reader, &line, &len) == 1) {
+		cut += len == AUDIT_LINE_MAX;
+		whole += len < AUDIT_LINE_MAX && line[len - 1] == '}';
+	}
+	audit_reader_freep(&reader);
+	getrusage(RUSAGE_SELF, &after);
+	assert_true(cut == 1 && whole >= 11);
+	assert_true(after.ru_maxrss - before.ru_maxrss < 64 * 1024);
+	restore(f);
+}
 
 static void
 an_untouched_log_is_whole(void **state)
@@ -633,6 +667,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		T(a_line_longer_than_any_record_is_read_in_bounded_memory),
 		T(an_untouched_log_is_whole),
 		T(every_single_changed_byte_is_found_in_its_line),
 		T(a_removed_record_is_found),
