@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * libkekdclient: HTTP/1.1 over mTLS to one of several endpoints, for kekctl and the Kubernetes
- * plugin (libcurl). One struct per thread. Connections are kept alive. An endpoint that cannot be
- * reached, or answers 503, is followed by the next one, within the deadline, if the request may be
- * repeated.
+ * plugin (libcurl). One struct per thread. Connections are kept alive.
+ *
+ * An endpoint that cannot be reached, does not answer, or answers 503, is followed by the next one
+ * within the deadline. What reads or computes (wrap, unwrap, generate, rewrap) is repeated whatever
+ * became of the first attempt, so it fails only where no endpoint serves. A change goes to the next
+ * endpoint when it was certainly not begun, and with a precondition also when its answer was lost:
+ * then the second answer may be a 412 for what the first did (`repeated`). Redirections (307, 308)
+ * are followed to https alone, at most three; while no node is active a request waits up to 10 s
+ * for the next one.
  */
 #ifndef KEKD_CLIENT_H
 #define KEKD_CLIENT_H
@@ -34,15 +40,18 @@ struct kekd_reply {
 	char code[64];	 /* of a problem document; empty: none */
 	char detail[512], request_id[64];
 	unsigned retry_after_s;
+	bool repeated; /* an earlier attempt may have been carried out: its answer was lost */
 };
 void kekd_reply_free(struct kekd_reply *r);
 
 /* method: "GET" … path: from "/v1" on, already escaped. body may be NULL. if_match / if_none_match
  * may be NULL. 0 when an answer came, whatever its status; else -ETIMEDOUT, -ECONNREFUSED,
- * -ECONNRESET (lost on the way: a change may have been made), -EPROTO (TLS) with a text for people,
- * naming endpoint and remedy. */
+ * -ECONNRESET (lost on the way), -EPROTO (TLS) with a text for people, naming endpoint and remedy.
+ */
 int kekd_client_request(struct kekd_client *c, const char *method, const char *path,
 	const json_t *body, const char *if_match, const char *if_none_match,
 	struct kekd_reply *ret_reply, char ret_error[512]);
+/* Of the last request, when it failed: was it sent, so that a change may have been made? */
+bool kekd_client_uncertain(const struct kekd_client *c);
 
 #endif

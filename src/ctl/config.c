@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define ENDPOINT_DEFAULT "https://127.0.0.1:7373"
+#define ENDPOINTS_MAX 16
 
 /* ---- what the file says ---- */
 
@@ -18,7 +19,7 @@ static const cyaml_schema_value_t endpoint_schema = {
 
 static const cyaml_schema_field_t fields[] = {
 	CYAML_FIELD_SEQUENCE("endpoints", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-		struct ctl_config, endpoints, &endpoint_schema, 1, 16),
+		struct ctl_config, endpoints, &endpoint_schema, 1, ENDPOINTS_MAX),
 	CYAML_FIELD_STRING_PTR("ca", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct ctl_config,
 		ca, 1, CYAML_UNLIMITED),
 	CYAML_FIELD_STRING_PTR("certificate", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
@@ -100,10 +101,10 @@ beside(const char *file, const char *path)
 }
 
 static int
-add_endpoint(struct ctl_config *c, const char *endpoint)
+add_endpoint(struct ctl_config *c, const char *endpoint, size_t len)
 {
 	char **longer = realloc(c->endpoints, (c->endpoints_count + 1) * sizeof(*longer));
-	char *copy = strdup(endpoint);
+	char *copy = strndup(endpoint, len);
 
 	if (longer)
 		c->endpoints = longer;
@@ -116,6 +117,31 @@ add_endpoint(struct ctl_config *c, const char *endpoint)
 	return CTL_OK;
 }
 
+/* One, or several with commas between them. */
+static int
+add_endpoints(struct ctl_config *c, const char *list)
+{
+	for (const char *p = list; *p;) {
+		size_t len = strcspn(p, ", ");
+		if (len > 0 && c->endpoints_count == ENDPOINTS_MAX) {
+			say_error("more than %d endpoints", ENDPOINTS_MAX);
+			return CTL_USAGE;
+		}
+		if (len > 0 && add_endpoint(c, p, len) != CTL_OK)
+			return CTL_FAILED;
+		p += len;
+		p += *p != '\0';
+	}
+	return CTL_OK;
+}
+
+static void
+drop_endpoints(struct ctl_config *c)
+{
+	while (c->endpoints_count > 0)
+		free(c->endpoints[--c->endpoints_count]);
+}
+
 static int
 take_file(const char *path, const struct ctl_config *file, struct ctl_config *c)
 {
@@ -123,7 +149,7 @@ take_file(const char *path, const struct ctl_config *file, struct ctl_config *c)
 	c->certificate = beside(path, file->certificate);
 	c->key = beside(path, file->key);
 	for (unsigned i = 0; i < file->endpoints_count; i++)
-		if (add_endpoint(c, file->endpoints[i]) != CTL_OK)
+		if (add_endpoint(c, file->endpoints[i], strlen(file->endpoints[i])) != CTL_OK)
 			return CTL_FAILED;
 	return CTL_OK;
 }
@@ -188,6 +214,26 @@ find_file(const struct ctl_args *a)
 
 /* ---- both together ---- */
 
+/* The options, else the environment, else what the file says. */
+static int
+lay_endpoints_over(const struct ctl_args *a, struct ctl_config *c)
+{
+	const char *environment = getenv("KEKCTL_ENDPOINTS");
+	int status = CTL_OK;
+
+	if (args_has(a, "endpoint")) {
+		drop_endpoints(c);
+		for (size_t i = 0; status == CTL_OK && i < args_count(a, "endpoint"); i++)
+			status = add_endpoints(c, args_nth(a, "endpoint", i));
+	} else if (environment && *environment) {
+		drop_endpoints(c);
+		status = add_endpoints(c, environment);
+	}
+	if (status == CTL_OK && c->endpoints_count == 0)
+		status = add_endpoints(c, ENDPOINT_DEFAULT);
+	return status;
+}
+
 static int
 lay_over(const struct ctl_args *a, struct ctl_config *c)
 {
@@ -207,14 +253,7 @@ lay_over(const struct ctl_args *a, struct ctl_config *c)
 		free(*paths[i].place);
 		*paths[i].place = strdup(value);
 	}
-	if (args_has(a, "endpoint")) {
-		while (c->endpoints_count > 0)
-			free(c->endpoints[--c->endpoints_count]);
-		for (size_t i = 0; i < args_count(a, "endpoint"); i++)
-			if (add_endpoint(c, args_nth(a, "endpoint", i)) != CTL_OK)
-				return CTL_FAILED;
-	}
-	return c->endpoints_count > 0 ? CTL_OK : add_endpoint(c, ENDPOINT_DEFAULT);
+	return lay_endpoints_over(a, c);
 }
 
 static int
@@ -258,8 +297,7 @@ ctl_config_load(const struct ctl_args *a, struct ctl_config *ret_config)
 void
 ctl_config_free(struct ctl_config *c)
 {
-	for (unsigned i = 0; i < c->endpoints_count; i++)
-		free(c->endpoints[i]);
+	drop_endpoints(c);
 	free(c->endpoints);
 	free(c->ca);
 	free(c->certificate);

@@ -189,6 +189,10 @@ say_problem(const struct kekd_reply *r)
 		say_hint("%s (not before %u s)", hint, r->retry_after_s);
 	else if (hint)
 		say_hint("%s", hint);
+	if (r->repeated)
+		say_hint("an earlier attempt's answer was lost: it may have been this very command "
+			 "that "
+			 "did it");
 	return exit_for(r->status);
 }
 

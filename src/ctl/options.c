@@ -7,7 +7,8 @@
 
 const struct ctl_option ctl_options[] = {
 	{ "config", 0, "FILE", "read this kekctl.yaml", true },
-	{ "endpoint", 0, "URL", "ask this server, https://HOST:PORT; may be given again", true },
+	{ "endpoint", 0, "URL",
+		"ask this server, https://HOST:PORT; again, or after a comma: the next", true },
 	{ "ca", 0, "FILE", "PEM file with the CA of the server's certificate", true },
 	{ "cert", 0, "FILE", "PEM file with the client's certificate", true },
 	{ "key", 0, "FILE", "PEM file with the client certificate's private key", true },

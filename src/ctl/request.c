@@ -53,7 +53,7 @@ ctl_exchange(struct ctl *ctl, const char *method, const char *path, const json_t
 	if (err == 0)
 		return CTL_OK;
 	say_error("%s", error);
-	if (err == -ECONNRESET && strcmp(method, "GET") != 0)
+	if (kekd_client_uncertain(ctl->client))
 		say_hint("the server may have done it: look before you repeat it");
 	return err == -EPROTO || err == -EINVAL || err == -ENOMEM ? CTL_FAILED : CTL_UNAVAILABLE;
 }

@@ -94,14 +94,19 @@ show_staged(const struct ctl *ctl, const char *name, const json_t *key)
 
 /* The key moved on between our reading and the rotation. */
 static int
-explain_lost_rotation(struct ctl *ctl, const char *name, const json_t *before)
+explain_lost_rotation(struct ctl *ctl, const char *name, const json_t *before, bool repeated)
 {
 	_cleanup_(json_freep) json_t *now = NULL;
 	int status = ctl_get(ctl, key_path(name), &now);
 
 	if (status != CTL_OK)
 		return status;
-	if (number_of(now, "primary") != number_of(before, "primary"))
+	if (repeated)
+		say_error("the answer to a first attempt was lost, and %s has changed since: %s is "
+			  "the "
+			  "primary now, it was %s; it may be this command that did it",
+			name, show_version(now, "primary"), show_version(before, "primary"));
+	else if (number_of(now, "primary") != number_of(before, "primary"))
 		say_error("%s was rotated by somebody else at the same time: %s is the primary "
 			  "now, it was %s; this command rotated nothing",
 			name, show_version(now, "primary"), show_version(before, "primary"));
@@ -117,7 +122,7 @@ static int
 finish_rotation(struct ctl *ctl, const char *name, const json_t *before, const struct kekd_reply *r)
 {
 	if (r->status == 412)
-		return explain_lost_rotation(ctl, name, before);
+		return explain_lost_rotation(ctl, name, before, r->repeated);
 	if (r->status < 200 || r->status > 299)
 		return say_problem(r);
 	if (args_has(&ctl->args, "dry-run"))
