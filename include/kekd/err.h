@@ -60,6 +60,8 @@
 	X(KEKD_ENOTPRIMARY, "version_not_primary", 409, "Only the primary version wraps") \
 	X(KEKD_EUNPROVEN, "version_unproven", 409, \
 		"A member could not prove the version in its token") \
+	X(KEKD_ENOPROOF, "member_unproven", 409, \
+		"A member of the cluster has not proven the version in its token") \
 	X(KEKD_ETAKEN, "identity_taken", 409, "Another client has this identity") \
 	X(KEKD_ENONCES, "nonce_budget_exhausted", 409, \
 		"The version has no IVs left: rotate the key") \

@@ -86,6 +86,9 @@ struct hsm_op {
 	const uint8_t *aad, *aad2, *in; /* borrowed until the batch is done */
 	uint32_t aad_len, aad2_len, in_len;
 	uint32_t size;
+	/* Of what is never replayed: the boot clock after which the worker refuses to begin it,
+	 * with KEKD_ENOTACTIVE; 0: it may begin at any time. */
+	uint64_t until_ns;
 	/* the answer */
 	int err; /* 0 or a kekd_err: KEKD_EUNWRAP, KEKD_EOBJECT, KEKD_EHSM, KEKD_ETIMEOUT … */
 	uint8_t *out, *out2; /* the caller's room; out_cap bytes each, out2 may be NULL */

@@ -136,6 +136,11 @@ struct key *keyring_find(
  * version that has none its nonce block: that of the same version in the replaced record, or a new
  * one; until then k must not be shared. 0 or -ENOMEM. Control thread. */
 int keyring_publish(struct keyring *r, struct key *k);
+/* Told of every record that keyring_publish put in the place of another (old; NULL: a new name), by
+ * the thread that published it. Both are borrowed: take references. One observer; set it before
+ * the first record. */
+typedef void keyring_observe_fn(struct key *old, struct key *now, void *user);
+void keyring_observe(struct keyring *r, keyring_observe_fn *fn, void *user);
 void keyring_mark_refused(struct keyring *r, const char *name, bool refused);
 size_t keyring_count(struct keyring *r);
 /* Up to limit keys with names after `after` (NULL: from the first), sorted, as new references.

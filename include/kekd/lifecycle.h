@@ -11,6 +11,8 @@
 #include "kekd/keyring.h"
 #include "kekd/seal.h"
 
+struct lifecycle_members; /* below */
+
 struct lifecycle {
 	struct sealed *store;
 	struct hsm *hsm;
@@ -18,9 +20,28 @@ struct lifecycle {
 	const char *cluster, *node;
 	const char *const *tokens; /* logical tokens; the first holds new keys */
 	unsigned tokens_count;
+	const struct lifecycle_members *members; /* NULL: this node is alone, and nobody asks */
 };
 
 #define LIFECYCLE_ERROR_SIZE 256 /* what happened, to what, what to do */
+
+/* What the changes of keys ask of the node about the cluster's other members. Control thread. */
+struct lifecycle_members {
+	void *user;
+	/* Are there others? */
+	bool (*others)(void *user);
+	/* Waits until each of them has proven the version, as k, which is stored, has it. 0; or
+	 * KEKD_ENOPROOF and who has not; KEKD_ENOTACTIVE. */
+	int (*proven)(void *user, const struct key *k, const struct key_version *v,
+		char ret_error[LIFECYCLE_ERROR_SIZE]);
+	/* Has this member said that the version's object is not in its token any more? */
+	bool (*destroyed)(void *user, const char *member, const struct key_version *v);
+	/* May this node change what is in the tokens? 0 and, by the boot clock, until when (0: no
+	 * end); or KEKD_ENOTACTIVE. */
+	int (*may_change)(void *user, uint64_t *ret_until_ns);
+	/* This node has committed the record that it published last. */
+	void (*committed)(void *user, const struct key *k);
+};
 
 /* What a key can be set to, apart from its versions. */
 struct lifecycle_settings {
@@ -123,9 +144,16 @@ int lifecycle_wait(struct lifecycle *l, const char *name, uint64_t expected, uns
 int lifecycle_begin_destroy(struct lifecycle *l, const char *name, uint64_t expected,
 	unsigned version, struct key **ret_key, char ret_error[LIFECYCLE_ERROR_SIZE]);
 /* destroying: the object goes from this node's token, copies from its workers, and this node
- * confirms; when all members have, → destroyed. Can be repeated after a crash at any instant. */
+ * confirms, as do the others that have said that it went from theirs; when all members have, →
+ * destroyed. Commits only what is new. Can be repeated after a crash at any instant. */
 int lifecycle_destroy(struct lifecycle *l, const char *name, unsigned version,
 	const char (*members)[STR_NAME_MAX + 1], size_t members_count, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+
+/* The part of a member that is not the active: the object goes from its token, and copies from its
+ * workers. Nothing is committed, and no lease is asked for: what is destroying ends nowhere else.
+ * Can be repeated. */
+int lifecycle_destroy_here(struct lifecycle *l, const struct key *k, unsigned version,
 	char ret_error[LIFECYCLE_ERROR_SIZE]);
 
 /* The canary (crypto/canary.c): made once per version; proving = unwrap it and compare, then a

@@ -50,6 +50,19 @@ enum node_phase {
 /* Is one version's object proven in this node's token? In the background, after the start. */
 struct node_proofs {
 	atomic_size_t total, proven, failed;
+	atomic_bool through; /* each was asked for since the start */
+};
+
+#define TOKEN_SERIAL_SIZE 17
+#define NODE_FAILING_MAX 100 /* versions that are named as not proven */
+struct node_proving;
+struct node_member { /* a record members/NAME */
+	char name[STR_NAME_MAX + 1];
+	json_t *body;
+};
+struct node_copies { /* in how many tokens versions are proven */
+	bool known;
+	uint64_t versions[CLUSTER_MEMBERS_MAX + 1]; /* by the number of tokens */
 };
 
 struct node_nonces;
@@ -125,6 +138,7 @@ struct node {
 	_Atomic(struct http *) http; /* NULL while its first requests come in already */
 	struct traffic *traffic;
 	struct lifecycle lifecycle;
+	struct lifecycle_members lifecycle_members;
 	struct node_proofs proofs;
 	atomic_bool unconfirmed; /* after a restore */
 	atomic_bool swept;	 /* the tokens' objects were looked at since the start */
@@ -143,7 +157,16 @@ struct node {
 	uint64_t next_poll_ns;
 	bool proofs_done;
 	uint64_t next_summary_ns, next_rotations_ns;
-	json_t *member;		/* body of members/NODE, or NULL */
+	struct node_proving *proving;
+	bool member_unwritten;
+	uint64_t member_written_ns, member_again_ns;
+	int member_err;
+	bool copies_news; /* they are to be counted again */
+	uint64_t copies_next_ns;
+	struct { /* the member that was last waited for in vain */
+		char member[STR_NAME_MAX + 1];
+		uint64_t ns, revision;
+	} vain;
 	struct uuid signing_id; /* CKA_ID of the key for signatures */
 	unsigned signing_token;
 	char signing_file[64];	      /* of the log, when it was looked at */
@@ -159,14 +182,11 @@ struct node {
 	struct sealed_ahead *ahead; /* read while no token is ready yet */
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
-	char proof_after[STR_NAME_MAX + 1];
-	struct { /* one pass over all versions; another one follows while a token does not answer */
-		size_t total, proven, failed;
-		bool undecided, again;
-		uint64_t again_ns;
-	} pass;
-	pthread_mutex_t lock;	/* of what follows */
-	struct cluster cluster; /* read it by node_cluster */
+	pthread_mutex_t lock;	     /* of what follows */
+	struct cluster cluster;	     /* read it by node_cluster */
+	struct node_member *members; /* written by the control thread alone, which may read it so */
+	size_t members_count;
+	struct node_copies copies;
 	struct unknown_object *unknown;
 	size_t unknown_count;
 	char phase_reason[256];
@@ -194,6 +214,8 @@ bool node_first_refusal(struct node *n, const char *client, const struct uuid *v
 void node_count_proven(struct node *n, const char *key);
 /* A version of it is not to be proven any more. Control thread. */
 void node_count_gone(struct node *n, const char *key);
+/* A part of what a member says in members/NODE, as a copy; NULL: it says nothing. Any thread. */
+json_t *node_member_copy(struct node *n, const char *node, const char *part);
 /* The shortest rotate_every that a key may have here, in seconds. Any thread. */
 uint64_t node_rotation_floor_s(struct node *n);
 /* Versions of this key wait for their end, or are at it: from now on the node sees to them. Control

@@ -110,6 +110,9 @@ static const struct {
 				 "primary NAME VERSION" },
 	{ "version_unproven", "the primary is as before; \"kekctl hsm status\" shows the token; "
 			      "then rotate again: the staged version is used" },
+	{ "member_unproven",
+		"\"kekctl cluster status\" shows the members; bring it back or forget it, "
+		"then rotate again: the staged version is used" },
 	{ "identity_taken", "\"kekctl client list\" shows which client has it" },
 	{ "nonce_budget_exhausted", "kekctl key rotate NAME" },
 	{ "key_attributes_refused", "the token's policy lets keys out: see its manual; such a key "

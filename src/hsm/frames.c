@@ -15,6 +15,7 @@ enum frame_type { FRAME_HELLO = 1, FRAME_REQUEST, FRAME_RESULT };
 #define GENERATE_MAX 4096
 #define MESSAGE_HEAD_SIZE 12 /* the longer of the two heads: a result's */
 #define REQUEST_FIXED 29     /* kind to out2_cap, and the lengths of aad, aad2 and in */
+#define END_SIZE 8	     /* of an operation that has an end */
 #define RESULT_FIXED 33	     /* err, iv, attributes, and the lengths of out and out2 */
 #define EXPANSION_MAX 32     /* tag, and an IV that a token puts before what it encrypted */
 
@@ -160,6 +161,12 @@ room(const uint8_t *out, uint32_t cap)
 	return out ? cap : 0;
 }
 
+static bool
+has_end(const struct hsm_op *op)
+{
+	return op->kind >= HSM_OP_CREATE_KEK && op->until_ns != 0;
+}
+
 void
 frame_put_request(struct buf *b, const struct hsm_op *op)
 {
@@ -170,7 +177,9 @@ frame_put_request(struct buf *b, const struct hsm_op *op)
 	buf_u32(b, op->size);
 	buf_u32(b, room(op->out, op->out_cap));
 	buf_u32(b, room(op->out2, op->out2_cap));
-	buf_u8(b, 0);
+	buf_u8(b, has_end(op));
+	if (has_end(op))
+		buf_u64(b, op->until_ns);
 	buf_put(b, op->object.b, op->object.len);
 	buf_put(b, op->object2.b, op->object2.len);
 	buf_put(b, op->iv, op->iv_len);
@@ -182,8 +191,8 @@ frame_put_request(struct buf *b, const struct hsm_op *op)
 size_t
 frame_request_size(const struct hsm_op *op)
 {
-	return (size_t)REQUEST_FIXED + op->object.len + op->object2.len + op->iv_len + op->aad_len +
-	       op->aad2_len + op->in_len;
+	return (size_t)REQUEST_FIXED + has_end(op) * END_SIZE + op->object.len + op->object2.len +
+	       op->iv_len + op->aad_len + op->aad2_len + op->in_len;
 }
 
 size_t
@@ -225,7 +234,7 @@ int
 frame_get_request(struct reader *r, struct hsm_op *ret_op)
 {
 	struct hsm_op op = { 0 };
-	unsigned kind = reader_u8(r), reserved;
+	unsigned kind = reader_u8(r), ends;
 
 	op.iv_len = reader_u8(r);
 	op.object.len = reader_u8(r);
@@ -233,14 +242,17 @@ frame_get_request(struct reader *r, struct hsm_op *ret_op)
 	op.size = reader_u32(r);
 	op.out_cap = reader_u32(r);
 	op.out2_cap = reader_u32(r);
-	reserved = reader_u8(r);
+	ends = reader_u8(r);
+	if (ends == 1)
+		op.until_ns = reader_u64(r);
 	get_bytes(r, op.object.b, op.object.len, sizeof(op.object.b));
 	get_bytes(r, op.object2.b, op.object2.len, sizeof(op.object2.b));
 	get_bytes(r, op.iv, op.iv_len, sizeof(op.iv));
 	op.aad = get_block(r, &op.aad_len);
 	op.aad2 = get_block(r, &op.aad2_len);
 	op.in = get_block(r, &op.in_len);
-	if (r->bad || reserved != 0 || !kind_info(kind)->known)
+	if (r->bad || !kind_info(kind)->known || ends > 1 ||
+		(ends == 1 && (kind < HSM_OP_CREATE_KEK || op.until_ns == 0)))
 		return -EBADMSG;
 	op.kind = kind;
 	if (op.kind == HSM_OP_GENERATE && (op.size == 0 || op.size > GENERATE_MAX))

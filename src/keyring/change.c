@@ -46,6 +46,7 @@ static const struct {
 	{ KEKD_ERECORD, "its record is missing or its seal does not verify: put the metadata back "
 			"from a backup" },
 	{ KEKD_EHSM, "the token that seals records cannot be used: see the status, then repeat" },
+	{ KEKD_ENOTACTIVE, "this node is not the active one any more: repeat the change" },
 	{ KEKD_ETIMEOUT, "the token that seals records did not answer in time: repeat the change" },
 };
 
@@ -182,11 +183,22 @@ change_commit_with(struct lifecycle *l, struct key *next, const struct sealed_ch
 	}
 	next->commit = number;
 	err = publish(l, next, ret_error);
+	if (err == 0 && l->members)
+		l->members->committed(l->members->user, next);
 	if (err == 0)
 		*ret_key = key_ref(next);
 out:
 	key_unrefp(&next);
 	return err;
+}
+
+int
+change_may_touch(struct lifecycle *l, const struct key *k, struct hsm_op *op,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	int err = l->members ? l->members->may_change(l->members->user, &op->until_ns) : 0;
+
+	return err < 0 ? change_fail_store(k->name, err, ret_error) : 0;
 }
 
 void

@@ -38,6 +38,11 @@ int change_find_version(const struct key *k, unsigned number, struct key_version
 /* In a copy that is not shared: the state and since when. */
 void change_set_state(struct key_version *v, enum version_state state);
 
+/* May what is in the tokens be changed now? Before every step that does; op gets its end. 0, or
+ * KEKD_ENOTACTIVE with a text. */
+int change_may_touch(struct lifecycle *l, const struct key *k, struct hsm_op *op,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
+
 /* Once the keyring refuses the version, no worker keeps a copy of it. */
 void change_drop(struct lifecycle *l, const struct key *k, const struct key_version *v);
 

@@ -195,12 +195,13 @@ has_confirmed(const struct version_destroy *d, const char *member)
 	return false;
 }
 
+/* The object and what the workers have of it. until_ns: as in hsm_op. */
 static int
 destroy_object(struct lifecycle *l, const struct key *k, const struct key_version *v,
-	char ret_error[LIFECYCLE_ERROR_SIZE])
+	uint64_t until_ns, char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	int token = change_find_token(l, v->token, ret_error), err;
-	struct hsm_op op = { .kind = HSM_OP_DESTROY, .object = v->object_id };
+	struct hsm_op op = { .kind = HSM_OP_DESTROY, .object = v->object_id, .until_ns = until_ns };
 
 	if (token < 0)
 		return token;
@@ -212,6 +213,7 @@ destroy_object(struct lifecycle *l, const struct key *k, const struct key_versio
 		return change_fail(ret_error, err,
 			"key %s: version %u is still in token %s on node %s: %s; kekd tries again",
 			k->name, v->number, v->token, l->node, kekd_strerror(err));
+	change_drop(l, k, v);
 	return 0;
 }
 
@@ -225,31 +227,82 @@ all_confirmed(
 	return true;
 }
 
+static void
+confirm(struct version_destroy *d, const char *member)
+{
+	if (d->confirmed_count < KEY_CONFIRMED_MAX)
+		snprintf(d->confirmed[d->confirmed_count++], sizeof(d->confirmed[0]), "%s", member);
+}
+
+/* What the other members have said since. */
+static void
+confirm_others(struct lifecycle *l, const struct key_version *v, struct version_destroy *d,
+	const char (*members)[STR_NAME_MAX + 1], size_t count)
+{
+	for (size_t i = 0; l->members && i < count; i++)
+		if (!has_confirmed(d, members[i]) &&
+			l->members->destroyed(l->members->user, members[i], v))
+			confirm(d, members[i]);
+}
+
+static int
+confirm_here(struct lifecycle *l, const struct key *k, const struct key_version *v,
+	struct version_destroy *d, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct hsm_op end = { .until_ns = 0 };
+	int err;
+
+	if (has_confirmed(d, l->node))
+		return 0;
+	err = change_may_touch(l, k, &end, ret_error);
+	if (err == 0)
+		err = destroy_object(l, k, v, end.until_ns, ret_error);
+	if (err == 0)
+		confirm(d, l->node);
+	return err;
+}
+
 int
 lifecycle_destroy(struct lifecycle *l, const char *name, unsigned version,
 	const char (*members)[STR_NAME_MAX + 1], size_t members_count, struct key **ret_key,
 	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
 	struct key *next = NULL;
-	struct version_destroy *d;
 	struct key_version *v;
+	size_t before = 0;
 	int err = begin(l, name, STORE_ANY, version, &next, &v, ret_error);
 
 	if (err < 0)
 		return err;
 	err = check_state(next, v, VERSION_DESTROYED, ret_error);
 	if (err == 0)
-		err = destroy_object(l, next, v, ret_error);
+		before = v->destroy->confirmed_count;
+	if (err == 0)
+		err = confirm_here(l, next, v, v->destroy, ret_error);
 	if (err < 0) {
 		key_unrefp(&next);
 		return err;
 	}
-	change_drop(l, next, v);
-	d = v->destroy;
-	if (!has_confirmed(d, l->node) && d->confirmed_count < KEY_CONFIRMED_MAX)
-		snprintf(
-			d->confirmed[d->confirmed_count++], sizeof(d->confirmed[0]), "%s", l->node);
-	if (all_confirmed(d, members, members_count))
+	confirm_others(l, v, v->destroy, members, members_count);
+	if (all_confirmed(v->destroy, members, members_count)) {
 		change_set_state(v, VERSION_DESTROYED);
+	} else if (v->destroy->confirmed_count == before) {
+		*ret_key = next; /* transferred */
+		return 0;
+	}
 	return change_commit(l, next, ret_key, ret_error);
+}
+
+int
+lifecycle_destroy_here(struct lifecycle *l, const struct key *k, unsigned version,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key_version *v;
+	int err = change_find_version(k, version, &v, ret_error);
+
+	if (err == 0 && v->state != VERSION_DESTROYING)
+		return change_fail(ret_error, KEKD_ESTATE,
+			"key %s: version %u is %s: its object stays", k->name, version,
+			version_state_name(v->state));
+	return err < 0 ? err : destroy_object(l, k, v, 0, ret_error);
 }

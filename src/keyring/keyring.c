@@ -46,6 +46,8 @@ struct keyring {
 	struct nonce_block *
 		*blocks; /* all that were ever given out: a reader may have an old record */
 	size_t blocks_count, blocks_size;
+	keyring_observe_fn *observe; /* NULL: nobody wants to know */
+	void *observer;
 };
 
 /* FNV-1a from a secret start: names are chosen by those who may create keys. */
@@ -370,6 +372,13 @@ replace(struct keyring *r, struct key *k, struct key **ret_old)
 	return 0;
 }
 
+void
+keyring_observe(struct keyring *r, keyring_observe_fn *fn, void *user)
+{
+	r->observe = fn;
+	r->observer = user;
+}
+
 int
 keyring_publish(struct keyring *r, struct key *k)
 {
@@ -381,6 +390,8 @@ keyring_publish(struct keyring *r, struct key *k)
 	pthread_rwlock_unlock(&r->lock);
 	if (err < 0)
 		key_unrefp(&k);
+	else if (r->observe)
+		r->observe(old, k, r->observer);
 	key_unrefp(&old); /* may free much: not under the lock */
 	return err;
 }

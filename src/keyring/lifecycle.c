@@ -32,6 +32,8 @@ static const struct {
 	{ KEKD_EDUPLICATE, "two objects in the token have its CKA_ID: remove the wrong one" },
 	{ KEKD_EUNPROVEN, "the token's key is not the one that the record was made with: restore "
 			  "the right token, then repeat" },
+	{ KEKD_ENOTACTIVE, "this node was not the active one any more when the token was to make "
+			   "it: repeat" },
 	{ KEKD_EATTRIBUTES, "the token does not hold it for ever: see what the module or the "
 			    "token's policy does to new keys" },
 };
@@ -179,6 +181,9 @@ create_object(struct lifecycle *l, const struct key *k, struct key_version *v, u
 	snprintf(label, sizeof(label), "kekd:%s:%s:v%u", l->cluster, k->name, v->number);
 	op.in = (const uint8_t *)label;
 	op.in_len = (uint32_t)strlen(label);
+	err = change_may_touch(l, k, &op, ret_error);
+	if (err < 0)
+		return err;
 	err = hsm_call(l->hsm, &op, 1);
 	if (err == 0)
 		err = op.err;
@@ -218,20 +223,58 @@ change_prepare(struct lifecycle *l, const struct key *k, struct key_version *v,
 	return err < 0 ? change_fail_store(k->name, err, ret_error) : 0;
 }
 
+static bool
+has_others(const struct lifecycle *l)
+{
+	return l->members && l->members->others(l->members->user);
+}
+
+/* Prepares a version here and sees to it that every other member proves it too. What they prove is
+ * the stored record: that has its canary first. ret_key: the record, as it is stored. */
+static int
+prove_everywhere(struct lifecycle *l, const struct key *k, unsigned number, struct key **ret_key,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	struct key *next = NULL, *stored = NULL;
+	bool known = key_find_version(k, number)->canary_len > 0;
+	int err = change_copy(k, &next, ret_error);
+
+	if (err == 0)
+		err = change_prepare(l, next, key_find_version(next, number), ret_error);
+	if (err < 0 || known)
+		key_unrefp(&next);
+	if (err == 0)
+		err = known ? 0 : change_commit(l, next, &stored, ret_error);
+	if (err == 0 && known)
+		stored = key_ref((struct key *)k);
+	if (err == 0)
+		err = l->members->proven(
+			l->members->user, stored, key_find_version(stored, number), ret_error);
+	if (err < 0)
+		key_unrefp(&stored);
+	else
+		*ret_key = stored;
+	return err;
+}
+
 /* Prepares a version and makes it primary, in one commit. labels: new ones, or NULL. */
 int
 change_activate(struct lifecycle *l, const struct key *k, unsigned number,
 	const struct lifecycle_settings *settings, struct key **ret_key,
 	char ret_error[LIFECYCLE_ERROR_SIZE])
 {
+	_cleanup_(key_unrefp) struct key *proven = NULL;
 	struct key *next = NULL;
 	struct key_version *v;
-	int err = change_copy(k, &next, ret_error);
+	int err = has_others(l) ? prove_everywhere(l, k, number, &proven, ret_error) : 0;
 
+	if (err == 0)
+		err = change_copy(proven ? proven : k, &next, ret_error);
 	if (err < 0)
 		return err;
 	v = key_find_version(next, number);
-	err = change_prepare(l, next, v, ret_error);
+	if (!proven)
+		err = change_prepare(l, next, v, ret_error);
 	if (err == 0)
 		err = change_apply_settings(next, settings, ret_error);
 	if (err < 0) {

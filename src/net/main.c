@@ -324,6 +324,7 @@ close_node(struct node *n)
 	control_freep(&n->control);
 	control_freep(&n->scans);
 	node_close_destroys(n);
+	node_close_proofs(n);
 	http_freep(&http);
 	atomic_store(&n->http, NULL);
 	node_close_signing(n);
@@ -342,7 +343,7 @@ close_node(struct node *n)
 	free(n->unknown);
 	free(n->nonces);
 	free(n->witness);
-	json_decref(n->member);
+	node_close_members(n);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The node's own life on the control thread: from the first ready worker over the verified store to
- * serving, the proofs of its versions in the background, the watch over the store. Requests never
+ * serving, the watch over the store. Requests never
  * run here but through the control thread's queue.
  */
 #include "node.h"
@@ -19,8 +19,6 @@
 #define POLL_NS CLOCK_S
 #define TICK_MS 200
 #define WAIT_MS 20 /* for a worker that opens its token */
-#define PROOFS_PER_TICK 64
-#define PROVE_AGAIN_NS (5 * CLOCK_S)
 #define LIST_SIZE 32768
 
 void
@@ -336,7 +334,9 @@ serve(struct node *n)
 		.tokens = (const char *const *)n->part.tokens,
 		.tokens_count = n->part.tokens_count,
 	};
+	node_open_lifecycle(n);
 	node_take_nonces(n);
+	node_start_proofs(n);
 	node_start_usage(n);
 	node_summarise(n);
 	judge_store(n);
@@ -377,6 +377,10 @@ start(struct node *n)
 		return TICK_MS;
 	if (!any_token_ready(n))
 		return wait_for_worker(n);
+	if (node_open_proofs(n) != 0) {
+		node_set_phase(n, NODE_STARTING, "out of memory");
+		return TICK_MS;
+	}
 	config = node_sealed_settings(n);
 	config.ahead = n->ahead;
 	n->nonces_count = 0;
@@ -391,111 +395,6 @@ start(struct node *n)
 		node_set_phase(n, NODE_STARTING, "the metadata cannot be opened: %s",
 			*error ? error : kekd_strerror(err));
 	return TICK_MS;
-}
-
-/* ---- proofs, in the background ---- */
-
-/* The token did not say: it is asked again later. */
-static bool
-is_undecided(int err)
-{
-	return err == KEKD_EHSM || err == KEKD_ETIMEOUT || err == KEKD_EOVERLOAD;
-}
-
-/* A pass that asks again changes what is said only when it is through: until then it stands. */
-static void
-publish_proofs(struct node *n)
-{
-	if (n->pass.again && !n->proofs_done)
-		return;
-	atomic_store(&n->proofs.total, n->pass.total);
-	atomic_store(&n->proofs.proven, n->pass.proven);
-	atomic_store(&n->proofs.failed, n->pass.failed);
-}
-
-static void
-prove(struct node *n, const struct key *key, const struct key_version *v)
-{
-	int token = node_token(n, v->token), err;
-
-	err = token < 0 ? KEKD_EHSM : canary_prove(n->hsm, (unsigned)token, v);
-	n->pass.total++;
-	if (err == 0) {
-		n->pass.proven++;
-		return;
-	}
-	n->pass.failed++;
-	n->pass.undecided |= token >= 0 && is_undecided(err);
-	log_error("key %s version %u is not proven in token %s: %s", key->name, v->number, v->token,
-		kekd_strerror(err));
-}
-
-static bool
-needs_proof(const struct key_version *v)
-{
-	return v->canary_len > 0 && (v->state == VERSION_ENABLED || v->state == VERSION_DISABLED);
-}
-
-/* The next few versions; true while there are more. */
-static bool
-prove_some(struct node *n)
-{
-	struct key *keys[PROOFS_PER_TICK];
-	size_t count = keyring_list(
-		n->keyring, n->proof_after[0] ? n->proof_after : NULL, PROOFS_PER_TICK, keys);
-
-	for (size_t i = 0; i < count; i++) {
-		for (size_t v = 0; v < keys[i]->versions_count; v++)
-			if (needs_proof(&keys[i]->versions[v]))
-				prove(n, keys[i], &keys[i]->versions[v]);
-		memcpy(n->proof_after, keys[i]->name, sizeof(n->proof_after));
-		key_unrefp(&keys[i]);
-	}
-	n->proofs_done = count < PROOFS_PER_TICK;
-	publish_proofs(n);
-	if (!n->proofs_done)
-		return true;
-	n->pass.again_ns = n->pass.undecided ? clock_boot_ns() + PROVE_AGAIN_NS : 0;
-	log_info("%zu versions proven, %zu failed", atomic_load(&n->proofs.proven),
-		atomic_load(&n->proofs.failed));
-	return false;
-}
-
-void
-node_count_proven(struct node *n, const char *key)
-{
-	/* What the first pass has yet to come to is counted by it. */
-	if (!n->proofs_done && strcmp(key, n->proof_after) > 0)
-		return;
-	n->pass.total++;
-	n->pass.proven++;
-	publish_proofs(n);
-}
-
-/* Which of the failed ones it was nobody noted: they are all proven anew. */
-void
-node_count_gone(struct node *n, const char *key)
-{
-	if (!n->proofs_done && strcmp(key, n->proof_after) > 0)
-		return;
-	if (n->pass.failed > 0 || n->pass.proven == 0) {
-		n->pass.again_ns = clock_boot_ns();
-		return;
-	}
-	n->pass.total--;
-	n->pass.proven--;
-	publish_proofs(n);
-}
-
-static void
-prove_again(struct node *n)
-{
-	if (!n->proofs_done || n->pass.again_ns == 0 || clock_boot_ns() < n->pass.again_ns)
-		return;
-	memset(&n->pass, 0, sizeof(n->pass));
-	n->pass.again = true;
-	n->proof_after[0] = '\0';
-	n->proofs_done = false;
 }
 
 static void
@@ -521,15 +420,17 @@ node_tick(struct node *n)
 		return n->exit_wanted < 0 ? start(n) : TICK_MS;
 	case NODE_SERVING:
 		poll_store(n);
-		prove_again(n);
 		node_summarise(n);
 		node_tick_destroys(n);
-		more = node_rotate_due(n);
+		more = node_tick_proofs(n);
+		more = node_rotate_due(n) || more;
 		more = node_tick_usage(n) || more;
 		node_tick_witness(n);
 		node_tick_signing(n);
 		node_tick_retention(n);
-		return (!n->proofs_done && prove_some(n)) || more ? 0 : TICK_MS;
+		node_tick_member(n);
+		node_tick_copies(n);
+		return more ? 0 : TICK_MS;
 	case NODE_HELD:
 		poll_store(n);
 		judge_store(n);

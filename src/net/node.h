@@ -54,11 +54,28 @@ void node_close_destroys(struct node *n); /* stores how long they have waited */
 /* cluster.c: a loader of records. */
 void node_load_cluster(struct node *n, const char *name, json_t *body, uint64_t commit);
 
-/* member.c: the record members/NODE. Control thread. */
+/* member.c: the records members/NODE. Control thread, but for what is marked. */
 void node_load_member(struct node *n, const char *name, json_t *body, uint64_t commit);
-json_t *node_member(const struct node *n, const char *name); /* borrowed, or NULL */
-/* Stores the record with this member; takes value. */
+json_t *node_member(const struct node *n, const char *name); /* the own one's; borrowed, or NULL */
+json_t *node_member_of(struct node *n, const char *node, const char *name); /* any node's */
+/* Stores the own record with this member; takes value. */
 int node_set_member(struct node *n, const char *name, json_t *value);
+/* The same, some time later, by node_tick_member. */
+void node_note_member(struct node *n, const char *name, json_t *value);
+void node_tick_member(struct node *n);
+void node_close_members(struct node *n);
+
+/* members.c: what they have proven. Control thread, but for what is marked. */
+bool node_has_others(struct node *n); /* are there other members? Any thread */
+void node_open_lifecycle(struct node *n);
+void node_tick_copies(struct node *n);
+
+/* proofs.c: what this node has proven. Control thread. */
+int node_open_proofs(struct node *n);	/* before the first record is loaded */
+void node_start_proofs(struct node *n); /* all records are loaded */
+bool node_tick_proofs(struct node *n);	/* true: there is more to do at once */
+void node_close_proofs(struct node *n);
+void node_note_committed(struct node *n, const struct key *k); /* by this node itself */
 
 /* signing.c; control thread. */
 void node_tick_signing(struct node *n);

@@ -351,6 +351,61 @@ test_unknown_kinds_and_sizes_are_refused(void **state)
 	}
 }
 
+/* The byte before the CKA_IDs of a request that has none, and what may stand there. */
+static void
+test_only_what_changes_the_token_has_an_end(void **state)
+{
+	static const struct {
+		uint8_t kind, ends;
+		uint64_t until_ns;
+		int err;
+	} cases[] = {
+		{ HSM_OP_CREATE_KEK, 0, 0, 0 },
+		{ HSM_OP_CREATE_KEK, 1, 7, 0 },
+		{ HSM_OP_DESTROY, 1, UINT64_MAX, 0 },
+		{ HSM_OP_CREATE_KEK, 1, 0, -EBADMSG },
+		{ HSM_OP_CREATE_KEK, 2, 7, -EBADMSG },
+		{ HSM_OP_WRAP, 1, 7, -EBADMSG },
+	};
+	const uint8_t zeros[12] = { 0 };
+
+	(void)state;
+	for (size_t i = 0; i < STR_COUNT(cases); i++) {
+		struct buf b = BUF_INIT(FRAME_SIZE_MAX);
+		struct hsm_op got;
+		struct reader r;
+		buf_u8(&b, cases[i].kind);
+		buf_put(&b, zeros, 3);
+		buf_put(&b, zeros, 12);
+		buf_u8(&b, cases[i].ends);
+		if (cases[i].ends)
+			buf_u64(&b, cases[i].until_ns);
+		buf_put(&b, zeros, 12);
+		r = READER(b.data, b.len);
+		assert_int_equal(frame_get_request(&r, &got), cases[i].err);
+		if (cases[i].err == 0)
+			assert_int_equal(got.until_ns, cases[i].until_ns);
+		buf_free(&b);
+	}
+}
+
+static void
+test_an_end_travels_and_counts_in_the_size(void **state)
+{
+	struct hsm_op op = { .kind = HSM_OP_DESTROY, .object = { 2, { 8, 9 } }, .until_ns = 77 };
+	struct buf b = BUF_INIT(FRAME_SIZE_MAX);
+	struct hsm_op got;
+	struct reader r;
+
+	(void)state;
+	frame_put_request(&b, &op);
+	assert_int_equal(b.len, frame_request_size(&op));
+	r = READER(b.data, b.len);
+	assert_int_equal(frame_get_request(&r, &got), 0);
+	assert_int_equal(got.until_ns, 77);
+	buf_free(&b);
+}
+
 static void
 test_no_answer_is_larger_than_was_said_before(void **state)
 {
@@ -413,6 +468,8 @@ main(void)
 			test_a_frame_with_any_byte_changed_is_refused_or_read_within_its_bounds),
 		cmocka_unit_test(test_frames_of_another_type_or_count_are_refused),
 		cmocka_unit_test(test_unknown_kinds_and_sizes_are_refused),
+		cmocka_unit_test(test_only_what_changes_the_token_has_an_end),
+		cmocka_unit_test(test_an_end_travels_and_counts_in_the_size),
 		cmocka_unit_test(test_no_answer_is_larger_than_was_said_before),
 		cmocka_unit_test(test_a_list_comes_out_as_it_went_in),
 	};

@@ -473,6 +473,34 @@ test_a_destroyed_key_is_gone_with_its_copy_and_again_is_no_error(void **state)
 }
 
 static void
+test_what_begins_past_its_end_leaves_the_token_as_it_is(void **state)
+{
+	struct bench *b = *state;
+	struct object_id id = fresh_id();
+	struct hsm_op op = create_op(HSM_OP_CREATE_KEK, &id);
+
+	op.until_ns = clock_boot_ns() - 1;
+	assert_int_equal(call(b, &op), KEKD_ENOTACTIVE);
+	op = (struct hsm_op){ .kind = HSM_OP_INSPECT, .object = id };
+	assert_int_equal(call(b, &op), KEKD_EOBJECT);
+	op = create_op(HSM_OP_CREATE_KEK, &id);
+	op.until_ns = clock_boot_ns() + 60 * CLOCK_S;
+	assert_int_equal(call(b, &op), 0);
+	op = (struct hsm_op){
+		.kind = HSM_OP_DESTROY, .object = id, .until_ns = clock_boot_ns() - 1
+	};
+	assert_int_equal(call(b, &op), KEKD_ENOTACTIVE);
+	op = (struct hsm_op){ .kind = HSM_OP_INSPECT, .object = id };
+	assert_int_equal(call(b, &op), 0);
+	op = (struct hsm_op){
+		.kind = HSM_OP_DESTROY, .object = id, .until_ns = clock_boot_ns() + 60 * CLOCK_S
+	};
+	assert_int_equal(call(b, &op), 0);
+	op = (struct hsm_op){ .kind = HSM_OP_INSPECT, .object = id };
+	assert_int_equal(call(b, &op), KEKD_EOBJECT);
+}
+
+static void
 test_an_object_that_is_not_there_is_said_to_be_missing(void **state)
 {
 	struct bench *b = *state;
@@ -1420,6 +1448,7 @@ main(void)
 		cmocka_unit_test(
 			test_a_signature_verifies_with_the_public_key_that_the_token_gives),
 		cmocka_unit_test(test_a_destroyed_key_is_gone_with_its_copy_and_again_is_no_error),
+		cmocka_unit_test(test_what_begins_past_its_end_leaves_the_token_as_it_is),
 		cmocka_unit_test(test_an_object_that_is_not_there_is_said_to_be_missing),
 		cmocka_unit_test(test_creating_again_takes_the_key_that_is_there),
 		cmocka_unit_test(test_two_objects_with_one_id_are_an_error),

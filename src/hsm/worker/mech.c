@@ -267,7 +267,10 @@ mech_create(struct session *s, struct hsm_op *op)
 
 	while (kind->kind != op->kind)
 		kind++;
-	if (class == P11_MISSING)
-		class = generate_key(s, kind, op, &h);
+	if (class == P11_MISSING) {
+		class = ops_in_time(s, op);
+		if (!class)
+			class = generate_key(s, kind, op, &h);
+	}
 	return class ? class : verify_key(s, kind, h, op);
 }

@@ -220,17 +220,20 @@ objects_find(struct worker *w, CK_OBJECT_CLASS object_class, const struct object
 }
 
 enum p11_class
-objects_destroy(struct worker *w, const struct object_id *id)
+objects_destroy(struct worker *w, const struct hsm_op *op)
 {
-	struct object **p = lookup(&w->objects, id);
+	struct object **p = lookup(&w->objects, &op->object);
 	CK_OBJECT_HANDLE h;
 	enum p11_class class;
 
 	if (*p)
 		forget(w, p);
-	class = objects_find(w, secret_key, id, &h);
+	class = objects_find(w, secret_key, &op->object, &h);
 	if (class)
 		return class == P11_MISSING ? P11_OK : class;
+	class = ops_in_time(&w->home, op);
+	if (class)
+		return class;
 	class = p11_call(&w->p11, DestroyObject, w->home.h, h);
 	return class == P11_RESTART ? P11_UNCERTAIN : class;
 }

@@ -5,13 +5,27 @@
  */
 #include "worker.h"
 
+#include "kekd/clock.h"
 #include "kekd/err.h"
+#include "kekd/log.h"
 #include "kekd/str.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define TRIES 4 /* a token that lost everything: a session, the objects, the login */
+
+/* The node's lease may have ended while the request waited, or while either process was stopped. */
+enum p11_class
+ops_in_time(const struct session *s, const struct hsm_op *op)
+{
+	if (op->until_ns == 0 || clock_boot_ns() < op->until_ns)
+		return P11_OK;
+	log_warning("token \"%s\": kekd-net asked for a change that was to begin earlier: the "
+		    "token is left as it is",
+		s->w->part.token);
+	return P11_LATE;
+}
 
 /* A token that does not tell the length leaves it 0. */
 static void
@@ -102,7 +116,7 @@ run_drop(struct session *s, struct hsm_op *op)
 static enum p11_class
 run_destroy(struct session *s, struct hsm_op *op)
 {
-	return objects_destroy(s->w, &op->object);
+	return objects_destroy(s->w, op);
 }
 
 static enum p11_class

@@ -120,8 +120,11 @@ sign_create(struct session *s, struct hsm_op *op)
 	CK_OBJECT_HANDLE h;
 	enum p11_class class = objects_find(s->w, CKO_PRIVATE_KEY, &op->object, &h);
 
-	if (class == P11_MISSING)
-		class = generate_pair(s, op, &h);
+	if (class == P11_MISSING) {
+		class = ops_in_time(s, op);
+		if (!class)
+			class = generate_pair(s, op, &h);
+	}
 	if (!class)
 		class = objects_read(s->w, h, &object, label);
 	if (class)

@@ -49,6 +49,7 @@ enum p11_class {
 	P11_UNCERTAIN, /* the token may have made the key or not: not once more */
 	P11_MISSING,   /* no object has the CKA_ID */
 	P11_DUPLICATE, /* several have it */
+	P11_LATE,      /* it was to begin before an instant that is past */
 	P11_ATTRIBUTES /* the key is not held for ever inside the token */
 };
 
@@ -195,7 +196,7 @@ void objects_forget_copies(struct worker *w); /* lock held: their session is gon
 enum p11_class objects_find(struct worker *w, CK_OBJECT_CLASS object_class,
 	const struct object_id *id, CK_OBJECT_HANDLE *ret_handle);
 /* Lock held. The secret key and its copy are no more; P11_OK also when they never were. */
-enum p11_class objects_destroy(struct worker *w, const struct object_id *id);
+enum p11_class objects_destroy(struct worker *w, const struct hsm_op *op);
 /* Lock held. ret_label: 255 bytes, borrowed by ret_object. */
 enum p11_class objects_read(
 	struct worker *w, CK_OBJECT_HANDLE h, struct hsm_object *ret_object, char *ret_label);
@@ -221,7 +222,9 @@ int transport_read_key(struct worker *w, int fd); /* closes fd; 0 or negative, l
 enum p11_class transport_hand_out(struct session *s, struct hsm_op *op);
 enum p11_class transport_take_in(struct session *s, struct hsm_op *op);
 
-/* ops.c: fills in op's answer. op->out and op->out2 come from the session. */
+/* ops.c. What changes the token asks just before it does: P11_OK, or P11_LATE. */
+enum p11_class ops_in_time(const struct session *s, const struct hsm_op *op);
+/* Fills in op's answer. op->out and op->out2 come from the session. */
 void ops_run(struct session *s, struct hsm_op *op);
 void ops_wipe(struct session *s, const struct hsm_op *op); /* what the op left in the session */
 
