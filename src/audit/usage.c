@@ -623,8 +623,8 @@ why_not_fresh(struct usage *u, const char *node, uint64_t now_us)
 		return NULL;
 	if (!m || (!m->bad && m->stored.time_us == 0))
 		return "has told of none yet";
-	if (m->bad || m->bad_keys > 0)
-		return "has a record of it that cannot be used";
+	if (!usage_is_whole(u, (size_t)(m - u->members)))
+		return "has a record of it that is missing or cannot be used";
 	if (m->stored.time_us + USAGE_AGE_MAX_US < now_us)
 		return "has not told of any for more than three minutes";
 	if (m->stored.time_us > now_us + USAGE_AGE_MAX_US)

@@ -334,7 +334,7 @@ usage_start(struct usage *u, const char *dir, const char *generation, uint64_t o
 	pthread_mutex_lock(&u->lock);
 	usage_judge_loaded(u);
 	for (size_t i = 1; i < u->members_count; i++)
-		if (u->members[i].bad)
+		if (!usage_is_whole(u, i))
 			usage_note_incomplete(u, i, oldest_us);
 	u->started = true;
 	pthread_mutex_unlock(&u->lock);

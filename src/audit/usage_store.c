@@ -434,26 +434,27 @@ usage_load(struct usage *u, const char *path, const json_t *body)
 		log_warning("record usage/%s cannot be used", path);
 }
 
-/* The records of this node are all there and none is older than its own record knows it. */
-static bool
-is_whole(const struct usage *u)
+/* A node's records are all there, and none is older than its own record knows it: those of others
+ * could be held back or put back where nobody remembers them. */
+bool
+usage_is_whole(const struct usage *u, size_t member)
 {
+	const struct member *m = &u->members[member];
 	uint64_t keys = 0, total = 0;
 
 	for (size_t i = 0; i < u->keys.size; i++)
 		for (const struct used_key *k = u->keys.slots[i]; k; k = k->next_same) {
-			keys += k->node == 0;
-			total += k->node == 0 ? k->stored_total : 0;
+			keys += k->node == member && k->stored > 0;
+			total += k->node == member ? k->stored_total : 0;
 		}
-	return !u->members[0].bad && u->members[0].bad_keys == 0 && keys >= u->members[0].keys &&
-	       total >= u->members[0].total;
+	return !m->bad && m->bad_keys == 0 && keys >= m->keys && total >= m->total;
 }
 
 void
 usage_judge_loaded(struct usage *u)
 {
 	struct member *own = &u->members[0];
-	bool whole = is_whole(u);
+	bool whole = usage_is_whole(u, 0);
 
 	own->keys = own->total = 0;
 	for (size_t i = 0; i < u->keys.size; i++)

@@ -108,6 +108,7 @@ void usage_list_add(struct changed_list *list, struct used_key *key);
 
 /* usage_store.c; under the lock: records that are not whole count for nothing. */
 void usage_judge_loaded(struct usage *u);
+bool usage_is_whole(const struct usage *u, size_t member);
 
 /* usage_read.c */
 void usage_reader_freep(struct log_reader **r);

@@ -517,6 +517,48 @@ test_a_refused_record_of_another_node_counts_until_it_is_good_again(void **state
 	assert_true(fresh(f, "n0", now, text));
 }
 
+static void
+load_too(struct fixture *f, const char *path, json_t *body)
+{
+	json_object_set(f->store, path, body);
+	usage_load(f->usage, path, body);
+}
+
+/* Another node, whose records are all that is known of it. */
+static void
+test_a_record_of_another_node_that_is_missing_or_old_is_no_evidence(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t now = clock_real_us();
+	json_t *old;
+	char text[160];
+
+	use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 2 });
+	store(f, SIZE_MAX);
+	old = json_deep_copy(json_object_get(f->store, "n1/k"));
+	use(f, "app", "k", &v1, (struct audit_version){ .wrapped = 2 });
+	use(f, "app", "k2", &v2, (struct audit_version){ .wrapped = 2 });
+	store(f, SIZE_MAX);
+	load_too(f, "n0/k", json_object_get(f->store, "n1/k"));
+	load_too(f, "n0", json_object_get(f->store, "n1"));
+	assert_false(fresh(f, "n0", now, text));
+	assert_non_null(strstr(text, "missing"));
+	load_too(f, "n0/k2", json_object_get(f->store, "n1/k2"));
+	assert_true(fresh(f, "n0", now, text));
+	stop(f);
+	open_all(f);
+	assert_int_equal(usage_incomplete_us(f->usage), 0);
+	assert_true(fresh(f, "n0", now, text));
+	stop(f);
+	json_object_set_new(f->store, "n0/k", old);
+	open_at(f, T0, GENERATION);
+	assert_int_equal(usage_incomplete_us(f->usage), T0);
+	stop(f);
+	json_object_set_new(f->store, "n0/k", json_null());
+	open_at(f, T0, GENERATION);
+	assert_int_equal(usage_incomplete_us(f->usage), T0);
+}
+
 /* Otherwise nobody could tell that from a node that is gone. */
 static void
 test_an_idle_node_of_several_goes_on_telling(void **state)
@@ -634,6 +676,9 @@ main(void)
 			teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_refused_record_of_another_node_counts_until_it_is_good_again, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(
+			test_a_record_of_another_node_that_is_missing_or_old_is_no_evidence, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(
 			test_an_idle_node_of_several_goes_on_telling, setup, teardown),
