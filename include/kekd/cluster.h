@@ -13,7 +13,11 @@
 #include "kekd/uuid.h"
 
 #define CLUSTER_MEMBERS_MAX 16
+#define CLUSTER_FORGOTTEN_MAX 64
 #define CLUSTER_SEAL_KEYS_MAX 8
+
+/* What records of this release may hold at most; a cluster of a higher level is not for it. */
+extern const unsigned cluster_release_level;
 
 struct cluster_seal_key {
 	struct uuid id;
@@ -36,6 +40,8 @@ struct cluster {
 	unsigned level;
 	char members[CLUSTER_MEMBERS_MAX][STR_NAME_MAX + 1]; /* names of nodes */
 	size_t members_count;
+	char forgotten[CLUSTER_FORGOTTEN_MAX][STR_NAME_MAX + 1]; /* were members, for ever not */
+	size_t forgotten_count;
 	struct cluster_seal_key seal_keys[CLUSTER_SEAL_KEYS_MAX]; /* the last one seals */
 	size_t seal_keys_count;
 	struct policy policy;
@@ -50,6 +56,12 @@ int cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_c
 json_t *cluster_to_json(const struct cluster *c);		  /* NULL: no memory */
 json_t *cluster_confirm_to_json(const struct cluster_confirm *c); /* null: none is wanted */
 bool cluster_has_member(const struct cluster *c, const char *node);
+bool cluster_has_forgotten(const struct cluster *c, const char *node);
+/* 0, or KEKD_EINVALID with a text: no name, forgotten, or too many. One that is there already is
+ * left as it is. */
+int cluster_add_member(struct cluster *c, const char *node, char ret_error[JSON_ERROR_SIZE]);
+/* For ever. 0; KEKD_EINVALID with a text: no member, the last one, or too many are forgotten. */
+int cluster_forget_member(struct cluster *c, const char *node, char ret_error[JSON_ERROR_SIZE]);
 
 /* Stores c in the place of the record with the number that it carries, together with `with` (NULL:
  * alone), in one commit; sets c->commit. As sealed_commit. Control thread. */

@@ -65,6 +65,7 @@
 	X(KEKD_ETAKEN, "identity_taken", 409, "Another client has this identity") \
 	X(KEKD_ENONCES, "nonce_budget_exhausted", 409, \
 		"The version has no IVs left: rotate the key") \
+	X(KEKD_EUNREADY, "member_not_ready", 409, "The member is not ready for this") \
 	X(KEKD_EATTRIBUTES, "key_attributes_refused", 409, \
 		"The token made a key that is not held for ever inside it") \
 	X(KEKD_EDUPLICATE, "duplicate_object", 409, "Two objects in the token have one CKA_ID") \
@@ -85,6 +86,7 @@
 	X(KEKD_EAUDIT, "audit_unavailable", 503, "The audit log cannot be written") \
 	X(KEKD_ESTORE, "store_unavailable", 503, "The metadata store cannot be used now") \
 	X(KEKD_ENOTACTIVE, "not_active", 503, "This node is not the active one now") \
+	X(KEKD_ENOACTIVE, "no_active", 503, "No node is the active one now") \
 	X(KEKD_ECOMPACTED, "revision_compacted", 503, \
 		"The store does not hold this old revision any more") \
 	X(KEKD_EHELD, "store_held", 503, \

@@ -22,6 +22,7 @@
 #include "kekd/buf.h"
 #include "kekd/err.h"
 #include "kekd/json.h"
+#include "kekd/str.h"
 
 #include <stdatomic.h>
 
@@ -76,6 +77,7 @@ struct request {
 	int status;
 	struct buf reply;
 	char etag[32];
+	char *location; /* of a redirection; freed with the request */
 	unsigned retry_after_s;
 
 	/* what the audit record gets besides; filled by handlers; freed with the request */
@@ -111,6 +113,15 @@ void request_fail(struct request *r, int err, const char *format, ...)
 
 /* problem.c */
 void problem_format(struct buf *b, int err, const char *detail, const char *request_id);
+/* The same with another status than the error's own. */
+void problem_format_as(
+	struct buf *b, int err, int status, const char *detail, const char *request_id);
+
+/* The node that makes changes now, and its URL; empty: not known, or it has none. */
+struct http_active {
+	char node[STR_NAME_MAX + 1];
+	char url[512];
+};
 
 /* What the listener asks of the rest. Any thread, never blocks. */
 struct http_hooks {
@@ -121,6 +132,10 @@ struct http_hooks {
 		struct node *n, void (*run)(void *), void *user); /* run it on the control thread */
 	/* May this route change anything now? 0 or an error. Control thread. May be NULL. */
 	int (*may_change)(const struct node *n, const struct http_route *route);
+	/* Of a change: 0: this node makes it; KEKD_ENOTACTIVE: ret_active does; KEKD_ENOACTIVE:
+	 * nobody does now. May be NULL: this node makes all. */
+	int (*finds_active)(
+		struct node *n, const struct http_route *route, struct http_active *ret_active);
 };
 
 /* What a reload may change; files are PEM. */

@@ -37,6 +37,8 @@ struct control_job {
 int control_open(struct node *node, unsigned (*tick)(struct node *node), size_t jobs_max,
 	struct control **ret_control);
 void control_freep(struct control **c); /* runs what is queued, then ends */
+/* A tick at once. Any thread; nothing where c is NULL. */
+void control_wake(struct control *c);
 /* Any thread, never blocks. KEKD_EOVERLOAD when jobs_max jobs wait, KEKD_ESTOPPING at the end. */
 int control_post(struct control *c, struct control_job *job);
 
@@ -45,6 +47,26 @@ enum node_phase {
 	NODE_SERVING,
 	NODE_HELD, /* the store is held: nothing but health and status */
 	NODE_STOPPING
+};
+
+/* Who makes the changes? */
+enum node_role {
+	ROLE_SINGLE, /* the store is this node's own: it does */
+	ROLE_ACTIVE, /* of a pair: this one does */
+	ROLE_STANDBY /* of a pair: another one does, or nobody */
+};
+const char *node_role_name(enum node_role role);
+
+#define NODE_REASON_SIZE 160
+#define NODE_PEERS_MAX 32
+struct node_peer { /* another node, as it says itself in nodes/NAME */
+	char name[STR_NAME_MAX + 1];
+	json_t *record;
+};
+struct node_presence { /* what this node has told of itself; the control thread's */
+	json_t *said;
+	uint64_t lease, revision, written_ns, not_before_ns;
+	int err;
 };
 
 /* Is one version's object proven in this node's token? In the background, after the start. */
@@ -144,8 +166,13 @@ struct node {
 	atomic_bool swept;	 /* the tokens' objects were looked at since the start */
 	atomic_uint_least64_t drill_good_us; /* the last good drill; 0: none is known */
 	_Atomic enum node_phase phase;
-	atomic_bool frozen;		 /* the whole service only unwraps */
-	uint64_t started_us, started_ns; /* real time, and the boot clock */
+	atomic_bool frozen;		    /* the whole service only unwraps */
+	uint64_t started_us, started_ns;    /* real time, and the boot clock */
+	_Atomic(struct leader *) leader;    /* NULL: the store is SQLite, or is not open yet */
+	atomic_uint_least64_t epoch;	    /* of this node's leadership; 0: it does not lead */
+	atomic_uint_least64_t epoch_caught; /* the one whose predecessors' changes are all seen */
+	atomic_uint_least64_t lease;	    /* 0: none */
+	atomic_bool poll_now;		    /* the store has something new */
 	/* the main thread's own: when the certificates' ends were last told */
 	uint64_t next_watch_ns;
 	struct {
@@ -182,11 +209,15 @@ struct node {
 	struct sealed_ahead *ahead; /* read while no token is ready yet */
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
+	struct node_presence presence;
 	pthread_mutex_t lock;	     /* of what follows */
 	struct cluster cluster;	     /* read it by node_cluster */
 	struct node_member *members; /* written by the control thread alone, which may read it so */
 	size_t members_count;
 	struct node_copies copies;
+	struct node_peer peers[NODE_PEERS_MAX];
+	size_t peers_count;
+	char cannot_lead[NODE_REASON_SIZE]; /* why; empty: it can */
 	struct unknown_object *unknown;
 	size_t unknown_count;
 	char phase_reason[256];
@@ -202,6 +233,23 @@ struct node {
 
 /* 0, or why the node does not serve now: KEKD_ESTARTING, KEKD_EHELD, KEKD_ESTOPPING. No lock. */
 int node_serves(const struct node *n);
+/* Any thread, no lock. */
+enum node_role node_role(struct node *n);
+uint64_t node_epoch(const struct node *n); /* of this node's leadership; 0: it does not lead */
+uint64_t node_lease(const struct node *n); /* 0: none, or the store is SQLite */
+/* Who makes the changes now, as far as this node knows; empty: nobody. Any thread. */
+void node_leader(struct node *n, struct http_active *ret_active);
+/* Is this node ready to make the changes? ret_why: why not. Any thread. */
+bool node_can_lead(struct node *n, char ret_why[NODE_REASON_SIZE]);
+/* What this node says of itself, new. Any thread. */
+json_t *node_presence(struct node *n);
+/* What another one says of itself, as a copy; NULL: it is not there. Any thread. */
+json_t *node_peer(struct node *n, const char *name);
+/* Gives leadership up. 0, KEKD_ENOTACTIVE, KEKD_ESTORE. Control thread. */
+int node_step_down(struct node *n, unsigned pause_s);
+/* Takes leadership, ready or not, and all that was changed before. 0; else with a text, or none.
+ * Control thread. */
+int node_promote(struct node *n, char ret_error[JSON_ERROR_SIZE]);
 /* Asks kekd to let a worker of the token try its PIN once more. 0, or KEKD_EOVERLOAD. Control
  * thread. */
 int node_retry_pin(unsigned token);

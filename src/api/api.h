@@ -75,6 +75,18 @@ void api_cluster_get(struct request *r);    /* HTTP_READ     GET   /v1/cluster *
 void api_cluster_patch(struct request *r);  /* HTTP_CONTROL  PATCH /v1/cluster */
 void api_cluster_freeze(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/freeze */
 json_t *api_policy_json(const struct policy *p);
+void api_answer_cluster(struct request *r, const struct cluster *c); /* with its ETag */
+
+/* members.c */
+json_t *api_members_json(struct node *n, const struct cluster *c);
+/* The whole list of members, as a change: none may be missing. 0, or KEKD_EINVALID with a text. */
+int api_members_take(const json_t *names, struct cluster *next, char ret_error[JSON_ERROR_SIZE]);
+void api_cluster_forget(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/forget */
+void api_cluster_level(struct request *r);  /* HTTP_CONTROL  POST  /v1/cluster/level */
+
+/* role.c */
+void api_cluster_step_down(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/step-down */
+void api_cluster_promote(struct request *r);   /* HTTP_CONTROL  POST  /v1/cluster/promote */
 
 /* audit.c */
 void api_audit(struct request *r); /* HTTP_LATER  GET /v1/audit, ACCESS_NONE */

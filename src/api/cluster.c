@@ -15,12 +15,12 @@ api_policy_json(const struct policy *p)
 }
 
 static json_t *
-members_json(const struct cluster *c)
+forgotten_json(const struct cluster *c)
 {
 	json_t *names = json_array();
 
-	for (size_t i = 0; i < c->members_count; i++)
-		json_array_append_new(names, json_string(c->members[i]));
+	for (size_t i = 0; i < c->forgotten_count; i++)
+		json_array_append_new(names, json_string(c->forgotten[i]));
 	return names;
 }
 
@@ -39,19 +39,19 @@ seal_keys_json(const struct cluster *c)
 }
 
 static json_t *
-cluster_json(const struct cluster *c)
+cluster_json(struct node *n, const struct cluster *c)
 {
-	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:b, s:I}", "name", c->name,
+	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o, s:b, s:I}", "name", c->name,
 		"generation", c->generation, "created", api_time(c->created_us), "level",
-		(int)c->level, "members", members_json(c), "seal_keys", seal_keys_json(c), "policy",
-		api_policy_json(&c->policy), "frozen", (int)c->frozen, "revision",
-		(json_int_t)c->commit);
+		(int)c->level, "members", api_members_json(n, c), "forgotten", forgotten_json(c),
+		"seal_keys", seal_keys_json(c), "policy", api_policy_json(&c->policy), "frozen",
+		(int)c->frozen, "revision", (json_int_t)c->commit);
 }
 
-static void
-answer_cluster(struct request *r, const struct cluster *c)
+void
+api_answer_cluster(struct request *r, const struct cluster *c)
 {
-	json_t *value = cluster_json(c);
+	json_t *value = cluster_json(r->node, c);
 
 	if (!value) {
 		request_fail(r, -ENOMEM, "no memory for the answer: ask again");
@@ -67,7 +67,7 @@ api_cluster_get(struct request *r)
 	struct cluster c;
 
 	node_cluster(r->node, &c);
-	answer_cluster(r, &c);
+	api_answer_cluster(r, &c);
 }
 
 /* ---- the policy ---- */
@@ -106,17 +106,36 @@ take_policy(const json_t *body, struct policy *p, char ret_error[JSON_ERROR_SIZE
 	return policy_check(p, ret_error);
 }
 
+/* One of the two: the policy may take approval. */
 static int
-read_change(struct request *r, struct cluster *next, char ret_error[JSON_ERROR_SIZE])
+take_change(
+	struct request *r, struct cluster *next, bool *ret_policy, char ret_error[JSON_ERROR_SIZE])
 {
-	json_t *policy = NULL;
+	json_t *policy = NULL, *nodes = NULL;
 	const struct json_member members[] = {
-		{ "policy", JSON_KIND_OBJECT, true, &policy },
+		{ "policy", JSON_KIND_OBJECT, false, &policy },
+		{ "members", JSON_KIND_ARRAY, false, &nodes },
 	};
 	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
 
-	if (err == 0)
-		err = take_policy(policy, &next->policy, ret_error);
+	if (err < 0)
+		return err;
+	*ret_policy = policy != NULL;
+	if ((policy != NULL) == (nodes != NULL)) {
+		snprintf(
+			ret_error, JSON_ERROR_SIZE, "one of \"policy\" and \"members\" is changed");
+		return KEKD_EINVALID;
+	}
+	return policy ? take_policy(policy, &next->policy, ret_error)
+		      : api_members_take(nodes, next, ret_error);
+}
+
+static int
+read_change(
+	struct request *r, struct cluster *next, bool *ret_policy, char ret_error[JSON_ERROR_SIZE])
+{
+	int err = take_change(r, next, ret_policy, ret_error);
+
 	if (err == 0 && r->if_match != STORE_ANY && r->if_match != next->commit) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"the cluster is at revision %llu by now: read it again",
@@ -150,32 +169,41 @@ policy_approved(struct request *r, const struct approval *a, const struct sealed
 	return err;
 }
 
+static json_t *
+change_detail(struct request *r, bool policy, const struct cluster *c)
+{
+	return json_pack("{s:o, s:I}", policy ? "policy" : "members",
+		policy ? api_policy_json(&c->policy)
+		       : json_incref(json_object_get(r->body, "members")),
+		"revision", (json_int_t)c->commit);
+}
+
 void
 api_cluster_patch(struct request *r)
 {
 	char error[JSON_ERROR_SIZE] = "";
 	struct cluster next;
+	bool policy = false;
 	int err;
 
 	node_cluster(r->node, &next);
-	err = read_change(r, &next, error);
+	err = read_change(r, &next, &policy, error);
 	if (err < 0) {
 		request_fail(r, err, "%s", error);
 		return;
 	}
-	if (changes_approvals(r->node) > 1) {
+	if (policy && changes_approvals(r->node) > 1) {
 		changes_ask(r, APPROVAL_POLICY, "cluster", next.commit,
 			api_policy_json(&next.policy), NULL);
 		return;
 	}
 	err = node_cluster_change(r->node, &next, NULL);
 	if (err < 0) {
-		request_fail(r, err, "the policy was not changed: %s", kekd_strerror(err));
+		request_fail(r, err, "the cluster was not changed: %s", kekd_strerror(err));
 		return;
 	}
-	api_set_detail(r, json_pack("{s:o, s:I}", "policy", api_policy_json(&next.policy),
-				  "revision", (json_int_t)next.commit));
-	answer_cluster(r, &next);
+	api_set_detail(r, change_detail(r, policy, &next));
+	api_answer_cluster(r, &next);
 }
 
 /* ---- freezing ---- */
@@ -218,5 +246,5 @@ api_cluster_freeze(struct request *r)
 	}
 	api_set_detail(r, json_pack("{s:b, s:I}", "frozen", (int)next.frozen, "revision",
 				  (json_int_t)next.commit));
-	answer_cluster(r, &next);
+	api_answer_cluster(r, &next);
 }

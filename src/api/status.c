@@ -340,6 +340,28 @@ uptime_s(const struct node *n)
 	return (json_int_t)((clock_boot_ns() - n->started_ns) / CLOCK_S);
 }
 
+static json_t *
+epoch_json(const struct node *n)
+{
+	uint64_t epoch = node_epoch(n);
+
+	return epoch > 0 ? json_integer((json_int_t)epoch) : json_null();
+}
+
+/* null: the store is this node's own. */
+static json_t *
+leader_json(struct node *n)
+{
+	struct http_active active = { { 0 }, { 0 } };
+
+	if (node_role(n) == ROLE_SINGLE)
+		return json_null();
+	node_leader(n, &active);
+	return json_pack("{s:o, s:o}", "node",
+		*active.node ? json_string(active.node) : json_null(), "url",
+		*active.url ? text_json(active.url) : json_null());
+}
+
 void
 api_status(struct request *r)
 {
@@ -356,13 +378,16 @@ api_status(struct request *r)
 			  "s:o, s:o, s:I}",
 		"node", n->part.node, "cluster", n->part.cluster, "generation", s.generation,
 		"version", PACKAGE_VERSION, "phase", phases[atomic_load(&n->phase)], "phase_reason",
-		text_json(reason), "role", "active", "revision", (json_int_t)s.number, "uptime_s",
-		uptime_s(n), "tokens", tokens_json(n), "store", store_json(n, &s), "audit",
-		audit_json(n), "keys", (json_int_t)(n->keyring ? keyring_count(n->keyring) : 0),
-		"clients", (json_int_t)(n->clients ? clients_count(n->clients) : 0), "versions",
+		text_json(reason), "role", node_role_name(node_role(n)), "revision",
+		(json_int_t)s.number, "uptime_s", uptime_s(n), "tokens", tokens_json(n), "store",
+		store_json(n, &s), "audit", audit_json(n), "keys",
+		(json_int_t)(n->keyring ? keyring_count(n->keyring) : 0), "clients",
+		(json_int_t)(n->clients ? clients_count(n->clients) : 0), "versions",
 		versions_json(n), "unknown_objects", unknown, "in_flight",
 		(json_int_t)(n->http ? http_in_flight(n->http) : 0));
 	if (value) {
+		json_object_set_new(value, "epoch", epoch_json(n));
+		json_object_set_new(value, "leader", leader_json(n));
 		json_object_set_new(value, "certificates", certificates_json(n));
 		json_object_set_new(value, "reload", reload_json(n));
 		json_object_set_new(value, "swept", json_boolean(atomic_load(&n->swept)));

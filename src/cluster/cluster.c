@@ -29,6 +29,25 @@ take_members(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR_S
 }
 
 static int
+take_forgotten(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR_SIZE])
+{
+	size_t n = json_array_size(array);
+
+	if (n > CLUSTER_FORGOTTEN_MAX)
+		return json_refuse(ret_error, "\"forgotten\" has more than 64");
+	for (size_t i = 0; i < n; i++) {
+		const char *name = json_string_value(json_array_get(array, i));
+		if (!name || !str_is_name(name) || cluster_has_forgotten(c, name) ||
+			cluster_has_member(c, name))
+			return json_refuse(ret_error,
+				"\"forgotten\" must be names, each once, none a member's");
+		snprintf(c->forgotten[i], sizeof(c->forgotten[i]), "%s", name);
+		c->forgotten_count = i + 1;
+	}
+	return 0;
+}
+
+static int
 take_seal_key(const json_t *body, struct cluster_seal_key *k, char ret_error[JSON_ERROR_SIZE])
 {
 	const char *id, *token;
@@ -112,7 +131,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 	char ret_error[JSON_ERROR_SIZE])
 {
 	const char *name, *generation, *created;
-	json_t *nodes, *seal_keys, *policy, *confirm = NULL;
+	json_t *nodes, *seal_keys, *policy, *confirm = NULL, *forgotten = NULL;
 	struct cluster c = { .commit = commit };
 	int64_t level;
 	bool frozen = true;
@@ -122,6 +141,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 		{ "created", JSON_KIND_STRING, true, &created },
 		{ "level", JSON_KIND_INTEGER, true, &level },
 		{ "members", JSON_KIND_ARRAY, true, &nodes },
+		{ "forgotten", JSON_KIND_ARRAY, false, &forgotten },
 		{ "seal_keys", JSON_KIND_ARRAY, true, &seal_keys },
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
 		{ "confirm", JSON_KIND_OBJECT, false, &confirm },
@@ -131,6 +151,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 	if (json_take(body, members, STR_COUNT(members), ret_error) < 0 ||
 		take_head(&c, name, generation, created, level, ret_error) < 0 ||
 		take_members(nodes, &c, ret_error) < 0 ||
+		take_forgotten(forgotten, &c, ret_error) < 0 ||
 		take_seal_keys(seal_keys, &c, ret_error) < 0 ||
 		policy_from_json(policy, &c.policy, ret_error) < 0 ||
 		(confirm && take_confirm(confirm, &c.confirm, ret_error) < 0))
@@ -151,13 +172,61 @@ cluster_has_member(const struct cluster *c, const char *node)
 	return false;
 }
 
+bool
+cluster_has_forgotten(const struct cluster *c, const char *node)
+{
+	for (size_t i = 0; i < c->forgotten_count; i++)
+		if (strcmp(c->forgotten[i], node) == 0)
+			return true;
+	return false;
+}
+
+int
+cluster_add_member(struct cluster *c, const char *node, char ret_error[JSON_ERROR_SIZE])
+{
+	if (!str_is_name(node))
+		return json_refuse(ret_error,
+			"a member's name is 1 to 64 of a-z 0-9 . _ - and begins "
+			"and ends with a letter or digit");
+	if (cluster_has_forgotten(c, node))
+		return json_refuse(ret_error,
+			"a member that was forgotten does not come back: give the "
+			"node another name");
+	if (cluster_has_member(c, node))
+		return 0;
+	if (c->members_count == CLUSTER_MEMBERS_MAX)
+		return json_refuse(ret_error, "there are 16 members already");
+	snprintf(c->members[c->members_count++], STR_NAME_MAX + 1, "%s", node);
+	return 0;
+}
+
+int
+cluster_forget_member(struct cluster *c, const char *node, char ret_error[JSON_ERROR_SIZE])
+{
+	size_t at = 0;
+
+	while (at < c->members_count && strcmp(c->members[at], node) != 0)
+		at++;
+	if (at == c->members_count)
+		return json_refuse(ret_error, "the cluster has no member of this name");
+	if (c->members_count == 1)
+		return json_refuse(ret_error, "the last member cannot be forgotten");
+	if (c->forgotten_count == CLUSTER_FORGOTTEN_MAX)
+		return json_refuse(ret_error, "64 members are forgotten already");
+	memcpy(c->forgotten[c->forgotten_count++], c->members[at], STR_NAME_MAX + 1);
+	memmove(c->members[at], c->members[at + 1],
+		(c->members_count - at - 1) * sizeof(c->members[0]));
+	c->members_count--;
+	return 0;
+}
+
 static json_t *
-members_to_json(const struct cluster *c)
+names_to_json(const char (*names)[STR_NAME_MAX + 1], size_t count)
 {
 	json_t *array = json_array();
 
-	for (size_t i = 0; i < c->members_count; i++)
-		json_array_append_new(array, json_string(c->members[i]));
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(array, json_string(names[i]));
 	return array;
 }
 
@@ -199,8 +268,11 @@ cluster_to_json(const struct cluster *c)
 	clock_format(c->created_us, created);
 	body = json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "name", c->name, "generation",
 		c->generation, "created", created, "level", (int)c->level, "members",
-		members_to_json(c), "seal_keys", seal_keys_to_json(c), "policy",
-		policy_to_json(&c->policy));
+		names_to_json(c->members, c->members_count), "seal_keys", seal_keys_to_json(c),
+		"policy", policy_to_json(&c->policy));
+	if (body && c->forgotten_count > 0)
+		err |= json_object_set_new(
+			body, "forgotten", names_to_json(c->forgotten, c->forgotten_count));
 	if (body && c->confirm.wanted)
 		err |= json_object_set_new(body, "confirm", cluster_confirm_to_json(&c->confirm));
 	if (body && c->frozen)

@@ -8,9 +8,8 @@
 
 /* ---- asking a person ---- */
 
-/* word: what has to be typed. */
-static int
-ask(const struct ctl *ctl, const char *what, const char *word)
+int
+ctl_ask(const struct ctl *ctl, const char *what, const char *word)
 {
 	char line[256] = "";
 
@@ -171,7 +170,7 @@ run_approve(struct ctl *ctl)
 		return status;
 	if (!ctl->json && !ctl->quiet)
 		show_approval(a);
-	status = ask(ctl, show_format("%s of %s", string_of(a, "kind"), string_of(a, "target")),
+	status = ctl_ask(ctl, show_format("%s of %s", string_of(a, "kind"), string_of(a, "target")),
 		"approve");
 	if (status != CTL_OK)
 		return status;
@@ -297,7 +296,7 @@ run_destroy(struct ctl *ctl)
 	}
 	if (!ctl->json && !ctl->quiet)
 		show_usage(name, version);
-	status = ask(ctl,
+	status = ctl_ask(ctl,
 		show_format("What %s v%lld wrapped can never be unwrapped again", name, number),
 		show_format("%s/%lld", name, number));
 	if (status != CTL_OK)

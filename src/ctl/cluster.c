@@ -4,6 +4,20 @@
 
 #define PATH "/v1/cluster"
 
+static const char *
+names(const json_t *members)
+{
+	json_t *list = json_array(), *m;
+	const char *text;
+	size_t i;
+
+	json_array_foreach((json_t *)members, i, m)
+		json_array_append_new(list, json_string(string_of(m, "node")));
+	text = show_list(list, ", ");
+	json_decref(list);
+	return text;
+}
+
 static void
 show_cluster(const json_t *c)
 {
@@ -12,7 +26,7 @@ show_cluster(const json_t *c)
 	size_t i;
 
 	table_field(t, "Cluster", "%s", show_text(c, "name"));
-	table_field(t, "Members", "%s", show_list(json_object_get(c, "members"), ", "));
+	table_field(t, "Members", "%s", names(json_object_get(c, "members")));
 	table_field(t, "Approvals", "%s, within %s", show_number(policy, "approvals"),
 		show_text(policy, "approval_ttl"));
 	table_field(t, "Destroy waits", "%s", show_text(policy, "destroy_wait"));

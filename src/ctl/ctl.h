@@ -102,6 +102,7 @@ extern const struct ctl_command ctl_client_commands[];
 extern const struct ctl_command ctl_approval_commands[];
 extern const struct ctl_command ctl_apply_commands[];
 extern const struct ctl_command ctl_cluster_commands[];
+extern const struct ctl_command ctl_member_commands[];
 extern const struct ctl_command ctl_audit_commands[];
 extern const struct ctl_command ctl_backup_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
@@ -164,6 +165,9 @@ int ctl_list(struct ctl *ctl, const char *path, const char *member, json_t **ret
 int ctl_check_name(const char *what, const char *name);
 
 /* ---- approval.c ---- */
+
+/* Has a person type `word` to go on, unless --yes is given. what: what is about to be done. */
+int ctl_ask(const struct ctl *ctl, const char *what, const char *word);
 
 /* Is this answer a request for approval in the place of what was asked for (202)? Then tells so. */
 bool ctl_show_pending(const struct ctl *ctl, const json_t *reply);

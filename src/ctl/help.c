@@ -16,6 +16,7 @@ static const struct {
 	{ "From files", ctl_apply_commands },
 	{ "Destroying and approving", ctl_approval_commands },
 	{ "Cluster", ctl_cluster_commands },
+	{ "Nodes", ctl_member_commands },
 	{ "Audit log", ctl_audit_commands },
 	{ "Backup", ctl_backup_commands },
 	{ "Tokens", ctl_hsm_commands },

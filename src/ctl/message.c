@@ -120,6 +120,7 @@ static const struct {
 	{ "duplicate_object", "\"kekctl hsm objects\" and the vendor's tool show them: one has to "
 			      "go" },
 	{ "precondition_failed", "look at it as it is now, then decide again" },
+	{ "member_not_ready", "\"kekctl cluster status\" shows what each member lacks" },
 	{ "body_too_large", "send less in one request" },
 	{ "rate_limited", "try again later, or have the client's limits raised" },
 	{ "starting", "try again in a moment; \"kekctl status\" says how far it is" },
@@ -136,6 +137,8 @@ static const struct {
 		"\"kekctl status\" and the server's log say why; reading the record tells whether "
 		"the change was made" },
 	{ "not_active", "try again: another node is the active one, or becomes it" },
+	{ "no_active",
+		"try again in a moment; \"kekctl cluster status\" shows who is there and ready" },
 	{ "revision_compacted", "try again" },
 	{ "store_held", "\"kekctl status\" says why; put the right metadata.db back" },
 	{ "record_refused", "\"kekctl status\" lists the records that were changed from outside; "

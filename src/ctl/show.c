@@ -28,6 +28,9 @@ static const struct {
 } tints[] = {
 	{ "enabled", "green" },
 	{ "ready", "green" },
+	{ "active", "green" },
+	{ "ABSENT", "red" },
+	{ "NONE", "red" },
 	{ "serving", "green" },
 	{ "whole", "green" },
 	{ "staged", "yellow" },

@@ -10,6 +10,19 @@ plural(long long n, const char *one)
 	return show_format("%lld %s%s", n, one, n == 1 ? "" : "s");
 }
 
+static const char *
+role(const json_t *s)
+{
+	const json_t *leader = json_object_get(s, "leader");
+
+	if (strcmp(string_of(s, "role"), "standby") != 0)
+		return show_text(s, "role");
+	if (!*string_of(leader, "node"))
+		return "standby; no node makes changes now";
+	return show_format(
+		"standby of %s, %s", string_of(leader, "node"), show_text(leader, "url"));
+}
+
 static void
 add_node(struct table *t, const json_t *s)
 {
@@ -20,7 +33,7 @@ add_node(struct table *t, const json_t *s)
 		show_text(s, "generation"));
 	table_field(t, "Version", "%s", show_text(s, "version"));
 	table_field(t, "Phase", "%s%s%s", show_text(s, "phase"), *reason ? ": " : "", reason);
-	table_field(t, "Role", "%s", show_text(s, "role"));
+	table_field(t, "Role", "%s", role(s));
 	table_field(t, "Up for", "%s", show_duration(number_of(s, "uptime_s")));
 	table_field(t, "Revision", "%s", show_number(s, "revision"));
 }

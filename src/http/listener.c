@@ -131,6 +131,8 @@ queue_reply(struct http_call *call)
 	}
 	if (r->etag[0])
 		MHD_add_response_header(response, MHD_HTTP_HEADER_ETAG, r->etag);
+	if (r->location)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_LOCATION, r->location);
 	if (r->retry_after_s) {
 		snprintf(number, sizeof(number), "%u", r->retry_after_s);
 		MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, number);

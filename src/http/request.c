@@ -11,6 +11,7 @@
 #include "kekd/store.h"
 #include "kekd/traffic.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -64,6 +65,7 @@ http_call_free(struct http_call *call)
 	free(r->audit_contexts);
 	json_decref(r->audit_detail);
 	json_decref(r->body);
+	free(r->location);
 	if (call->counted)
 		limit_leave(r->client);
 	client_unrefp(&r->client);
@@ -117,19 +119,23 @@ release(struct http_call *call)
 }
 
 static void
-put_problem(struct request *r, int err, const char *detail)
+put_problem_as(struct request *r, int err, int status, const char *detail)
 {
-	const struct kekd_err_info *info = kekd_err_info(err);
-
 	r->call->err = err;
 	buf_reset(&r->reply);
-	problem_format(&r->reply, err, detail, r->request_id);
-	r->status = info->http_status;
-	r->audit.code = info->code;
+	problem_format_as(&r->reply, err, status, detail, r->request_id);
+	r->status = status;
+	r->audit.code = kekd_err_info(err)->code;
 	r->etag[0] = '\0';
-	if (info->http_status == 503 || info->http_status == 429)
+	if (status == 503 || status == 429)
 		r->retry_after_s = r->retry_after_s ? r->retry_after_s : 1;
 	r->call->content_type = "application/problem+json";
+}
+
+static void
+put_problem(struct request *r, int err, const char *detail)
+{
+	put_problem_as(r, err, kekd_err_info(err)->http_status, detail);
 }
 
 static void
@@ -154,7 +160,7 @@ is_audited(const struct request *r, int err)
 	if (r->route && !r->route->audited)
 		return false;
 	return err != KEKD_ESTARTING && err != KEKD_ESTOPPING && err != KEKD_EOVERLOAD &&
-	       err != KEKD_EAUDIT;
+	       err != KEKD_EAUDIT && err != KEKD_ENOTACTIVE && err != KEKD_ENOACTIVE;
 }
 
 static void
@@ -245,6 +251,90 @@ request_fail(struct request *r, int err, const char *format, ...)
 	va_end(ap);
 	put_problem(r, err, detail);
 	finish(r, err);
+}
+
+/* ---- changes that are another node's ---- */
+
+static void
+put_escaped(struct buf *b, const char *text)
+{
+	for (; *text; text++)
+		if (isalnum((unsigned char)*text) || strchr("-._~", *text))
+			buf_u8(b, (uint8_t)*text);
+		else
+			buf_printf(b, "%%%02X", (unsigned char)*text);
+}
+
+/* The route's path with the request's own parameters. */
+static void
+put_path(struct buf *b, const struct request *r)
+{
+	const char *p = r->route->pattern;
+	size_t param = 0;
+
+	while (*p) {
+		size_t len = strcspn(p, "{");
+		buf_put(b, p, len);
+		p += len;
+		if (!*p)
+			break;
+		if (param < HTTP_PARAMS_MAX && r->params[param])
+			put_escaped(b, r->params[param++]);
+		p += strcspn(p, "}");
+		p += *p == '}';
+	}
+}
+
+static char *
+location(const struct request *r, const char *url)
+{
+	struct buf b = BUF_INIT(4096);
+	size_t len = strlen(url);
+	char *text;
+
+	while (len > 0 && url[len - 1] == '/')
+		len--;
+	buf_put(&b, url, len);
+	put_path(&b, r);
+	text = b.bad ? NULL : strndup((const char *)b.data, b.len);
+	buf_free(&b);
+	return text;
+}
+
+static void
+redirect(struct request *r, const struct http_active *active)
+{
+	char detail[256];
+
+	r->location = active->url[0] ? location(r, active->url) : NULL;
+	snprintf(detail, sizeof(detail), "node %s is the active one and makes the changes%s",
+		active->node, r->location ? "" : ": ask it");
+	put_problem_as(r, KEKD_ENOTACTIVE, r->location ? 307 : 503, detail);
+	finish(r, KEKD_ENOTACTIVE);
+}
+
+/* 0, or the request was answered. */
+static int
+check_active(struct http_call *call)
+{
+	struct request *r = &call->request;
+	const struct http_hooks *hooks = call->http->config.hooks;
+	struct http_active active = { { 0 }, { 0 } };
+	int err = hooks->finds_active ? hooks->finds_active(r->node, r->route, &active) : 0;
+
+	if (err == KEKD_ENOTACTIVE)
+		redirect(r, &active);
+	else if (err < 0)
+		request_fail(r, err, "%s",
+			"nobody makes changes at the moment: try again; while it lasts, "
+			"\"kekctl cluster status\" shows why");
+	return err;
+}
+
+static int
+admit_role(struct http_call *call)
+{
+	return call->request.route->plane == HTTP_CONTROL ? check_active(call) : 0;
 }
 
 /* ---- before the body ---- */
@@ -544,7 +634,7 @@ admit_audited(struct http_call *call, const char *method, const char *path)
 		return route_err;
 	}
 	if ((err = admit_operation(call)) != 0 || (err = admit_service(call)) != 0 ||
-		(err = admit_conditions(call)) != 0)
+		(err = admit_role(call)) != 0 || (err = admit_conditions(call)) != 0)
 		return err;
 	return admit_body(call);
 }
@@ -655,6 +745,9 @@ run_control(void *user)
 		r->route->handler(r);
 		return;
 	}
+	/* It may have changed while this waited for its turn. */
+	if (check_active(call) != 0)
+		return;
 	if (call->http->config.hooks->may_change)
 		err = call->http->config.hooks->may_change(r->node, r->route);
 	if (err != 0) {

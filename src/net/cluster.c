@@ -4,9 +4,29 @@
 
 #include "kekd/log.h"
 
+/* A release above this one may have changed the rest of it as well. */
+static bool
+is_readable(struct node *n, const json_t *body)
+{
+	json_int_t level = json_integer_value(json_object_get(body, "level"));
+
+	if (level <= (json_int_t)cluster_release_level)
+		return true;
+	node_give_up(n,
+		"the cluster is at level %lld and this release (" PACKAGE_VERSION
+		") knows levels up to %u: install a newer one",
+		(long long)level, cluster_release_level);
+	return false;
+}
+
 static void
 set_cluster(struct node *n, const struct cluster *c)
 {
+	if (cluster_has_forgotten(c, n->part.node))
+		node_give_up(n,
+			"node %s was forgotten by the cluster, for ever: give it another name and "
+			"make it a member anew",
+			n->part.node);
 	pthread_mutex_lock(&n->lock);
 	n->cluster = *c;
 	pthread_mutex_unlock(&n->lock);
@@ -24,7 +44,7 @@ node_load_cluster(
 	char error[JSON_ERROR_SIZE];
 	struct cluster c;
 
-	if (!body)
+	if (!body || !is_readable(n, body))
 		return;
 	if (cluster_from_json(body, commit, &c, error) == 0)
 		set_cluster(n, &c);

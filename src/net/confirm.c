@@ -15,6 +15,8 @@
 static const char *const allowed[] = {
 	"backup.create",
 	"cluster.confirm",
+	"cluster.step_down",
+	"cluster.promote",
 	"hsm.retry_pin",
 };
 

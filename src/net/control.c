@@ -19,18 +19,18 @@ struct control {
 	pthread_cond_t wake;
 	struct control_job *first, **last;
 	size_t count;
-	bool stopping;
+	bool stopping, woken;
 };
 
 /* Waits for a job until the next tick. NULL: time for a tick, or the end. */
 static struct control_job *
-next_job(struct control *c, uint64_t until_ns, bool *ret_stop)
+next_job(struct control *c, uint64_t until_ns, bool *ret_stop, bool *ret_woken)
 {
 	struct timespec until = { (time_t)(until_ns / CLOCK_S), (long)(until_ns % CLOCK_S) };
 	struct control_job *job;
 
 	pthread_mutex_lock(&c->lock);
-	while (!c->first && !c->stopping && clock_monotonic_ns() < until_ns) {
+	while (!c->first && !c->stopping && !c->woken && clock_monotonic_ns() < until_ns) {
 		if (c->tick)
 			pthread_cond_timedwait(&c->wake, &c->lock, &until);
 		else
@@ -43,6 +43,8 @@ next_job(struct control *c, uint64_t until_ns, bool *ret_stop)
 		if (!c->first)
 			c->last = &c->first;
 	}
+	*ret_woken = c->woken;
+	c->woken = false;
 	*ret_stop = c->stopping && !job;
 	pthread_mutex_unlock(&c->lock);
 	return job;
@@ -53,13 +55,13 @@ control_thread(void *user)
 {
 	struct control *c = user;
 	uint64_t tick = c->tick ? clock_monotonic_ns() : UINT64_MAX;
-	bool stop = false;
+	bool stop = false, woken = false;
 
 	while (!stop) {
-		struct control_job *job = next_job(c, tick, &stop);
+		struct control_job *job = next_job(c, tick, &stop, &woken);
 		if (job)
 			job->run(job);
-		if (!stop && c->tick && clock_monotonic_ns() >= tick) {
+		if (!stop && c->tick && (woken || clock_monotonic_ns() >= tick)) {
 			unsigned ms = c->tick(c->node);
 			tick = clock_monotonic_ns() + ms * CLOCK_MS;
 		}
@@ -108,6 +110,17 @@ control_freep(struct control **c)
 	pthread_mutex_destroy(&(*c)->lock);
 	free(*c);
 	*c = NULL;
+}
+
+void
+control_wake(struct control *c)
+{
+	if (!c || !c->tick)
+		return;
+	pthread_mutex_lock(&c->lock);
+	c->woken = true;
+	pthread_cond_signal(&c->wake);
+	pthread_mutex_unlock(&c->lock);
 }
 
 int

@@ -300,11 +300,12 @@ look_at(struct node *n, struct node_destroy *e)
 	return true;
 }
 
-/* Of a restored store nobody has said yet that it is right: nothing goes on, and no time counts. */
+/* Of a restored store nobody has said yet that it is right: nothing goes on, and no time counts.
+ * What is the active's to do, it counts. */
 static bool
 stand_still(struct node *n)
 {
-	if (!node_holds_changes(n))
+	if (!node_holds_changes(n) && node_leads(n))
 		return false;
 	for (size_t i = 0; i < n->destroys_count; i++)
 		n->destroys[i].looked_ns = clock_boot_ns();

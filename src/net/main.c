@@ -305,6 +305,19 @@ run_task(struct node *n)
 	return CHILD_EXIT_OPERATOR;
 }
 
+/* Whoever wakes it finds none from now on. */
+static void
+close_control(struct node *n)
+{
+	struct control *c;
+
+	pthread_mutex_lock(&n->lock);
+	c = n->control;
+	n->control = NULL;
+	pthread_mutex_unlock(&n->lock);
+	control_freep(&c);
+}
+
 /* Answers first, then the changes that wait, then the log's end, the token and the store. */
 static void
 close_node(struct node *n)
@@ -321,7 +334,7 @@ close_node(struct node *n)
 			_exit(CHILD_EXIT_OK);
 		}
 	}
-	control_freep(&n->control);
+	close_control(n);
 	control_freep(&n->scans);
 	node_close_destroys(n);
 	node_close_proofs(n);
@@ -344,6 +357,7 @@ close_node(struct node *n)
 	free(n->nonces);
 	free(n->witness);
 	node_close_members(n);
+	node_close_peers(n);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);
 }

@@ -16,9 +16,10 @@
 
 #define WAIT_NS (10 * CLOCK_S) /* for a member that says nothing */
 #define FAILING_NS \
-	(3 * CLOCK_S)	       /* for one that says that it cannot: its token may be slow to hear */
-#define AGAIN_NS (CLOCK_S / 2) /* for one that was waited for in vain, and has said nothing since \
-				*/
+	(3 * CLOCK_S) /* for one that says that it cannot: its token may be slow to hear */
+#define AGAIN_NS \
+	(CLOCK_S / 2) /* for one that was waited for in vain, and has said nothing since \
+		       */
 #define VAIN_NS (60 * CLOCK_S)
 #define LOOK_FIRST_NS (2 * CLOCK_MS)
 #define LOOK_MAX_NS (20 * CLOCK_MS)

@@ -165,6 +165,7 @@ static const struct {
 	{ "nonces/", load_nonces },
 	{ "usage/", node_load_usage },
 	{ "members/", node_load_member },
+	{ "nodes/", node_load_peer },
 	{ "cluster", node_load_cluster },
 	{ "drill", node_load_drill },
 	{ "approvals/", load_approval },
@@ -272,9 +273,15 @@ static const char empty_store[] = "the metadata store is empty: `kekd init` make
 				  "an old one comes back with its "
 				  "metadata.db and accepted in state_dir";
 
-static void
-give_up(struct node *n, const char *reason)
+void
+node_give_up(struct node *n, const char *format, ...)
 {
+	char reason[512];
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(reason, sizeof(reason), format, ap);
+	va_end(ap);
 	log_error("%s", reason);
 	n->exit_wanted = CHILD_EXIT_OPERATOR;
 }
@@ -296,7 +303,7 @@ open_store(struct node *n)
 	if (err == 0)
 		return true;
 	if (err == -ENOENT)
-		give_up(n, empty_store);
+		node_give_up(n, "%s", empty_store);
 	else
 		node_set_phase(n, NODE_STARTING, "%s/metadata.db: %s", n->part.state_dir,
 			kekd_strerror(err));
@@ -390,7 +397,7 @@ start(struct node *n)
 	if (err == 0)
 		serve(n);
 	else if (err == -ENOENT)
-		give_up(n, empty_store);
+		node_give_up(n, "%s", empty_store);
 	else
 		node_set_phase(n, NODE_STARTING, "the metadata cannot be opened: %s",
 			*error ? error : kekd_strerror(err));
@@ -402,7 +409,7 @@ poll_store(struct node *n)
 {
 	uint64_t now = clock_boot_ns();
 
-	if (now < n->next_poll_ns)
+	if (!atomic_exchange(&n->poll_now, false) && now < n->next_poll_ns)
 		return;
 	n->next_poll_ns = now + POLL_NS;
 	/* The store logs its own failures, once each. */
@@ -420,6 +427,8 @@ node_tick(struct node *n)
 		return n->exit_wanted < 0 ? start(n) : TICK_MS;
 	case NODE_SERVING:
 		poll_store(n);
+		node_tick_role(n);
+		node_tick_presence(n);
 		node_summarise(n);
 		node_tick_destroys(n);
 		more = node_tick_proofs(n);
@@ -434,6 +443,8 @@ node_tick(struct node *n)
 	case NODE_HELD:
 		poll_store(n);
 		judge_store(n);
+		node_tick_role(n);
+		node_tick_presence(n);
 		return TICK_MS;
 	case NODE_STOPPING:
 		break;
@@ -574,4 +585,5 @@ const struct http_hooks node_hooks = {
 	.revision = hook_revision,
 	.control = hook_control,
 	.may_change = node_may_change,
+	.finds_active = node_finds_active,
 };

@@ -54,6 +54,20 @@ void node_close_destroys(struct node *n); /* stores how long they have waited */
 /* cluster.c: a loader of records. */
 void node_load_cluster(struct node *n, const char *name, json_t *body, uint64_t commit);
 
+/* roles.c: who makes the changes. Control thread, but for what is marked. */
+void node_tick_role(struct node *n);
+bool node_leads(struct node *n); /* are changes this node's to make? Any thread */
+void node_wake(void *node);	 /* a tick at once. Any thread */
+int node_finds_active(struct node *n, const struct http_route *route,
+	struct http_active *ret_active); /* any thread; see struct http_hooks */
+/* The process ends, since only an operator can go on. */
+void node_give_up(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* nodes.c: who is there. */
+void node_load_peer(struct node *n, const char *name, json_t *body, uint64_t commit);
+void node_tick_presence(struct node *n);
+void node_close_peers(struct node *n);
+
 /* member.c: the records members/NODE. Control thread, but for what is marked. */
 void node_load_member(struct node *n, const char *name, json_t *body, uint64_t commit);
 json_t *node_member(const struct node *n, const char *name); /* the own one's; borrowed, or NULL */

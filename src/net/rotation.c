@@ -232,7 +232,8 @@ node_rotate_due(struct node *n)
 	bool found;
 	struct key *k;
 
-	if (start < n->next_rotations_ns || atomic_load(&n->frozen) || node_holds_changes(n))
+	if (start < n->next_rotations_ns || atomic_load(&n->frozen) || node_holds_changes(n) ||
+		!node_leads(n))
 		return false;
 	forget_settled(n);
 	k = find_due(n, &reason);

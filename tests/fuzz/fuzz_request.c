@@ -178,6 +178,69 @@ node_cluster_change(struct node *n, struct cluster *next,
 	return 0;
 }
 
+enum node_role
+node_role(struct node *n)
+{
+	(void)n;
+	return ROLE_SINGLE;
+}
+
+const char *
+node_role_name(enum node_role role)
+{
+	(void)role;
+	return "single";
+}
+
+uint64_t
+node_epoch(const struct node *n)
+{
+	(void)n;
+	return 0;
+}
+
+void
+node_leader(struct node *n, struct http_active *ret_active)
+{
+	(void)n, (void)ret_active;
+}
+
+bool
+node_can_lead(struct node *n, char ret_why[NODE_REASON_SIZE])
+{
+	(void)n;
+	*ret_why = '\0';
+	return true;
+}
+
+json_t *
+node_presence(struct node *n)
+{
+	(void)n;
+	return json_pack("{s:i}", "level", 1);
+}
+
+json_t *
+node_peer(struct node *n, const char *name)
+{
+	(void)n, (void)name;
+	return NULL;
+}
+
+int
+node_step_down(struct node *n, unsigned pause_s)
+{
+	(void)n, (void)pause_s;
+	return KEKD_ENOTACTIVE;
+}
+
+int
+node_promote(struct node *n, char ret_error[JSON_ERROR_SIZE])
+{
+	(void)n, (void)ret_error;
+	return KEKD_ESTATE;
+}
+
 size_t
 node_find_unknown(struct node *n, const struct unknown_wanted *wanted,
 	struct lifecycle_object ret_objects[KEY_VERSIONS_MAX])

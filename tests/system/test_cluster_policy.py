@@ -11,7 +11,7 @@ from kekd import spiffe
 def test_a_cluster_is_made_with_the_policy_of_the_configuration(server):
     with server.http("admin-1") as admin:
         cluster = admin.get("/v1/cluster").json
-    assert cluster["name"] == "test" and cluster["members"] == ["node-1"]
+    assert cluster["name"] == "test" and [m["node"] for m in cluster["members"]] == ["node-1"]
     assert cluster["policy"] == {"approvals": 1, "destroy_wait": "0s", "approval_ttl": "1d"}
 
 

@@ -98,6 +98,11 @@ def walk_server(admin, anybody):
     etag = admin.ok("GET", "/v1/cluster").etag
     admin.ok("PATCH", "/v1/cluster", {"policy": {"approval_ttl": "2d"}}, etag=etag)
     etag = admin.ok("GET", "/v1/cluster").etag
+    admin.ok("POST", "/v1/cluster/level", {"level": 1}, etag=etag)
+    admin.ok("PATCH", "/v1/cluster", {"members": ["node-1", "node-2"]}, etag=etag)
+    etag = admin.ok("GET", "/v1/cluster").etag
+    admin.ok("POST", "/v1/cluster/forget", {"node": "node-2"}, etag=etag)
+    etag = admin.ok("GET", "/v1/cluster").etag
     admin.ok("POST", "/v1/cluster/reseal", {"token": "main"}, etag=etag)
     for path in ("/v1/whoami", "/v1/status", "/v1/audit?limit=1", "/metrics"):
         admin.ok("GET", path)
@@ -166,7 +171,9 @@ def test_every_route_answers_with_every_status_that_is_described(own, make_serve
     refused = make_server().init()
     refused.write_pin("wrong")
     walk_unready(refused)
-    described = fresh.described()
+    # It takes a pair to send a change on, to step down and to be promoted: test_pair.py.
+    described = {(m, path, status) for m, path, status in fresh.described()
+                 if status != 307 and not path.endswith(("/step-down", "/promote"))}
     assert described - fresh.answered == set()
     assert described <= fresh.answered and len(described) > 20
 
