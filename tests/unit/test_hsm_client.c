@@ -597,6 +597,62 @@ test_every_key_of_the_token_is_listed_in_pages_too(void **state)
 	assert_true(found);
 }
 
+struct listing {
+	uint32_t seen, total;
+	struct object_id found; /* one of those that are looked for; len 0: none */
+};
+
+static void
+list_page(struct bench *b, struct listing *l, const struct object_id *ids, size_t count)
+{
+	uint8_t room[200];
+	struct hsm_op op = {
+		.kind = HSM_OP_LIST, .size = l->seen, .out = room, .out_cap = sizeof(room)
+	};
+	struct hsm_object o;
+	struct reader r;
+
+	assert_int_equal(call(b, &op), 0);
+	l->total = op.attributes;
+	for (r = READER(room, op.out_len); hsm_list_next(&r, &o) == 1; l->seen++)
+		for (size_t i = 0; i < count; i++)
+			if (memcmp(&o.id, &ids[i], sizeof(o.id)) == 0)
+				l->found = o.id;
+}
+
+/* Its place stays until all pages are read, or the next one would skip a key that is there. */
+static void
+test_a_key_that_is_destroyed_between_two_pages_hides_no_other(void **state)
+{
+	struct bench b;
+	struct object_id ids[8];
+	struct hsm_op op, destroy = { .kind = HSM_OP_DESTROY };
+	struct listing l = { 0 }, next = { 0 };
+	uint32_t total;
+
+	(void)state;
+	bench_open(&b, 1, 5000, &(struct start){ 0 });
+	for (size_t i = 0; i < STR_COUNT(ids); i++) {
+		ids[i] = fresh_id();
+		op = create_op(HSM_OP_CREATE_KEK, &ids[i]);
+		assert_int_equal(call(&b, &op), 0);
+	}
+	do
+		list_page(&b, &l, ids, STR_COUNT(ids));
+	while (l.found.len == 0);
+	total = l.total;
+	assert_true(l.seen < total);
+	destroy.object = l.found;
+	assert_int_equal(call(&b, &destroy), 0);
+	while (l.seen < total)
+		list_page(&b, &l, ids, STR_COUNT(ids));
+	assert_int_equal(l.seen, total);
+	assert_int_equal(l.total, total);
+	list_page(&b, &next, ids, STR_COUNT(ids));
+	assert_int_equal(next.total, total - 1);
+	bench_close(&b);
+}
+
 static void
 test_a_key_whose_copies_were_dropped_is_found_again(void **state)
 {
@@ -1453,6 +1509,7 @@ main(void)
 		cmocka_unit_test(test_creating_again_takes_the_key_that_is_there),
 		cmocka_unit_test(test_two_objects_with_one_id_are_an_error),
 		cmocka_unit_test(test_every_key_of_the_token_is_listed_in_pages_too),
+		cmocka_unit_test(test_a_key_that_is_destroyed_between_two_pages_hides_no_other),
 		cmocka_unit_test(test_a_key_whose_copies_were_dropped_is_found_again),
 		cmocka_unit_test(test_a_worker_says_what_it_is),
 		cmocka_unit_test(test_5000_operations_of_8_threads_all_succeed),

@@ -7,6 +7,7 @@
  */
 #include "worker.h"
 
+#include "kekd/clock.h"
 #include "kekd/log.h"
 #include "kekd/str.h"
 
@@ -16,6 +17,7 @@
 #define BUCKETS_FIRST 256
 #define FIND_AT_ONCE 256
 #define TRIES 3
+#define LISTED_NS (5 * CLOCK_S)
 
 struct object {
 	struct object *next;
@@ -117,8 +119,17 @@ objects_forget(struct worker *w, const struct object_id *id)
 }
 
 void
+objects_forget_listed(struct worker *w)
+{
+	free(w->objects.listed);
+	w->objects.listed = NULL;
+	w->objects.listed_count = 0;
+}
+
+void
 objects_forget_copies(struct worker *w)
 {
+	objects_forget_listed(w);
 	for (size_t i = 0; i < w->objects.size; i++)
 		for (struct object *e = w->objects.buckets[i]; e; e = e->next)
 			e->copy = CK_INVALID_HANDLE;
@@ -199,6 +210,29 @@ objects_all(struct worker *w, CK_OBJECT_HANDLE **ret_handles, size_t *ret_count)
 }
 
 enum p11_class
+objects_listed(struct worker *w, bool anew, const CK_OBJECT_HANDLE **ret_handles, size_t *ret_count)
+{
+	struct objects *o = &w->objects;
+	enum p11_class class = P11_OK;
+
+	if (anew || (o->listed && clock_boot_ns() - o->listed_ns > LISTED_NS))
+		objects_forget_listed(w);
+	if (o->listed) {
+		class = session_check_login(&w->home);
+	} else {
+		class = objects_all(w, &o->listed, &o->listed_count);
+		o->listed_ns = clock_boot_ns();
+	}
+	if (class) {
+		objects_forget_listed(w);
+		return class;
+	}
+	*ret_handles = o->listed;
+	*ret_count = o->listed_count;
+	return P11_OK;
+}
+
+enum p11_class
 objects_find(struct worker *w, CK_OBJECT_CLASS object_class, const struct object_id *id,
 	CK_OBJECT_HANDLE *ret_handle)
 {
@@ -265,6 +299,28 @@ static const struct {
 	{ CKA_PRIVATE, CK_TRUE, HSM_ATTR_PRIVATE },
 };
 
+/* What it fills the template with is one for each of the table; returns what is behind them. */
+static CK_ATTRIBUTE *
+ask_attributes(CK_ATTRIBUTE *template, CK_BBOOL *value)
+{
+	for (size_t i = 0; i < STR_COUNT(attributes); i++) {
+		value[i] = !attributes[i].value;
+		template[i] = (CK_ATTRIBUTE){ attributes[i].type, &value[i], sizeof(value[i]) };
+	}
+	return template + STR_COUNT(attributes);
+}
+
+static uint32_t
+told_attributes(const CK_ATTRIBUTE *template, const CK_BBOOL *value)
+{
+	uint32_t told = 0;
+
+	for (size_t i = 0; i < STR_COUNT(attributes); i++)
+		if (template[i].ulValueLen == sizeof(value[i]) && value[i] == attributes[i].value)
+			told |= attributes[i].attribute;
+	return told;
+}
+
 static enum p11_class
 read_attributes(struct worker *w, CK_OBJECT_HANDLE h, uint32_t *ret_attributes)
 {
@@ -272,18 +328,11 @@ read_attributes(struct worker *w, CK_OBJECT_HANDLE h, uint32_t *ret_attributes)
 	CK_BBOOL value[STR_COUNT(attributes)];
 	enum p11_class class;
 
-	for (size_t i = 0; i < STR_COUNT(attributes); i++) {
-		value[i] = !attributes[i].value;
-		template[i] = (CK_ATTRIBUTE){ attributes[i].type, &value[i], sizeof(value[i]) };
-	}
+	ask_attributes(template, value);
 	class = p11_call(&w->p11, GetAttributeValue, w->home.h, h, template, STR_COUNT(template));
-	if (class)
-		return class;
-	*ret_attributes = 0;
-	for (size_t i = 0; i < STR_COUNT(attributes); i++)
-		if (template[i].ulValueLen == sizeof(value[i]) && value[i] == attributes[i].value)
-			*ret_attributes |= attributes[i].attribute;
-	return P11_OK;
+	if (!class)
+		*ret_attributes = told_attributes(template, value);
+	return class;
 }
 
 enum p11_class
@@ -291,21 +340,22 @@ objects_read(struct worker *w, CK_OBJECT_HANDLE h, struct hsm_object *ret_object
 {
 	struct hsm_object o = { .label = ret_label };
 	CK_KEY_TYPE type = 0;
-	CK_ATTRIBUTE template[] = {
-		{ CKA_LABEL, ret_label, UINT8_MAX },
-		{ CKA_KEY_TYPE, &type, sizeof(type) },
-	};
-	enum p11_class class = read_id(w, h, &o.id);
+	CK_BBOOL value[STR_COUNT(attributes)];
+	CK_ATTRIBUTE template[STR_COUNT(attributes) + 3] = { 0 }, *rest;
+	enum p11_class class;
 
-	if (!class)
-		class = read_attributes(w, h, &o.attributes);
-	if (!class)
-		class = p11_call(
-			&w->p11, GetAttributeValue, w->home.h, h, template, STR_COUNT(template));
+	rest = ask_attributes(template, value);
+	rest[0] = (CK_ATTRIBUTE){ CKA_ID, o.id.b, sizeof(o.id.b) };
+	rest[1] = (CK_ATTRIBUTE){ CKA_LABEL, ret_label, UINT8_MAX };
+	rest[2] = (CK_ATTRIBUTE){ CKA_KEY_TYPE, &type, sizeof(type) };
+	class = p11_call(&w->p11, GetAttributeValue, w->home.h, h, template, STR_COUNT(template));
 	if (class)
 		return class;
-	if (template[0].ulValueLen <= UINT8_MAX)
-		o.label_len = (uint8_t) template[0].ulValueLen;
+	o.attributes = told_attributes(template, value);
+	if (rest[0].ulValueLen <= sizeof(o.id.b))
+		o.id.len = (uint8_t)rest[0].ulValueLen;
+	if (rest[1].ulValueLen <= UINT8_MAX)
+		o.label_len = (uint8_t)rest[1].ulValueLen;
 	o.key_type = (uint32_t)type;
 	*ret_object = o;
 	return P11_OK;
@@ -477,6 +527,7 @@ objects_close(struct worker *w)
 			next = e->next;
 			free(e);
 		}
+	objects_forget_listed(w);
 	free(w->objects.buckets);
 	w->objects.buckets = NULL;
 	w->objects.size = w->objects.count = 0;

@@ -94,15 +94,16 @@ list_from(struct session *s, struct hsm_op *op, const CK_OBJECT_HANDLE *handles,
 static enum p11_class
 run_list(struct session *s, struct hsm_op *op)
 {
-	CK_OBJECT_HANDLE *handles;
+	const CK_OBJECT_HANDLE *handles;
 	size_t count;
-	enum p11_class class = objects_all(s->w, &handles, &count);
+	enum p11_class class = objects_listed(s->w, op->size == 0, &handles, &count);
 
 	if (class)
 		return class;
 	class = list_from(s, op, handles, count);
 	op->attributes = (uint32_t)count;
-	free(handles);
+	if (class) /* its handles may be why */
+		objects_forget_listed(s->w);
 	return class;
 }
 

@@ -137,6 +137,9 @@ struct objects {
 	pthread_mutex_t lock; /* over all of it, and over the home session */
 	struct object **buckets;
 	size_t size, count;
+	CK_OBJECT_HANDLE *listed; /* what the last HSM_OP_LIST found, for its next page; or NULL */
+	size_t listed_count;
+	uint64_t listed_ns;
 };
 
 struct worker {
@@ -202,6 +205,11 @@ enum p11_class objects_read(
 	struct worker *w, CK_OBJECT_HANDLE h, struct hsm_object *ret_object, char *ret_label);
 /* Lock held. Every secret key of the token; free *ret_handles. */
 enum p11_class objects_all(struct worker *w, CK_OBJECT_HANDLE **ret_handles, size_t *ret_count);
+/* Lock held. The same as they were found for the page before, a few seconds ago, or anew; borrowed.
+ */
+enum p11_class objects_listed(
+	struct worker *w, bool anew, const CK_OBJECT_HANDLE **ret_handles, size_t *ret_count);
+void objects_forget_listed(struct worker *w);
 
 /* mech.c */
 enum p11_class mech_wrap(struct session *s, struct hsm_op *op);
