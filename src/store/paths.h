@@ -15,6 +15,10 @@ bool path_is_valid(const char *path);
 /* nodes/, members/, usage/, nonces/: written by the node that they belong to. */
 bool path_is_node_owned(const char *path);
 
+struct store_op;
+/* -E2BIG, -EINVAL: no engine takes these. */
+int store_check_ops(const struct store_op *ops, size_t count);
+
 struct pathmap {
 	void **items;
 	size_t count, cap;

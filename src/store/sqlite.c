@@ -131,9 +131,8 @@ sqlite_done(sqlite3_stmt *st)
 	sqlite3_clear_bindings(st);
 }
 
-/* For statements that give no row. */
-static int
-run(struct sqlite_store *q, enum statement which, const char *what)
+int
+sqlite_run(struct sqlite_store *q, enum statement which, const char *what)
 {
 	sqlite3_stmt *st = q->statements[which];
 	int code = sqlite3_step(st);
@@ -143,8 +142,8 @@ run(struct sqlite_store *q, enum statement which, const char *what)
 	return err;
 }
 
-static void
-roll_back(struct sqlite_store *q)
+void
+sqlite_roll_back(struct sqlite_store *q)
 {
 	if (!sqlite3_get_autocommit(q->db)) {
 		sqlite3_step(q->statements[ROLLBACK]);
@@ -171,8 +170,8 @@ meta_revision(struct sqlite_store *q, uint64_t *ret_revision)
 	return err;
 }
 
-static int
-meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t number)
+int
+sqlite_meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t number)
 {
 	sqlite3_stmt *st = q->statements[META_SET];
 
@@ -181,7 +180,25 @@ meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t num
 		sqlite3_bind_text(st, 2, text, -1, SQLITE_STATIC);
 	else
 		sqlite3_bind_int64(st, 2, number);
-	return run(q, META_SET, "writing the table meta");
+	return sqlite_run(q, META_SET, "writing the table meta");
+}
+
+int
+sqlite_meta_text(struct sqlite_store *q, const char *name, char ret_text[SQLITE_META_SIZE])
+{
+	sqlite3_stmt *st = q->statements[META_GET];
+	int code, err = 0;
+
+	sqlite_bind_path(st, 1, name);
+	code = sqlite3_step(st);
+	if (code == SQLITE_ROW && sqlite3_column_text(st, 0))
+		snprintf(ret_text, SQLITE_META_SIZE, "%s", (const char *)sqlite3_column_text(st, 0));
+	else
+		err = code == SQLITE_DONE || code == SQLITE_ROW
+			      ? -ENOENT
+			      : sqlite_failed(q, "reading the table meta");
+	sqlite_done(st);
+	return err;
 }
 
 /* ---- rows ---- */
@@ -222,10 +239,9 @@ sqlite_row_copy(const struct row *r, struct store_record *ret_record)
 	return 0;
 }
 
-static int
-engine_get(struct store *s, const char *path, struct store_record *ret_record)
+int
+sqlite_get(struct sqlite_store *q, const char *path, struct store_record *ret_record)
 {
-	struct sqlite_store *q = of(s);
 	sqlite3_stmt *st = q->statements[RECORD_GET];
 	struct row r;
 	int code, err;
@@ -240,6 +256,12 @@ engine_get(struct store *s, const char *path, struct store_record *ret_record)
 		err = code == SQLITE_DONE ? -ENOENT : sqlite_failed(q, "reading a record");
 	sqlite_done(st);
 	return err == -ENOMEM ? sqlite_no_memory(q) : err;
+}
+
+static int
+engine_get(struct store *s, const char *path, struct store_record *ret_record)
+{
+	return sqlite_get(of(s), path, ret_record);
 }
 
 /* The first text that sorts after everything that starts with prefix. Paths are ASCII. */
@@ -293,11 +315,10 @@ page_read(struct sqlite_store *q, const char *prefix, const char *after, size_t 
 	return err == -ENOMEM ? sqlite_no_memory(q) : err;
 }
 
-static int
-engine_list(struct store *s, const char *prefix, const char *after, size_t limit,
+int
+sqlite_list(struct sqlite_store *q, const char *prefix, const char *after, size_t limit,
 	struct store_page *ret_page)
 {
-	struct sqlite_store *q = of(s);
 	struct store_page p = { 0 };
 	int err;
 
@@ -305,12 +326,12 @@ engine_list(struct store *s, const char *prefix, const char *after, size_t limit
 		return -EINVAL;
 	if (limit == 0 || limit > STORE_PAGE_MAX)
 		limit = STORE_PAGE_MAX;
-	err = run(q, BEGIN_READ, "reading");
+	err = sqlite_run(q, BEGIN_READ, "reading");
 	if (err == 0)
 		err = meta_revision(q, &p.revision);
 	if (err == 0)
 		err = page_read(q, prefix, after, limit, &p);
-	roll_back(q);
+	sqlite_roll_back(q);
 	if (err < 0) {
 		store_page_free(&p);
 		return err;
@@ -320,24 +341,14 @@ engine_list(struct store *s, const char *prefix, const char *after, size_t limit
 	return 0;
 }
 
-/* ---- commits ---- */
-
 static int
-check_ops(const struct store_op *ops, size_t count)
+engine_list(struct store *s, const char *prefix, const char *after, size_t limit,
+	struct store_page *ret_page)
 {
-	if (count > STORE_OPS_MAX)
-		return -E2BIG;
-	for (size_t i = 0; i < count; i++) {
-		if (!path_is_valid(ops[i].path))
-			return -EINVAL;
-		if (ops[i].kind == STORE_PUT && (!ops[i].body || ops[i].len > STORE_BODY_MAX))
-			return -EINVAL;
-		for (size_t j = 0; j < i && ops[i].kind != STORE_CHECK; j++)
-			if (ops[j].kind != STORE_CHECK && strcmp(ops[i].path, ops[j].path) == 0)
-				return -EINVAL;
-	}
-	return 0;
+	return sqlite_list(of(s), prefix, after, limit, ret_page);
 }
+
+/* ---- commits ---- */
 
 static int
 compare(struct sqlite_store *q, const struct store_op *op)
@@ -359,22 +370,26 @@ compare(struct sqlite_store *q, const struct store_op *op)
 	return err;
 }
 
+int
+sqlite_put(struct sqlite_store *q, const char *path, uint64_t revision, const char *body, size_t len)
+{
+	sqlite3_stmt *st = q->statements[body ? RECORD_PUT : RECORD_DELETE];
+
+	sqlite_bind_path(st, 1, path);
+	if (!body)
+		return sqlite_run(q, RECORD_DELETE, "deleting a record");
+	sqlite3_bind_int64(st, 2, (int64_t)revision);
+	sqlite3_bind_text(st, 3, body, (int)len, SQLITE_STATIC);
+	return sqlite_run(q, RECORD_PUT, "writing a record");
+}
+
 static int
 apply(struct sqlite_store *q, const struct store_op *op, uint64_t revision)
 {
-	sqlite3_stmt *st;
-
 	if (op->kind == STORE_CHECK)
 		return 0;
-	if (op->kind == STORE_DELETE) {
-		sqlite_bind_path(q->statements[RECORD_DELETE], 1, op->path);
-		return run(q, RECORD_DELETE, "deleting a record");
-	}
-	st = q->statements[RECORD_PUT];
-	sqlite_bind_path(st, 1, op->path);
-	sqlite3_bind_int64(st, 2, (int64_t)revision);
-	sqlite3_bind_text(st, 3, op->body, (int)op->len, SQLITE_STATIC);
-	return run(q, RECORD_PUT, "writing a record");
+	return sqlite_put(
+		q, op->path, revision, op->kind == STORE_PUT ? op->body : NULL, op->len);
 }
 
 /* All compares come before the first write, so that an operation does not see another's effect. */
@@ -390,7 +405,7 @@ write_all(struct sqlite_store *q, const struct store_op *ops, size_t count, uint
 	for (size_t i = 0; err == 0 && i < count; i++)
 		err = apply(q, &ops[i], revision);
 	if (err == 0)
-		err = meta_set(q, "revision", NULL, (int64_t)revision);
+		err = sqlite_meta_set(q, "revision", NULL, (int64_t)revision);
 	if (err == 0)
 		*ret_revision = revision;
 	return err;
@@ -403,19 +418,19 @@ engine_commit(struct store *s, enum store_owner owner __attribute__((unused)),
 {
 	struct sqlite_store *q = of(s);
 	uint64_t revision = 0;
-	int err = check_ops(ops, count);
+	int err = store_check_ops(ops, count);
 
 	if (err == 0)
 		err = sqlite_check_in_place(q);
 	if (err == 0)
-		err = run(q, BEGIN_WRITE, "beginning a change");
+		err = sqlite_run(q, BEGIN_WRITE, "beginning a change");
 	if (err < 0)
 		return err;
 	err = write_all(q, ops, count, &revision);
 	if (err == 0)
-		err = run(q, COMMIT, "committing a change");
+		err = sqlite_run(q, COMMIT, "committing a change");
 	if (err < 0) {
-		roll_back(q);
+		sqlite_roll_back(q);
 		return err;
 	}
 	q->logged = SQLITE_OK;
@@ -565,11 +580,11 @@ fill_meta(struct sqlite_store *q)
 	if (err < 0)
 		return err;
 	uuid_format(&u, identity);
-	err = meta_set(q, "schema", NULL, SCHEMA_VERSION);
+	err = sqlite_meta_set(q, "schema", NULL, SCHEMA_VERSION);
 	if (err == 0)
-		err = meta_set(q, "revision", NULL, 0);
+		err = sqlite_meta_set(q, "revision", NULL, 0);
 	if (err == 0)
-		err = meta_set(q, "identity", identity, 0);
+		err = sqlite_meta_set(q, "identity", identity, 0);
 	return err;
 }
 
@@ -651,13 +666,11 @@ open_file(struct sqlite_store *q, const char *dir, bool create)
 		err = check_or_set_up(q, create);
 	if (err == 0)
 		err = set_modes(q);
-	if (err == 0)
-		err = sqlite_watch_begin(q);
 	return err;
 }
 
 int
-store_open_sqlite(const char *dir, bool create, struct store **ret_store)
+sqlite_open(const char *dir, bool create, struct sqlite_store **ret_store)
 {
 	struct sqlite_store *q = calloc(1, sizeof(*q));
 	int err;
@@ -670,6 +683,42 @@ store_open_sqlite(const char *dir, bool create, struct store **ret_store)
 		return KEKD_ESTORE;
 	}
 	err = open_file(q, dir, create);
+	if (err < 0) {
+		engine_close(&q->store);
+		return err;
+	}
+	*ret_store = q;
+	return 0;
+}
+
+/* The records of a replica are etcd's: changed here, they would be lost, or two truths. */
+static int
+refuse_replica(struct sqlite_store *q)
+{
+	char of[SQLITE_META_SIZE];
+	int err = sqlite_meta_text(q, SQLITE_REPLICA_OF, of);
+
+	if (err == -ENOENT)
+		return 0;
+	if (err < 0)
+		return err;
+	log_error("%s: is this node's replica of what etcd has, no store by itself: set "
+		  "store.engine to etcd, or run \"kekd migrate --to sqlite\"",
+		q->path);
+	return KEKD_ESTORE;
+}
+
+int
+store_open_sqlite(const char *dir, bool create, struct store **ret_store)
+{
+	struct sqlite_store *q = NULL;
+	int err = sqlite_open(dir, create, &q);
+
+	if (err < 0)
+		return err;
+	err = refuse_replica(q);
+	if (err == 0)
+		err = sqlite_watch_begin(q);
 	if (err < 0) {
 		engine_close(&q->store);
 		return err;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the two files of the SQLite engine share: sqlite.c opens, reads and writes; sqlite_watch.c
- * remembers what was seen and finds what others have changed.
+ * What the files of the SQLite engine share: sqlite.c opens, reads and writes; sqlite_watch.c
+ * remembers what was seen and finds what others have changed; replica.c keeps what etcd has.
  */
 #ifndef STORE_SQLITE_ENGINE_H
 #define STORE_SQLITE_ENGINE_H
@@ -53,6 +53,24 @@ struct row {
 };
 
 /* ---- sqlite.c ---- */
+
+#define SQLITE_META_SIZE 64
+#define SQLITE_REPLICA_OF "replica_of" /* in meta: the file is a replica of this etcd cluster */
+
+/* As store_open_sqlite, whatever the file is, and without a watch. */
+int sqlite_open(const char *dir, bool create, struct sqlite_store **ret_store);
+int sqlite_get(struct sqlite_store *q, const char *path, struct store_record *ret_record);
+int sqlite_list(struct sqlite_store *q, const char *prefix, const char *after, size_t limit,
+	struct store_page *ret_page);
+/* body NULL: deletes. Within a transaction. 0 or KEKD_ESTORE. */
+int sqlite_put(struct sqlite_store *q, const char *path, uint64_t revision, const char *body,
+	size_t len);
+/* For statements that give no row. */
+int sqlite_run(struct sqlite_store *q, enum statement which, const char *what);
+void sqlite_roll_back(struct sqlite_store *q);
+/* text NULL: number. */
+int sqlite_meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t number);
+int sqlite_meta_text(struct sqlite_store *q, const char *name, char ret_text[SQLITE_META_SIZE]); /* or -ENOENT */
 
 /* Logs it once, with the remedy. KEKD_ESTORE. */
 int sqlite_failed(struct sqlite_store *q, const char *what);
