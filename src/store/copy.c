@@ -63,8 +63,8 @@ look_at(struct copy *c, const struct store_record *r, bool *ret_there)
 	if (err < 0)
 		return say(c, err, "what is copied to cannot be read: %s", kekd_strerror(err));
 	if (!same(&there, r))
-		err = say(c, KEKD_EINVALID,
-			"it has another record %.100s already: empty it first", r->path);
+		err = say(c, KEKD_EINVALID, "it has another record %.100s already: empty it first",
+			r->path);
 	store_record_free(&there);
 	return err;
 }
@@ -78,8 +78,9 @@ flush(struct copy *c)
 	if (c->count > 0)
 		err = c->to->engine->commit(c->to, c->owner, c->ops, c->count, &revision);
 	if (err < 0)
-		return say(c, err, "records cannot be written, from %.100s on: %s; repeat the "
-				   "command to go on",
+		return say(c, err,
+			"records cannot be written, from %.100s on: %s; repeat the "
+			"command to go on",
 			c->ops[0].path, kekd_strerror(err));
 	c->copied += c->count;
 	c->count = c->bytes = 0;
@@ -109,8 +110,7 @@ copy_page(struct copy *c, const struct store_page *p)
 	int err = 0;
 
 	for (size_t i = 0; err == 0 && i < p->count; i++)
-		if (is_copied(p->records[i].path) &&
-			strcmp(p->records[i].path, LAST_PATH) != 0)
+		if (is_copied(p->records[i].path) && strcmp(p->records[i].path, LAST_PATH) != 0)
 			err = add(c, &p->records[i]);
 	return err < 0 ? err : flush(c); /* the page's bodies go */
 }
@@ -165,8 +165,9 @@ copy_last(struct copy *c)
 	int err = c->from->engine->get(c->from, LAST_PATH, &r);
 
 	if (err == -ENOENT)
-		return say(c, KEKD_EINVALID, "there is no record \"commit\": this is no store of "
-					     "a cluster");
+		return say(c, KEKD_EINVALID,
+			"there is no record \"commit\": this is no store of "
+			"a cluster");
 	if (err < 0)
 		return say(c, err, "records cannot be read: %s", kekd_strerror(err));
 	err = add(c, &r);

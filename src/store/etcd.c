@@ -132,7 +132,7 @@ struct merge {
 	struct etcd_store *e;
 	const char *prefix;
 	struct store_page base;
-	size_t at;  /* in base */
+	size_t at;   /* in base */
 	size_t over; /* in the overlay */
 	char after[STORE_PATH_MAX + 1];
 };
@@ -175,8 +175,7 @@ next_base(struct merge *m, struct store_record **ret_record)
 static const struct news *
 next_over(struct merge *m)
 {
-	const struct news *n =
-		m->over < m->e->overlay.count ? m->e->overlay.items[m->over] : NULL;
+	const struct news *n = m->over < m->e->overlay.count ? m->e->overlay.items[m->over] : NULL;
 
 	return n && strncmp(n->path, m->prefix, strlen(m->prefix)) == 0 ? n : NULL;
 }
@@ -291,8 +290,8 @@ is_known(struct etcd_store *e, const struct batch *b, const struct news *n, bool
 
 /* 1 or 0: n is taken over. Negative: not. */
 static int
-take_news(struct etcd_store *e, const struct batch *b, struct news *n, store_watch_fn *fn,
-	void *user)
+take_news(
+	struct etcd_store *e, const struct batch *b, struct news *n, store_watch_fn *fn, void *user)
 {
 	struct store_record change = { .path = n->path, .revision = n->revision, .len = n->len };
 	bool known = false;
@@ -433,9 +432,8 @@ write_good(struct etcd_store *e, store_good_fn *good, void *user, size_t *ret_co
 	for (size_t i = 0; i < e->overlay.count; i++) {
 		const struct news *o = e->overlay.items[i];
 		if (good(o->path, o->body ? o->revision : 0, user))
-			changes[n++] = (struct replica_change){
-				o->path, o->revision, o->body, o->len
-			};
+			changes[n++] = (struct replica_change){ o->path, o->revision, o->body,
+				o->len };
 	}
 	err = n > 0 || clock_boot_ns() - e->marked_ns >= MARKS_EVERY_NS
 		      ? replica_write(&e->replica, changes, n)
@@ -539,6 +537,7 @@ engine_close(struct store *s)
 		next = b->next;
 		etcd_batch_free(b);
 	}
+	etcd_batch_free(e->own);
 	etcd_watch_end(e);
 	pathmap_clear(&e->overlay, etcd_news_free);
 	pathmap_clear(&e->deleted, etcd_news_free);
@@ -602,8 +601,7 @@ static int
 start_threads(struct etcd_store *e)
 {
 	e->watcher_runs = pthread_create(&e->watcher, NULL, etcd_watch_run, e) == 0;
-	e->looker_runs =
-		e->watcher_runs && pthread_create(&e->looker, NULL, etcd_look_run, e) == 0;
+	e->looker_runs = e->watcher_runs && pthread_create(&e->looker, NULL, etcd_look_run, e) == 0;
 	if (e->looker_runs)
 		return 0;
 	log_error("no thread to watch etcd with: raise the limit of processes");
@@ -614,8 +612,7 @@ start_threads(struct etcd_store *e)
 static int
 read_first(struct etcd_store *e)
 {
-	uint64_t until =
-		clock_monotonic_ns() + (3 * e->settings->timeout_ms + 1000) * CLOCK_MS;
+	uint64_t until = clock_monotonic_ns() + (3 * e->settings->timeout_ms + 1000) * CLOCK_MS;
 	bool synced;
 
 	pthread_mutex_lock(&e->lock);

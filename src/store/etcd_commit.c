@@ -94,8 +94,7 @@ static json_t *
 guard_json(const struct txn *t)
 {
 	if (t->owner == STORE_OWNER_ACTIVE)
-		return compare_json(
-			t, t->guard, "CREATE", "create_revision", t->term.epoch);
+		return compare_json(t, t->guard, "CREATE", "create_revision", t->term.epoch);
 	return compare_json(t, t->guard, "LEASE", "lease", t->term.lease);
 }
 
@@ -245,6 +244,7 @@ apply(const struct txn *t, uint64_t revision)
 			note_deleted(e, op, revision);
 	}
 	e->revision = revision;
+	etcd_note_own(e, changes, n);
 	etcd_mark_image(e);
 	if (n > 0 && replica_write(&e->replica, changes, n) < 0)
 		for (size_t i = 0; i < n; i++)

@@ -30,7 +30,7 @@ struct news {
 struct batch {
 	struct batch *next;
 	uint64_t position;
-	bool anew; /* another history: revisions from before compare with nothing */
+	bool anew;    /* another history: revisions from before compare with nothing */
 	bool watched; /* the watcher's: */
 	size_t keys;  /* so many are under the prefix now */
 	struct news **items;
@@ -67,6 +67,7 @@ struct etcd_store {
 	pthread_mutex_t lock; /* of all that follows, to the next heading */
 	pthread_cond_t changed;
 	struct batch *first, **last; /* for poll */
+	struct batch *own;	     /* commits of this node that the watch has not told of yet */
 	struct store_term term;
 	uint64_t position; /* all up to it is queued or taken */
 	uint64_t highest;  /* of etcd, as any answer told */
@@ -75,7 +76,8 @@ struct etcd_store {
 	char image_id[32];   /* of that which the replica is an image of; "": of none */
 	size_t keys;	     /* under the prefix, at position */
 	struct {
-		uint64_t revision, sent_ns; /* a linearizable read that is not reached yet; 0: none */
+		uint64_t revision,
+			sent_ns; /* a linearizable read that is not reached yet; 0: none */
 	} look;
 	uint64_t synced_ns; /* the last that was reached; 0: none since the start */
 	uint64_t opened_ns, opened_age_ns;
@@ -138,6 +140,8 @@ int etcd_batch_add(struct batch *b, struct news *n); /* takes n over, also when 
 /* For poll; takes b over. */
 void etcd_queue(struct etcd_store *e, struct batch *b);
 void etcd_queue_locked(struct etcd_store *e, struct batch *b); /* wakes nobody outside */
+/* A commit of this node: the watch may be cut before it tells of it. */
+void etcd_note_own(struct etcd_store *e, const struct replica_change *changes, size_t count);
 /* Everything is read again, with the values (deep) or the revisions alone. With the lock. */
 void etcd_want_compare(struct etcd_store *e, bool deep);
 

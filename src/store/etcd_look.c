@@ -260,7 +260,8 @@ store_etcd_status(struct store *s, struct store_etcd_status *ret_status)
 		pthread_mutex_lock(&e->lock);
 		status.reachable = e->reachable;
 		status.synced = e->synced;
-		status.foreign = e->synced && *e->image_id && strcmp(e->image_id, e->cluster_id) != 0;
+		status.foreign = e->synced && *e->image_id &&
+				 strcmp(e->image_id, e->cluster_id) != 0;
 		status.age_ns = age(e, clock_boot_ns());
 		status.position = e->position;
 		status.lag_revisions = e->highest > e->position ? e->highest - e->position : 0;

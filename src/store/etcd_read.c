@@ -200,8 +200,7 @@ int
 etcd_read_values(struct etcd_store *e, struct etcd *calls, const char *const *paths, size_t count,
 	uint64_t revision, json_t **ret_reply)
 {
-	json_t *body =
-		json_pack("{s:o}", "success", ranges(calls, paths, count, revision));
+	json_t *body = json_pack("{s:o}", "success", ranges(calls, paths, count, revision));
 
 	return etcd_ask(e, calls, "kv/txn", body, true, ret_reply, NULL);
 }

@@ -63,11 +63,28 @@ etcd_batch_add(struct batch *b, struct news *n)
 	return 0;
 }
 
+/* With the lock. */
+static void
+forget_own(struct etcd_store *e, uint64_t position)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; e->own && i < e->own->count; i++)
+		if (e->own->items[i]->revision <= position)
+			etcd_news_free(e->own->items[i]);
+		else
+			e->own->items[n++] = e->own->items[i];
+	if (e->own)
+		e->own->count = n;
+}
+
 void
 etcd_queue_locked(struct etcd_store *e, struct batch *b)
 {
-	if (b->watched)
+	if (b->watched) {
 		e->keys = b->keys;
+		forget_own(e, b->anew ? UINT64_MAX : b->position);
+	}
 	if (b->position > e->position || b->anew)
 		e->position = b->position;
 	if (b->position > e->highest || b->anew)
@@ -171,6 +188,68 @@ void
 etcd_watch_end(struct etcd_store *e)
 {
 	pathmap_clear(&e->view, seen_free);
+}
+
+/* ---- own commits ---- */
+
+static struct news *
+deleted(const char *path, uint64_t revision)
+{
+	struct news *n = calloc(1, sizeof(*n));
+
+	if (n)
+		n->path = strdup(path);
+	if (!n || !n->path) {
+		free(n);
+		return NULL;
+	}
+	n->revision = revision;
+	return n;
+}
+
+/* Without bodies: len says whether it is there. Without memory a deletion by others that comes
+ * before the watch has told of this is found only at the next start. */
+void
+etcd_note_own(struct etcd_store *e, const struct replica_change *changes, size_t count)
+{
+	pthread_mutex_lock(&e->lock);
+	if (!e->own)
+		e->own = etcd_batch_new(0);
+	for (size_t i = 0; e->own && i < count; i++)
+		if (changes[i].revision > e->position) {
+			struct news *n = deleted(changes[i].path, changes[i].revision);
+			if (n)
+				n->len = changes[i].body != NULL;
+			etcd_batch_add(e->own, n);
+		}
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void
+merge_one(struct etcd_store *e, struct news *n)
+{
+	const struct seen_key *k = pathmap_find(&e->view, n->path);
+
+	if (k && k->revision >= n->revision)
+		return;
+	seen_free(pathmap_remove(&e->view, n->path));
+	if (n->len > 0)
+		seen_add(&e->view, seen_new(strdup(n->path), n->revision));
+}
+
+/* Before the view is compared. */
+static void
+merge_own(struct etcd_store *e)
+{
+	struct batch *own;
+
+	pthread_mutex_lock(&e->lock);
+	own = e->own;
+	e->own = NULL;
+	pthread_mutex_unlock(&e->lock);
+	for (size_t i = 0; own && i < own->count; i++)
+		merge_one(e, own->items[i]);
+	etcd_batch_free(own);
 }
 
 /* ---- the full compare ---- */
@@ -299,21 +378,6 @@ fetch_changed(struct compare *c)
 	return err < 0 ? err : fetch(c, keys, n);
 }
 
-static struct news *
-deleted(const char *path, uint64_t revision)
-{
-	struct news *n = calloc(1, sizeof(*n));
-
-	if (n)
-		n->path = strdup(path);
-	if (!n || !n->path) {
-		free(n);
-		return NULL;
-	}
-	n->revision = revision;
-	return n;
-}
-
 static int
 find_deleted(struct compare *c)
 {
@@ -333,8 +397,8 @@ is_another_history(struct compare *c, uint64_t floor, uint64_t term)
 {
 	struct etcd_store *e = c->e;
 
-	return *e->cluster_id && (c->revision < floor || c->term < term ||
-					 strcmp(c->cluster_id, e->cluster_id) != 0);
+	return *e->cluster_id &&
+	       (c->revision < floor || c->term < term || strcmp(c->cluster_id, e->cluster_id) != 0);
 }
 
 /* Takes the batch. */
@@ -402,7 +466,10 @@ static int
 compare_all(struct etcd_store *e, bool deep)
 {
 	struct compare c = { .e = e, .deep = deep };
-	int err = compare(&c);
+	int err;
+
+	merge_own(e);
+	err = compare(&c);
 
 	pathmap_clear(&c.now, seen_free);
 	etcd_batch_free(c.batch);

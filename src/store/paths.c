@@ -32,6 +32,12 @@ path_is_node_owned(const char *path)
 	return false;
 }
 
+bool
+path_is_leased(const char *path)
+{
+	return strncmp(path, "nodes/", strlen("nodes/")) == 0;
+}
+
 static const char *
 item_path(const void *item)
 {

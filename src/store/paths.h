@@ -14,6 +14,8 @@
 bool path_is_valid(const char *path);
 /* nodes/, members/, usage/, nonces/: written by the node that they belong to. */
 bool path_is_node_owned(const char *path);
+/* nodes/: of these, those that end with the node's lease. */
+bool path_is_leased(const char *path);
 
 struct store_op;
 /* -E2BIG, -EINVAL: no engine takes these. */

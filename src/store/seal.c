@@ -116,6 +116,11 @@ seal_publish(struct sealed *s)
 	size_t copied, old_count;
 
 	memcpy(status.generation, s->generation, sizeof(status.generation));
+	if (s->hold != SEALED_HOLD_NONE) {
+		status.held.number = s->seen_number;
+		status.held.whole = s->whole;
+		memcpy(status.held.generation, s->seen.generation, sizeof(s->seen.generation));
+	}
 	status.seal_keys = s->keys_count;
 	status.old_seals = s->keys_count > 1 ? seal_count_old(s) : 0;
 	if (s->keys_count > 0)
@@ -259,6 +264,37 @@ verify_accepted(struct sealed *s)
 }
 
 /* ---- opening ---- */
+
+static void
+read_succeeds(const json_t *item, struct seal_lineage *l)
+{
+	const char *generation = json_string_value(json_object_get(item, "generation"));
+	const char *store = json_string_value(json_object_get(item, "store"));
+	json_int_t number = json_integer_value(json_object_get(item, "number"));
+	struct seal_succeeds *next = &l->succeeds[l->count];
+
+	if (!generation || strlen(generation) != UUID_TEXT_SIZE - 1 || number <= 0)
+		return;
+	memcpy(next->generation, generation, UUID_TEXT_SIZE);
+	next->number = (uint64_t)number;
+	l->count++;
+	snprintf(l->store, sizeof(l->store), "%s", store ? store : "");
+	l->raising = json_is_true(json_object_get(item, "raising"));
+}
+
+void
+seal_read_lineage(const json_t *cluster, struct seal_lineage *ret_lineage)
+{
+	const char *generation = json_string_value(json_object_get(cluster, "generation"));
+	const json_t *list = json_object_get(cluster, "succeeds");
+	struct seal_lineage l = { 0 };
+
+	if (generation && strlen(generation) == UUID_TEXT_SIZE - 1)
+		memcpy(l.generation, generation, UUID_TEXT_SIZE);
+	for (size_t i = 0; i < json_array_size(list) && l.count < SEAL_SUCCEEDS_MAX; i++)
+		read_succeeds(json_array_get(list, i), &l);
+	*ret_lineage = l;
+}
 
 int
 seal_adopt_cluster(struct sealed *s, const json_t *body)
@@ -507,7 +543,7 @@ sealed_get(struct sealed *s, const char *path, struct sealed_record *ret_record)
 
 	if (err == -ENOENT && e && e->known) {
 		seal_mark_dirty(s, path);
-		return KEKD_ERECORD;
+		return path_is_leased(path) ? -ENOENT : KEKD_ERECORD;
 	}
 	if (err < 0)
 		return err;

@@ -135,6 +135,14 @@ observe_commit(struct sealed *s, struct sealed_entry *e, const struct check *c)
 	memcpy(s->seen_state, state, SEAL_SIZE);
 }
 
+static void
+observe_cluster(struct sealed *s, const struct check *c)
+{
+	s->seen = (struct seal_lineage){ 0 };
+	if (c && c->verified)
+		seal_read_lineage(c->envelope.body, &s->seen);
+}
+
 struct sealed_entry *
 seal_observe(struct sealed *s, const char *path, uint64_t revision, const struct check *c)
 {
@@ -157,6 +165,8 @@ seal_observe(struct sealed *s, const char *path, uint64_t revision, const struct
 	}
 	if (e->verified && strcmp(path, COMMIT_PATH) == 0)
 		observe_commit(s, e, c);
+	if (strcmp(path, CLUSTER_PATH) == 0)
+		observe_cluster(s, c);
 	return e;
 }
 
@@ -248,11 +258,38 @@ is_verified(const struct sealed *s, const char *path)
 	return e && e->there && e->verified;
 }
 
+/* An unreadable cluster record says nothing against it. */
 static bool
 accepted_counts(const struct sealed *s)
 {
 	return s->accepted_ok &&
-	       (!*s->generation || strcmp(s->accepted.generation, s->generation) == 0);
+	       (!*s->seen.generation || strcmp(s->accepted.generation, s->seen.generation) == 0);
+}
+
+/* An operator confirmed it as what comes after all that was accepted here. */
+static bool
+is_successor(const struct sealed *s)
+{
+	for (size_t i = 0; s->accepted_ok && i < s->seen.count; i++) {
+		const struct seal_succeeds *before = &s->seen.succeeds[i];
+		if (strcmp(before->generation, s->accepted.generation) == 0)
+			return s->accepted.number <= before->number &&
+			       s->seen_number > before->number;
+	}
+	return false;
+}
+
+/* Another database, and nobody has confirmed just that one. */
+static bool
+is_foreign(const struct sealed *s)
+{
+	struct store *store = s->config.store;
+	char identity[64];
+
+	if (!store->engine->foreign || !store->engine->foreign(store))
+		return false;
+	return !*s->seen.store || store->engine->identity(store, identity) < 0 ||
+	       strcmp(identity, s->seen.store) != 0 || !(is_successor(s) || accepted_counts(s));
 }
 
 static bool
@@ -264,16 +301,34 @@ is_behind(const struct sealed *s)
 	       memcmp(s->seen_state, s->accepted.state, SEAL_SIZE) != 0;
 }
 
+bool
+seal_is_whole(const struct sealed *s, const uint8_t state[SEAL_SIZE])
+{
+	if (s->blind || !is_verified(s, COMMIT_PATH) || !is_verified(s, CLUSTER_PATH) ||
+		memcmp(state, s->seen_state, SEAL_SIZE) != 0)
+		return false;
+	for (size_t i = 0; i < s->map.count; i++) {
+		const struct sealed_entry *e = s->map.items[i];
+		if (e->dirty || (e->there && !e->verified))
+			return false;
+	}
+	return true;
+}
+
 static enum sealed_hold
 find_hold(const struct sealed *s, const uint8_t state[SEAL_SIZE])
 {
+	bool successor = is_successor(s);
+
+	if (is_foreign(s))
+		return SEALED_HOLD_FOREIGN;
 	if (!is_verified(s, COMMIT_PATH) || !is_verified(s, CLUSTER_PATH))
 		return SEALED_HOLD_COMMIT;
-	if (is_behind(s))
+	if (!successor && is_behind(s))
 		return SEALED_HOLD_BEHIND;
 	if (s->blind || memcmp(state, s->seen_state, SEAL_SIZE) != 0)
 		return SEALED_HOLD_STATE;
-	return accepted_counts(s) ? SEALED_HOLD_NONE : SEALED_HOLD_NO_ACCEPTED;
+	return successor || accepted_counts(s) ? SEALED_HOLD_NONE : SEALED_HOLD_NO_ACCEPTED;
 }
 
 static void
@@ -298,6 +353,7 @@ seal_assess(struct sealed *s)
 	if (err < 0)
 		return err;
 	s->hold = find_hold(s, state);
+	s->whole = s->hold == SEALED_HOLD_NONE || seal_is_whole(s, state);
 	log_hold(s, before);
 	if (s->hold == SEALED_HOLD_NONE || (s->number == 0 && is_verified(s, COMMIT_PATH))) {
 		s->number = s->seen_number;
@@ -316,12 +372,15 @@ is_last_good(const struct sealed_entry *e)
 	return e->known && memcmp(e->seal, e->good_seal, SEAL_SIZE) == 0;
 }
 
-/* A node's own record counts up by itself: the last one that was seen, or a later one. */
+/* A node's own record counts up by itself: the last one that was seen, or a later one. nodes/ are
+ * leased: they go with the node. */
 static enum verdict
 judge_own(const struct sealed_entry *e)
 {
 	if (!e->there)
-		return e->known ? REFUSED : GONE;
+		return e->known && !path_is_leased(e->path) ? REFUSED : GONE;
+	if (e->verified && path_is_leased(e->path))
+		return GOOD;
 	return e->verified && (!e->known || is_last_good(e) || e->commit > e->good_commit)
 		       ? GOOD
 		       : REFUSED;
@@ -432,8 +491,8 @@ tell_gone(struct sealed *s, struct sealed_entry *e)
 	return known;
 }
 
-static int
-tell(struct sealed *s)
+int
+seal_tell(struct sealed *s)
 {
 	static int (*const acts[])(struct sealed *, struct sealed_entry *) = {
 		[GOOD] = tell_good,
@@ -506,7 +565,7 @@ seal_settle(struct sealed *s)
 		err = reread(s, entries, n);
 	if (err == 0)
 		err = seal_assess(s);
-	return err < 0 ? err : tell(s);
+	return err < 0 ? err : seal_tell(s);
 }
 
 static void
@@ -515,16 +574,55 @@ mark_change(const struct store_record *change, void *user)
 	seal_mark_dirty(user, change->path);
 }
 
+/* ---- the image that a restart begins with ---- */
+
+static bool
+is_settled(const char *path, uint64_t revision, void *user)
+{
+	const struct sealed *s = user;
+	const struct sealed_entry *e = pathmap_find(&s->map, path);
+
+	if (s->hold != SEALED_HOLD_NONE && !path_is_node_owned(path))
+		return false;
+	if (revision == 0)
+		return !e || (!e->there && !e->dirty && !e->refused);
+	return e && e->there && !e->dirty && e->verified && !e->refused &&
+	       e->revision == revision && is_last_good(e);
+}
+
+int
+seal_image(struct sealed *s)
+{
+	struct store *store = s->config.store;
+	const struct store_engine *engine = store->engine;
+	int err = 0;
+
+	if (s->hold == SEALED_HOLD_NONE && engine->foreign && engine->foreign(store))
+		err = engine->adopt(store);
+	if (err == 0 && engine->settled)
+		err = engine->settled(store, s->hold == SEALED_HOLD_NONE, is_settled, s);
+	return err;
+}
+
+/* Also what an earlier try could not read or have verified, and another database without a change.
+ */
+static bool
+has_news(const struct sealed *s)
+{
+	return s->dirty > 0 || s->blind || is_foreign(s) != (s->hold == SEALED_HOLD_FOREIGN);
+}
+
 int
 sealed_poll(struct sealed *s)
 {
 	int findings = 0, err = s->config.store->engine->poll(s->config.store, mark_change, s);
 
-	/* Also what an earlier try could not read or have verified. */
-	if (s->dirty > 0 || s->blind)
+	if (has_news(s))
 		findings = seal_settle(s);
+	if (err >= 0 && findings >= 0)
+		err = seal_image(s);
 	if (err >= 0 && findings >= 0 && s->hold == SEALED_HOLD_NONE &&
-		s->accepted.number < s->number)
+		(s->accepted.number < s->number || is_successor(s)))
 		err = seal_accept(s, s->number, s->state);
 	seal_publish(s);
 	return err < 0 ? err : findings;

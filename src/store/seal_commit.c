@@ -290,12 +290,16 @@ static void
 adopt(struct sealed *s, const struct txn *t)
 {
 	for (size_t i = 0; i < t->count; i++)
-		if (strcmp(t->items[i].path, CLUSTER_PATH) == 0 && t->items[i].body)
+		if (strcmp(t->items[i].path, CLUSTER_PATH) == 0 && t->items[i].body) {
 			seal_adopt_cluster(s, t->items[i].body);
+			seal_read_lineage(t->items[i].body, &s->seen);
+		}
 	s->number = s->seen_number = t->accepted.number;
 	memcpy(s->state, t->accepted.state, SEAL_SIZE);
 	memcpy(s->seen_state, t->accepted.state, SEAL_SIZE);
-	seal_write_accepted(s, &t->accepted);
+	/* The image first: what is accepted and not there would look like an older copy. */
+	if (!s->confirming && seal_image(s) == 0)
+		seal_write_accepted(s, &t->accepted);
 }
 
 int

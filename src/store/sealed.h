@@ -43,6 +43,19 @@ struct sealed_entry {
 	bool refused; /* the callee was told so */
 };
 
+/* What a `cluster` record says of where the store comes from: the member `succeeds`. */
+#define SEAL_SUCCEEDS_MAX 8
+struct seal_lineage {
+	char generation[UUID_TEXT_SIZE]; /* "": not known */
+	struct seal_succeeds {
+		char generation[UUID_TEXT_SIZE];
+		uint64_t number; /* whoever accepted at most this follows */
+	} succeeds[SEAL_SUCCEEDS_MAX];
+	size_t count;
+	char store[64]; /* identity of the database that was confirmed; "": none was */
+	bool raising;	/* not all of that is done */
+};
+
 struct sealed {
 	struct sealed_config config;
 	sealed_load_fn *load;
@@ -60,8 +73,11 @@ struct sealed {
 	uint8_t state[SEAL_SIZE];
 	struct accepted accepted;
 	bool accepted_ok;
-	bool accept_failed; /* the log has it */
+	bool accept_failed;	  /* the log has it */
+	struct seal_lineage seen; /* of the cluster record as found, if it is verified */
+	bool confirming;	  /* what is committed is accepted only once it has been told */
 	enum sealed_hold hold;
+	bool whole; /* by itself, also while it is held */
 	_Atomic uint64_t shared_number;
 	struct sealed_counts counts;
 	pthread_mutex_t lock; /* of what follows: for other threads */
@@ -124,6 +140,12 @@ void seal_log_refused(struct sealed *s, const struct sealed_entry *e);
 void seal_mark_dirty(struct sealed *s, const char *path);
 /* Sets hold, and the number in force if there is none. */
 int seal_assess(struct sealed *s);
+/* What is there now, by the hold: tells the callee of each that has become another. */
+int seal_tell(struct sealed *s);
+/* The store is whole by itself, whatever was accepted before; state: that of the map. */
+bool seal_is_whole(const struct sealed *s, const uint8_t state[SEAL_SIZE]);
+/* All that is good goes into the image that a restart begins with. 0 or KEKD_ESTORE. */
+int seal_image(struct sealed *s);
 /* Reads what is dirty, judges, tells. The number of findings, or negative. */
 int seal_settle(struct sealed *s);
 /* Is what was read at path the record in force, or a later one than this node knows? */
@@ -154,6 +176,7 @@ void seal_page_free(struct seal_page *p);
 struct sealed *seal_new(const struct sealed_config *config); /* or NULL */
 void seal_entry_free(void *entry);
 int seal_adopt_cluster(struct sealed *s, const json_t *body); /* keys and generation */
+void seal_read_lineage(const json_t *cluster, struct seal_lineage *ret_lineage);
 void seal_fill_accepted(const struct sealed *s, uint64_t number, const uint8_t state[SEAL_SIZE],
 	struct accepted *a);
 /* Writes a, which is sealed already. */

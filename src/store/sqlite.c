@@ -192,7 +192,8 @@ sqlite_meta_text(struct sqlite_store *q, const char *name, char ret_text[SQLITE_
 	sqlite_bind_path(st, 1, name);
 	code = sqlite3_step(st);
 	if (code == SQLITE_ROW && sqlite3_column_text(st, 0))
-		snprintf(ret_text, SQLITE_META_SIZE, "%s", (const char *)sqlite3_column_text(st, 0));
+		snprintf(
+			ret_text, SQLITE_META_SIZE, "%s", (const char *)sqlite3_column_text(st, 0));
 	else
 		err = code == SQLITE_DONE || code == SQLITE_ROW
 			      ? -ENOENT
@@ -371,7 +372,8 @@ compare(struct sqlite_store *q, const struct store_op *op)
 }
 
 int
-sqlite_put(struct sqlite_store *q, const char *path, uint64_t revision, const char *body, size_t len)
+sqlite_put(
+	struct sqlite_store *q, const char *path, uint64_t revision, const char *body, size_t len)
 {
 	sqlite3_stmt *st = q->statements[body ? RECORD_PUT : RECORD_DELETE];
 
@@ -388,8 +390,7 @@ apply(struct sqlite_store *q, const struct store_op *op, uint64_t revision)
 {
 	if (op->kind == STORE_CHECK)
 		return 0;
-	return sqlite_put(
-		q, op->path, revision, op->kind == STORE_PUT ? op->body : NULL, op->len);
+	return sqlite_put(q, op->path, revision, op->kind == STORE_PUT ? op->body : NULL, op->len);
 }
 
 /* All compares come before the first write, so that an operation does not see another's effect. */

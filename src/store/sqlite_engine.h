@@ -63,14 +63,15 @@ int sqlite_get(struct sqlite_store *q, const char *path, struct store_record *re
 int sqlite_list(struct sqlite_store *q, const char *prefix, const char *after, size_t limit,
 	struct store_page *ret_page);
 /* body NULL: deletes. Within a transaction. 0 or KEKD_ESTORE. */
-int sqlite_put(struct sqlite_store *q, const char *path, uint64_t revision, const char *body,
-	size_t len);
+int sqlite_put(
+	struct sqlite_store *q, const char *path, uint64_t revision, const char *body, size_t len);
 /* For statements that give no row. */
 int sqlite_run(struct sqlite_store *q, enum statement which, const char *what);
 void sqlite_roll_back(struct sqlite_store *q);
 /* text NULL: number. */
 int sqlite_meta_set(struct sqlite_store *q, const char *name, const char *text, int64_t number);
-int sqlite_meta_text(struct sqlite_store *q, const char *name, char ret_text[SQLITE_META_SIZE]); /* or -ENOENT */
+int sqlite_meta_text(
+	struct sqlite_store *q, const char *name, char ret_text[SQLITE_META_SIZE]); /* or -ENOENT */
 
 /* Logs it once, with the remedy. KEKD_ESTORE. */
 int sqlite_failed(struct sqlite_store *q, const char *what);
