@@ -203,6 +203,7 @@ struct node {
 	uint64_t signing_again_ns, signing_next_ns, signing_store_ns, signing_stored;
 	uint64_t signing_revision; /* the commit number that the last checkpoint tells */
 	uint64_t usage_round_ns, next_retention_ns;
+	bool usage_failed; /* to be stored: the log has it */
 	int retention_err;
 	struct node_destroy *destroys; /* versions that wait for their end, or are at it */
 	size_t destroys_count;

@@ -39,6 +39,15 @@ struct lines {
 	bool live;	      /* a server may be writing: wait for the end of a line */
 };
 
+/* A pipe in the place of a file would be waited at for ever. */
+static int
+open_file(int dir_fd, const char *name)
+{
+	int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	return fd < 0 ? -errno : fd;
+}
+
 static int
 lines_open(struct lines *l, int dir_fd, const char *name, uint64_t limit, bool live)
 {
@@ -47,8 +56,8 @@ lines_open(struct lines *l, int dir_fd, const char *name, uint64_t limit, bool l
 	l->cap = READ_MIN;
 	if (!l->data)
 		return -ENOMEM;
-	l->fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
-	return l->fd < 0 ? -errno : 0;
+	l->fd = open_file(dir_fd, name);
+	return l->fd < 0 ? l->fd : 0;
 }
 
 static void
@@ -224,7 +233,7 @@ check_tail(struct verify *v, const struct chain_line *line, const char *name)
 
 	if (!sha256)
 		return 0;
-	fd = openat(v->dir_fd, name, O_RDONLY | O_CLOEXEC);
+	fd = open_file(v->dir_fd, name);
 	if (fd < 0)
 		return fault(
 			v, line->sequence, "%s, which this gap record tells of, is missing", name);

@@ -87,10 +87,14 @@ store_next(struct node *n, bool round)
 	err = sealed_put_own(n->sealed, path, STORE_ANY, body, &number);
 	json_decref(body);
 	usage_stored(n->usage, err);
-	if (err != 0)
-		log_warning("%s could not be stored: %s: the audit log has it all, and it is tried "
-			    "again in a minute",
+	/* Once: there may be ten thousand keys, every minute. */
+	if (err != 0 && !n->usage_failed)
+		log_warning("%s could not be stored: %s: the audit log has it all, and all that "
+			    "cannot be stored is tried again every minute",
 			path, kekd_strerror(err));
+	if (err == 0 && n->usage_failed)
+		log_info("usage evidence is stored again");
+	n->usage_failed = err != 0;
 	return true;
 }
 

@@ -303,6 +303,21 @@ def test_stored_records_that_were_removed_are_counted_again_from_the_log(own):
         assert totals(admin)["wrapped"] == 7 and version(admin)["complete"]
 
 
+def test_usage_that_cannot_be_stored_is_told_of_once(own):
+    with own.http("admin-1") as admin, own.http("app") as app:
+        for n in range(20):
+            admin.create_key(f"k{n}")
+            app.wrap(b"x", key=f"k{n}")
+    os.rename(own.path("state", "metadata.db"), own.path("state", "elsewhere.db"))
+    own.stop()
+    assert len(re.findall("usage/.* could not be stored", own.log())) == 1
+    os.rename(own.path("state", "elsewhere.db"), own.path("state", "metadata.db"))
+    own.start()
+    with own.http("admin-1") as admin:
+        for n in range(20):
+            assert totals(admin, key=f"k{n}")["wrapped"] == 1
+
+
 def test_kekctl_prints_the_table_and_the_verdict_in_words(own):
     with own.http("admin-1") as admin, own.http("app") as app:
         blob = app.wrap(b"x")

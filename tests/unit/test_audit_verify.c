@@ -276,6 +276,23 @@ the_removed_end_of_an_older_file_is_found(void **state)
 }
 
 static void
+a_pipe_in_the_place_of_a_file_is_not_waited_at(void **state)
+{
+	struct fixture *f = *state;
+	char path[128], name[CHAIN_FILE_SIZE];
+
+	alarm(20);
+	for (size_t i = f->count; i-- > f->count - 2;) {
+		chain_file_name(f->sequences[i], name);
+		snprintf(path, sizeof(path), "%s/%s", f->dir, name);
+		assert_int_equal(unlink(path), 0);
+		assert_int_equal(mkfifo(path, 0600), 0);
+		assert_int_equal(verify(f), -ESPIPE);
+	}
+	alarm(0);
+}
+
+static void
 two_swapped_records_are_found(void **state)
 {
 	struct fixture *f = *state;
@@ -672,6 +689,7 @@ main(void)
 		T(every_single_changed_byte_is_found_in_its_line),
 		T(a_removed_record_is_found),
 		T(the_removed_end_of_an_older_file_is_found),
+		T(a_pipe_in_the_place_of_a_file_is_not_waited_at),
 		T(two_swapped_records_are_found),
 		T(a_repeated_record_is_found),
 		T(an_inserted_record_with_a_right_hash_is_found),
