@@ -87,6 +87,9 @@
 	X(KEKD_ESTORE, "store_unavailable", 503, "The metadata store cannot be used now") \
 	X(KEKD_ENOTACTIVE, "not_active", 503, "This node is not the active one now") \
 	X(KEKD_ENOACTIVE, "no_active", 503, "No node is the active one now") \
+	X(KEKD_EUNKNOWN, "version_unknown_here", 503, \
+		"This node does not know it, and cannot look it up now") \
+	X(KEKD_ESTALE, "stale", 503, "This node's copy of the metadata is too old") \
 	X(KEKD_ECOMPACTED, "revision_compacted", 503, \
 		"The store does not hold this old revision any more") \
 	X(KEKD_EHELD, "store_held", 503, \

@@ -30,6 +30,15 @@ enum version_state {
 };
 #define VERSION_STATES (VERSION_ABANDONED + 1)
 
+/* What a node of a pair does for a key while its copy of the metadata is older than
+ * store.max_staleness. */
+enum key_stale {
+	KEY_STALE_UNWRAP, /* unwraps, and does not wrap: the default */
+	KEY_STALE_SERVE,
+	KEY_STALE_REFUSE
+};
+#define KEY_STALES (KEY_STALE_REFUSE + 1)
+
 struct nonce_block; /* nonce.h */
 
 /* What a version has from the day that it waits to be destroyed. */
@@ -75,10 +84,11 @@ struct key {
 	unsigned primary;    /* version number; 0: none yet */
 	uint64_t activation; /* number of activations ever, over all versions */
 	uint64_t activated_us;
-	unsigned previous;	      /* primary before the last activation; 0: none */
-	uint64_t rotate_every_s;      /* the period; 0: it does not rotate by itself */
-	uint64_t next_rotation_us;    /* 0: none */
-	bool frozen;		      /* unwraps alone */
+	unsigned previous;	   /* primary before the last activation; 0: none */
+	uint64_t rotate_every_s;   /* the period; 0: it does not rotate by itself */
+	uint64_t next_rotation_us; /* 0: none */
+	bool frozen;		   /* unwraps alone */
+	enum key_stale when_stale;
 	struct key_version *versions; /* sorted by number */
 	size_t versions_count;
 	bool refused; /* the stored record's seal does not verify: this, the last good one, stays in
@@ -118,6 +128,8 @@ int key_from_json(
 	const json_t *body, uint64_t commit, struct key **ret_key, char ret_error[JSON_ERROR_SIZE]);
 
 const char *version_state_name(enum version_state s);
+const char *key_stale_name(enum key_stale s);			  /* "unwrap", "serve", "refuse" */
+int key_stale_parse(const char *text, enum key_stale *ret_stale); /* 0 or -EINVAL */
 /* May the state go from → to? One table. */
 bool version_state_allows(enum version_state from, enum version_state to);
 /* Which version wraps: the primary when wanted is NULL; or the named one if it is the primary, or

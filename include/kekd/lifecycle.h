@@ -46,9 +46,10 @@ struct lifecycle_members {
 /* What a key can be set to, apart from its versions. */
 struct lifecycle_settings {
 	const json_t *labels; /* borrowed, copied; NULL: as they are */
-	bool has_rotate_every, has_frozen;
+	bool has_rotate_every, has_frozen, has_when_stale;
 	uint64_t rotate_every_s; /* 0: it does not rotate by itself */
 	bool frozen;
+	enum key_stale when_stale;
 };
 
 /* Stages version 1, makes and proves it, activates it. A key of this name that never had a primary

@@ -90,6 +90,15 @@ struct node_copies { /* in how many tokens versions are proven */
 struct node_nonces;
 struct node_destroy;
 struct node_witness;
+struct node_lookups { /* lookup.c */
+	pthread_mutex_t lock;
+	struct node_lookup *first, **last;
+	size_t count;
+	bool posted;
+	struct control_job job;
+	uint64_t next_ns;
+	atomic_uint_least64_t done, missed; /* reads of the store for them; requests without */
+};
 
 struct unknown_object { /* in a token, but in no metadata */
 	char token[STR_NAME_MAX + 1];
@@ -211,6 +220,11 @@ struct node {
 	struct node_nonces *nonces; /* read at the start, until all keys are there */
 	size_t nonces_count, nonces_size;
 	struct node_presence presence;
+	struct node_lookups lookups;
+	/* When the copy of the metadata was last that of the store, by lookup.c's clock; 0: never.
+	 */
+	atomic_uint_least64_t reached_ns;
+	bool stale_told, stale_alarm; /* control thread */
 	pthread_mutex_t lock;	     /* of what follows */
 	struct cluster cluster;	     /* read it by node_cluster */
 	struct node_member *members; /* written by the control thread alone, which may read it so */
@@ -283,6 +297,23 @@ bool node_holds_changes(const struct node *n);
 int node_confirm(struct node *n, const char *generation);
 /* The record `drill`, loaded or changed. */
 void node_load_drill(struct node *n, const char *rest, json_t *body, uint64_t commit);
+/* ---- a node whose copy of the metadata can lag (lookup.c) ---- */
+
+/* run is called on the control thread: with 0 once the store was read, linearizably, since the
+ * call, or KEKD_EUNKNOWN: it cannot be read now. */
+struct node_lookup {
+	void (*run)(struct node_lookup *l, int err);
+	void *user;
+	uint64_t since_ns; /* lookup.c's own, as what follows */
+	struct node_lookup *next;
+};
+/* 0: run will be called; KEKD_ESTATE: there is nothing behind what is known here (SQLite);
+ * KEKD_EUNKNOWN: the store is away, or too many wait. Any thread, never blocks. */
+int node_look_up(struct node *n, struct node_lookup *l);
+/* Is the copy of the metadata older than store.max_staleness? Never with SQLite. Any thread, no
+ * lock. */
+bool node_is_stale(struct node *n);
+
 /* Which of the unknown objects: those with the label of a version of `key`, or the one with this
  * id; in one token or, NULL, in all. */
 struct unknown_wanted {

@@ -36,6 +36,7 @@ struct item {
 	bool crosses;		  /* from one token to another: two rounds */
 	bool has_iv;		  /* one IV of `to`'s budget is taken */
 	bool plaintext;		  /* wanted in the answer */
+	bool unknown;		  /* what it names is not known here */
 	struct hsm_op *op;	  /* what the token was asked; NULL: it was not */
 	struct blob blob;
 	uint8_t header[BLOB_HEADER_SIZE]; /* of the new blob */
@@ -58,6 +59,8 @@ struct data_call {
 	struct hsm_op *second; /* of those that cross: what the other token is asked */
 	struct hsm_batch batch;
 	struct control_job refill;
+	struct node_lookup lookup;
+	bool looked_up;
 	struct buf memory; /* all of the items' bytes */
 };
 
@@ -69,11 +72,10 @@ struct data_operation {
 	void (*put)(struct data_call *d, const struct item *item, struct buf *b);
 };
 
+/* As it was before anything was read of it. */
 static void
-call_free(void *state)
+call_reset(struct data_call *d)
 {
-	struct data_call *d = state;
-
 	key_unrefp(&d->key);
 	buf_free(&d->memory);
 	if (d->items)
@@ -81,7 +83,16 @@ call_free(void *state)
 	free(d->items);
 	free(d->ops);
 	free(d->second);
-	free(d);
+	d->items = NULL;
+	d->ops = d->second = NULL;
+	d->count = 0;
+}
+
+static void
+call_free(void *state)
+{
+	call_reset(state);
+	free(state);
 }
 
 static int __attribute__((format(printf, 3, 4)))
@@ -107,6 +118,15 @@ take(struct item *item, const json_t *object, const struct json_member *members,
 	return err == 0 ? 0 : item_fail(item, err, "%.90s", error);
 }
 
+/* Another node can have made, or activated, what does not wrap here. */
+static bool
+is_news(const struct key *k, const struct uuid *version)
+{
+	const struct key_version *v = version ? key_find_version_id(k, version) : NULL;
+
+	return version ? !v || v->state == VERSION_STAGED : k->primary == 0;
+}
+
 static int
 choose_wrap(struct data_call *d, struct item *item, const char *version_id)
 {
@@ -123,6 +143,7 @@ choose_wrap(struct data_call *d, struct item *item, const char *version_id)
 	if (version_id && uuid_parse(version_id, &id) != 0)
 		return item_fail(item, KEKD_EINVALID, "version_id is a UUID in lower case");
 	err = key_choose_wrap(d->key, version_id ? &id : NULL, d->request->time_us, &item->to);
+	item->unknown = err != 0 && is_news(d->key, version_id ? &id : NULL);
 	if (err != 0)
 		return item_fail(item, err,
 			version_id ? "version_id %.36s does not wrap now: read the key again"
@@ -241,6 +262,7 @@ find_from(struct data_call *d, struct item *item)
 	if (!item->from || item->from->state == VERSION_STAGED ||
 		item->from->state == VERSION_ABANDONED) {
 		item->from = NULL;
+		item->unknown = true;
 		return item_fail(item, KEKD_EUNWRAP, "check key, ciphertext and context");
 	}
 	if (item->from->state == VERSION_DESTROYED)
@@ -854,24 +876,86 @@ ivs_reserve(struct control_job *job)
 	items_submit(d);
 }
 
-static void
-data_run(struct request *r, const struct data_operation *operation)
-{
-	struct data_call *d = calloc(1, sizeof(*d));
-	int err;
+/* ---- a copy of the metadata that may lag ---- */
 
-	if (!d) {
-		request_fail(r, KEKD_EINTERNAL, "out of memory");
+static void data_go(struct data_call *d);
+
+static bool
+knows_all(const struct data_call *d)
+{
+	for (size_t i = 0; d->key && i < d->count; i++)
+		if (d->items[i].unknown)
+			return false;
+	return d->key;
+}
+
+static void
+looked_up(struct node_lookup *l, int err)
+{
+	struct data_call *d = l->user;
+
+	if (err != 0) {
+		request_fail(d->request, err,
+			"the metadata store is away: try again, or ask "
+			"another node");
 		return;
 	}
-	r->state = d;
-	r->state_free = call_free;
-	d->request = r;
-	d->operation = operation;
-	d->key = api_find_key(r);
-	if (!d->key)
+	call_reset(d);
+	data_go(d);
+}
+
+/* What is not known here may be known in the store. True: it is being asked, or the request was
+ * refused because it cannot be. */
+static bool
+look_up(struct data_call *d)
+{
+	int err;
+
+	if (d->looked_up || knows_all(d))
+		return false;
+	d->looked_up = true;
+	d->lookup = (struct node_lookup){ .run = looked_up, .user = d };
+	err = node_look_up(d->request->node, &d->lookup);
+	if (err == KEKD_ESTATE)
+		return false;
+	if (err != 0)
+		looked_up(&d->lookup, err);
+	return true;
+}
+
+/* False: too old a copy for this operation; the request is refused. */
+static bool
+may_serve_stale(struct data_call *d)
+{
+	enum key_stale rule = d->key->when_stale;
+
+	if (!node_is_stale(d->request->node))
+		return true;
+	d->request->audit.stale = true;
+	if (rule == KEY_STALE_SERVE || (rule == KEY_STALE_UNWRAP && !d->operation->wraps))
+		return true;
+	request_fail(d->request, KEKD_ESTALE,
+		"key \"%s\" is set to %s then: ask another node, or set when_stale", d->key->name,
+		key_stale_name(rule));
+	return false;
+}
+
+/* The handler's thread, or after a look into the store the control thread. */
+static void
+data_go(struct data_call *d)
+{
+	struct request *r = d->request;
+	int err;
+
+	d->key = keyring_find(r->node->keyring, r->key);
+	if (!d->key && look_up(d))
 		return;
-	if (items_parse(d) != 0)
+	if (!d->key) {
+		d->key = api_find_key(r);
+		if (!d->key)
+			return;
+	}
+	if (!may_serve_stale(d) || items_parse(d) != 0 || look_up(d))
 		return;
 	r->answered = count_items;
 	if (ivs_take(d) == 0) {
@@ -882,6 +966,22 @@ data_run(struct request *r, const struct data_operation *operation)
 	err = control_post(r->node->control, &d->refill);
 	if (err != 0)
 		request_fail(r, err, "too many changes wait: try again");
+}
+
+static void
+data_run(struct request *r, const struct data_operation *operation)
+{
+	struct data_call *d = calloc(1, sizeof(*d));
+
+	if (!d) {
+		request_fail(r, KEKD_EINTERNAL, "out of memory");
+		return;
+	}
+	r->state = d;
+	r->state_free = call_free;
+	d->request = r;
+	d->operation = operation;
+	data_go(d);
 }
 
 static const struct data_operation operations[] = {

@@ -151,15 +151,15 @@ static json_t *
 key_json(const struct key *k)
 {
 	return json_pack(
-		"{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:b, s:o, s:o, s:b, s:o}",
+		"{s:s, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:b, s:o, s:o, s:b, s:s, s:o}",
 		"name", k->name, "algorithm", algorithm_name(k->algorithm), "labels",
 		labels_json(k), "created", api_time(k->created_us), "primary",
 		keys_number_json(k->primary), "activation", (json_int_t)k->activation, "activated",
 		api_time(k->activated_us), "kms_key_id", kms_key_id_json(k), "previous",
 		keys_number_json(k->previous), "revision", (json_int_t)k->commit, "refused",
 		k->refused, "rotate_every", api_duration_or_null(k->rotate_every_s),
-		"next_rotation", api_time(k->next_rotation_us), "frozen", k->frozen, "versions",
-		versions_json(k));
+		"next_rotation", api_time(k->next_rotation_us), "frozen", k->frozen, "when_stale",
+		key_stale_name(k->when_stale), "versions", versions_json(k));
 }
 
 void
@@ -297,9 +297,21 @@ read_rotate_every(struct request *r, const json_t *value, struct lifecycle_setti
 }
 
 static int
+read_when_stale(
+	const char *text, struct lifecycle_settings *settings, char ret_error[JSON_ERROR_SIZE])
+{
+	settings->has_when_stale = text != NULL;
+	if (!text || key_stale_parse(text, &settings->when_stale) == 0)
+		return 0;
+	snprintf(ret_error, JSON_ERROR_SIZE, "when_stale is \"unwrap\", \"serve\" or \"refuse\"");
+	return KEKD_EINVALID;
+}
+
+static int
 creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_SIZE])
 {
 	json_t *labels = NULL, *rotate_every = NULL;
+	const char *when_stale = NULL;
 	const struct json_member members[] = {
 		{ "name", JSON_KIND_STRING, true, &c->name },
 		{ "algorithm", JSON_KIND_STRING, false, &c->algorithm },
@@ -307,11 +319,14 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 		{ "token", JSON_KIND_STRING, false, &c->token },
 		{ "rotate_every", JSON_KIND_ANY, false, &rotate_every },
 		{ "frozen", JSON_KIND_BOOL, false, &c->settings.frozen },
+		{ "when_stale", JSON_KIND_STRING, false, &when_stale },
 	};
 	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
 
 	if (err == 0)
 		err = read_rotate_every(r, rotate_every, &c->settings, ret_error);
+	if (err == 0)
+		err = read_when_stale(when_stale, &c->settings, ret_error);
 	if (err < 0)
 		return err;
 	c->settings.labels = labels;
@@ -399,22 +414,26 @@ static int
 read_settings(struct request *r, struct lifecycle_settings *s, char ret_error[JSON_ERROR_SIZE])
 {
 	json_t *labels = NULL, *rotate_every = NULL;
+	const char *when_stale = NULL;
 	const struct json_member members[] = {
 		{ "labels", JSON_KIND_OBJECT, false, &labels },
 		{ "rotate_every", JSON_KIND_ANY, false, &rotate_every },
 		{ "frozen", JSON_KIND_BOOL, false, &s->frozen },
+		{ "when_stale", JSON_KIND_STRING, false, &when_stale },
 	};
 	int err = json_take(r->body, members, STR_COUNT(members), ret_error);
 
 	if (err == 0)
 		err = read_rotate_every(r, rotate_every, s, ret_error);
+	if (err == 0)
+		err = read_when_stale(when_stale, s, ret_error);
 	if (err < 0)
 		return err;
 	s->labels = labels;
 	s->has_frozen = json_object_get(r->body, "frozen") != NULL;
-	if (labels || rotate_every || s->has_frozen)
+	if (labels || rotate_every || when_stale || s->has_frozen)
 		return 0;
-	snprintf(ret_error, JSON_ERROR_SIZE, "give labels, rotate_every or frozen");
+	snprintf(ret_error, JSON_ERROR_SIZE, "give labels, rotate_every, frozen or when_stale");
 	return KEKD_EINVALID;
 }
 
@@ -439,10 +458,10 @@ api_key_patch(struct request *r)
 		keys_fail(r, err, text);
 		return;
 	}
-	api_set_detail(
-		r, json_pack("{s:I, s:b, s:o, s:o}", "revision", (json_int_t)k->commit, "frozen",
-			   k->frozen, "rotate_every", api_duration_or_null(k->rotate_every_s),
-			   "next_rotation", api_time(k->next_rotation_us)));
+	api_set_detail(r, json_pack("{s:I, s:b, s:s, s:o, s:o}", "revision", (json_int_t)k->commit,
+				  "frozen", k->frozen, "when_stale", key_stale_name(k->when_stale),
+				  "rotate_every", api_duration_or_null(k->rotate_every_s),
+				  "next_rotation", api_time(k->next_rotation_us)));
 	keys_answer(r, 200, k);
 }
 

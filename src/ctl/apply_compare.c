@@ -68,6 +68,7 @@ canonical_key(const json_t *key, json_t *to)
 	copy(to, key, "labels");
 	copy_duration(to, key, "rotate_every");
 	copy(to, key, "frozen");
+	copy(to, key, "when_stale");
 }
 
 static int
@@ -186,6 +187,8 @@ static bool
 is_default(const char *member, const json_t *value)
 {
 	return json_is_false(value) ||
+	       (strcmp(member, "when_stale") == 0 && json_is_string(value) &&
+		       strcmp(json_string_value(value), "unwrap") == 0) ||
 	       (strcmp(member, "rotate_every") == 0 && json_is_string(value) &&
 		       strcmp(json_string_value(value), "never") == 0);
 }

@@ -170,6 +170,8 @@ put_key(struct writer *w, const json_t *key)
 	for (size_t i = 0; i < STR_COUNT(texts); i++)
 		if (json_object_get(k, texts[i]))
 			put_word(w, texts[i], string_of(k, texts[i]));
+	if (strcmp(string_of(k, "when_stale"), "unwrap") != 0 && *string_of(k, "when_stale"))
+		put_word(w, "when_stale", string_of(k, "when_stale"));
 	if (frozen)
 		put_word(w, "frozen", json_is_true(frozen) ? "true" : "false");
 	put_labels(w, json_object_get(k, "labels"));

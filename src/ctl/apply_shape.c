@@ -487,6 +487,20 @@ take_limits(struct source *r, yaml_node_t *node, const char *member)
 	return take_mapping(r, node, &limits_shape, lines);
 }
 
+static json_t *
+take_when_stale(struct source *r, yaml_node_t *node, const char *member)
+{
+	static const char *const words[] = { "unwrap", "serve", "refuse" };
+	const char *text = text_of(r, node, member);
+
+	for (size_t i = 0; text && i < STR_COUNT(words); i++)
+		if (strcmp(text, words[i]) == 0)
+			return json_string(text);
+	if (text)
+		FINDING(r, node, "\"%s\" is not one of unwrap, serve and refuse", text);
+	return NULL;
+}
+
 /* ---- documents ---- */
 
 static const struct member key_members[] = {
@@ -497,6 +511,7 @@ static const struct member key_members[] = {
 	{ "labels", take_labels, false },
 	{ "rotate_every", take_period, false },
 	{ "frozen", take_bool, false },
+	{ "when_stale", take_when_stale, false },
 };
 
 static const struct member client_members[] = {

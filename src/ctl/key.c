@@ -109,6 +109,8 @@ show_head(const json_t *key)
 	if (json_is_true(json_object_get(key, "frozen")))
 		table_field(t, "FROZEN", "unwraps only; kekctl key unfreeze %s lifts it",
 			string_of(key, "name"));
+	if (*string_of(key, "when_stale") && strcmp(string_of(key, "when_stale"), "unwrap") != 0)
+		table_field(t, "When stale", "%s", string_of(key, "when_stale"));
 	table_field(t, "Labels", "%s", show_pairs(json_object_get(key, "labels")));
 	table_field(t, "Created", "%s", show_time(key, "created"));
 	table_field(t, "Revision", "%s", show_number(key, "revision"));

@@ -20,6 +20,8 @@ const struct ctl_option ctl_options[] = {
 	{ "label", 0, "K=V", "give the key this label; may be given again", false },
 	{ "token", 0, "TOKEN", "this logical token; drill: the one of this PKCS#11 URI", false },
 	{ "stage-only", 0, NULL, "make and prove the version, but do not wrap with it yet", false },
+	{ "when-stale", 0, "WORD", "with metadata that is too old: unwrap, serve or refuse",
+		false },
 	{ "rotate-every", 0, "TIME", "rotate by itself, every 24h or 90d; never: not", false },
 	{ "all", 0, NULL, "every key that objects of the tokens are labelled with", false },
 	{ "module", 0, "PATH", "the PKCS#11 module of that token", false },

@@ -216,18 +216,26 @@ run_set(struct ctl *ctl)
 {
 	_cleanup_(json_freep) json_t *body = json_object();
 	_cleanup_(json_freep) json_t *key = NULL;
+	const char *stale = args_value(&ctl->args, "when-stale");
 	int status;
 
-	if (!args_has(&ctl->args, "rotate-every")) {
+	if (!args_has(&ctl->args, "rotate-every") && !stale) {
 		say_error("there is nothing to set");
-		say_hint("--rotate-every 90d, or --rotate-every never");
+		say_hint("--rotate-every 90d, --rotate-every never, or --when-stale serve");
 		return CTL_USAGE;
 	}
-	json_object_set_new(body, "rotate_every", key_rotate_every(ctl));
+	if (args_has(&ctl->args, "rotate-every"))
+		json_object_set_new(body, "rotate_every", key_rotate_every(ctl));
+	if (stale)
+		json_object_set_new(body, "when_stale", json_string(stale));
 	status = patch(ctl, body, &key);
 	if (status != CTL_OK)
 		return status;
-	if (json_is_string(json_object_get(key, "rotate_every")))
+	if (!args_has(&ctl->args, "rotate-every"))
+		key_show_change(ctl, key,
+			show_format("%s: a node whose metadata is stale: %s", ctl->args.words[0],
+				show_text(key, "when_stale")));
+	else if (json_is_string(json_object_get(key, "rotate_every")))
 		key_show_change(ctl, key,
 			show_format("%s: rotates every %s, next %s", ctl->args.words[0],
 				show_text(key, "rotate_every"), show_time(key, "next_rotation")));
@@ -282,11 +290,14 @@ const struct ctl_command ctl_rotation_commands[] = {
 	{ "key abandon", "NAME VERSION", "Gives up a staged version, which never wrapped",
 		"Its object stays in the token, and the version in the key's list.", "", 2, 2,
 		run_abandon },
-	{ "key set", "NAME --rotate-every TIME", "Has a key rotate by itself",
+	{ "key set", "NAME [--rotate-every TIME] [--when-stale WORD]", "Has a key rotate by itself",
 		"TIME is as 24h or 90d, and begins now; \"never\" ends it. A rotation may come 5 "
 		"%\n"
-		"and an hour earlier or later, and one that was missed is made up for once.",
-		" rotate-every ", 1, 1, run_set },
+		"and an hour earlier or later, and one that was missed is made up for once.\n"
+		"--when-stale says what a node of a pair does while its metadata is too old: "
+		"unwrap\n"
+		"(the default), serve, refuse.",
+		" rotate-every when-stale ", 1, 1, run_set },
 	{ "key freeze", "NAME", "Lets a key unwrap, and no longer wrap",
 		"Wrap, generate and rewrap answer \"frozen\", and the key does not rotate by "
 		"itself.\n"

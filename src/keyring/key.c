@@ -3,6 +3,7 @@
 #include "kekd/err.h"
 #include "kekd/keyring.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -31,6 +32,29 @@ const char *
 version_state_name(enum version_state s)
 {
 	return (size_t)s < STR_COUNT(states) ? states[s].name : NULL;
+}
+
+static const char *const stale_names[KEY_STALES] = {
+	[KEY_STALE_UNWRAP] = "unwrap",
+	[KEY_STALE_SERVE] = "serve",
+	[KEY_STALE_REFUSE] = "refuse",
+};
+
+const char *
+key_stale_name(enum key_stale s)
+{
+	return stale_names[s];
+}
+
+int
+key_stale_parse(const char *text, enum key_stale *ret_stale)
+{
+	for (size_t i = 0; i < STR_COUNT(stale_names); i++)
+		if (strcmp(text, stale_names[i]) == 0) {
+			*ret_stale = (enum key_stale)i;
+			return 0;
+		}
+	return -EINVAL;
 }
 
 bool

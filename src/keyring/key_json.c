@@ -192,6 +192,9 @@ add_optional(json_t *o, const struct key *k)
 		err |= json_object_set_new(o, "next_rotation", time_to_json(k->next_rotation_us));
 	if (k->frozen)
 		err |= json_object_set_new(o, "frozen", json_true());
+	if (k->when_stale != KEY_STALE_UNWRAP)
+		err |= json_object_set_new(
+			o, "when_stale", json_string(key_stale_name(k->when_stale)));
 	return err;
 }
 
@@ -492,6 +495,7 @@ static int
 fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 {
 	const char *name, *algorithm, *created, *activated = NULL, *next_rotation = NULL;
+	const char *when_stale = NULL;
 	json_t *labels, *versions;
 	int64_t primary, activation, previous, rotate_every_s = 0;
 	bool frozen = true;
@@ -508,6 +512,7 @@ fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 		{ "rotate_every_s", JSON_KIND_INTEGER, false, &rotate_every_s },
 		{ "next_rotation", JSON_KIND_STRING, false, &next_rotation },
 		{ "frozen", JSON_KIND_BOOL, false, &frozen },
+		{ "when_stale", JSON_KIND_STRING, false, &when_stale },
 	};
 	int err;
 
@@ -524,6 +529,8 @@ fill(struct key *k, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 	if (!frozen)
 		return json_refuse(ret_error, "\"frozen\" is true or absent");
 	k->frozen = json_object_get(body, "frozen") != NULL;
+	if (when_stale && key_stale_parse(when_stale, &k->when_stale) < 0)
+		return json_refuse(ret_error, "\"when_stale\" is not known");
 	if (rotation_from_json(k, body, rotate_every_s, next_rotation) < 0)
 		return json_refuse(ret_error,
 			"\"rotate_every_s\" is 1 s to 100 years, and goes with \"next_rotation\"");

@@ -50,6 +50,8 @@ change_apply_settings(struct key *next, const struct lifecycle_settings *setting
 		return change_fail(ret_error, -ENOMEM, "key %s: no memory", next->name);
 	if (settings->has_frozen)
 		next->frozen = settings->frozen;
+	if (settings->has_when_stale)
+		next->when_stale = settings->when_stale;
 	/* The same period again moves nothing: who repeats a command puts no rotation off. */
 	if (settings->has_rotate_every && settings->rotate_every_s != next->rotate_every_s) {
 		next->rotate_every_s = settings->rotate_every_s;
@@ -63,6 +65,7 @@ changes_nothing(const struct key *k, const struct lifecycle_settings *settings)
 {
 	return (!settings->labels || json_equal(k->labels, settings->labels)) &&
 	       (!settings->has_frozen || k->frozen == settings->frozen) &&
+	       (!settings->has_when_stale || k->when_stale == settings->when_stale) &&
 	       (!settings->has_rotate_every || k->rotate_every_s == settings->rotate_every_s);
 }
 

@@ -73,6 +73,7 @@ open_node(struct node *n)
 	int err;
 
 	pthread_mutex_init(&n->lock, NULL);
+	node_open_lookups(n);
 	n->exit_wanted = -1;
 	n->started_us = clock_real_us();
 	n->started_ns = clock_boot_ns();
@@ -358,6 +359,7 @@ close_node(struct node *n)
 	free(n->witness);
 	node_close_members(n);
 	node_close_peers(n);
+	node_close_lookups(n);
 	net_part_free(&n->part);
 	pthread_mutex_destroy(&n->lock);
 }

@@ -429,6 +429,7 @@ node_tick(struct node *n)
 		poll_store(n);
 		node_tick_role(n);
 		node_tick_presence(n);
+		node_tick_staleness(n);
 		node_summarise(n);
 		node_tick_destroys(n);
 		more = node_tick_proofs(n);

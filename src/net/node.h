@@ -99,6 +99,11 @@ void node_close_signing(struct node *n); /* before the audit log: a last checkpo
 int node_sign_mark(struct node *n, enum audit_type type, uint64_t at, const char *head,
 	uint8_t ret_signature[AUDIT_SIGNATURE_SIZE]);
 
+/* lookup.c */
+void node_open_lookups(struct node *n);
+void node_close_lookups(struct node *n);
+void node_tick_staleness(struct node *n); /* how old the copy is. Control thread */
+
 /* witness.c: what other nodes tell of their audit logs goes into this one's. Control thread. */
 void node_note_checkpoint(struct node *n, const char *member, const json_t *body);
 void node_tick_witness(struct node *n);

@@ -119,6 +119,20 @@ node_token(const struct node *n, const char *name)
 	return -ENOENT;
 }
 
+int
+node_look_up(struct node *n, struct node_lookup *l)
+{
+	(void)n, (void)l;
+	return KEKD_ESTATE;
+}
+
+bool
+node_is_stale(struct node *n)
+{
+	(void)n;
+	return false;
+}
+
 bool
 node_first_refusal(struct node *n, const char *client, const struct uuid *version)
 {

@@ -575,10 +575,13 @@ class Kekd:
     def kekctl_config(self, name, endpoints=None):
         path = self.path(f"kekctl-{name}{'-all' if endpoints else ''}.yaml")
         certificate = self.pki.clients[name]
-        with open(path, "w", encoding="utf-8") as f:
+        # Several threads of a test may ask for it at once.
+        fresh = f"{path}.{threading.get_ident()}"
+        with open(fresh, "w", encoding="utf-8") as f:
             f.write(yaml({"endpoints": endpoints or [f"https://localhost:{self.port}"],
                           "ca": self.pki.ca.pem, "certificate": certificate.pem,
                           "key": certificate.key}))
+        os.replace(fresh, path)
         return path
 
     def kekctl(self, *arguments, name="admin-1", stdin=None, status=0, endpoints=None):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freezing: a key, or the whole service, that unwraps and no longer wraps."""
 
+import re
 import time
 
 from kekd import b64, wait_for
@@ -153,3 +154,15 @@ def test_kekctl_freezes_the_service_and_warns(own):
     assert "FROZEN" in out(own.kekctl("status")) and "FROZEN" in out(own.kekctl("cluster", "show"))
     assert "wraps again" in out(own.kekctl("cluster", "unfreeze"))
     assert "FROZEN" not in out(own.kekctl("status"))
+
+
+def test_what_a_key_does_while_the_metadata_is_too_old_can_be_set(admin, server):
+    assert admin.create_key("strict").json["when_stale"] == "unwrap"
+    server.kekctl("key", "set", "strict", "--when-stale", "refuse")
+    assert admin.key("strict")["when_stale"] == "refuse"
+    assert re.search("When stale +refuse\n", out(server.kekctl("key", "show", "strict")))
+    assert "when_stale: refuse" in out(server.kekctl("export", "--keys"))
+    assert patch(admin, "strict", {"when_stale": "serve"}).json["when_stale"] == "serve"
+    assert patch(admin, "strict", {"when_stale": "never"}, status=400).code == "invalid_request"
+    patch(admin, "strict", {"when_stale": "unwrap"})
+    assert "when_stale" not in out(server.kekctl("export", "--keys"))
