@@ -92,6 +92,15 @@ prove_record(struct drill *d, const json_t *record)
 	key_unrefp(&k);
 }
 
+/* A foreign text: null where it is not UTF-8. */
+static json_t *
+text_json(const char *text)
+{
+	json_t *value = json_string(text);
+
+	return value ? value : json_null();
+}
+
 static json_t *
 tokens_json(struct node *n)
 {
@@ -100,10 +109,11 @@ tokens_json(struct node *n)
 	for (unsigned i = 0; i < n->part.tokens_count; i++) {
 		struct hsm_worker_status w = { 0 };
 		(void)hsm_worker_status(n->hsm, i, 0, &w);
-		json_array_append_new(tokens,
-			json_pack("{s:s, s:s, s:s, s:s}", "name", n->part.tokens[i], "label",
-				w.hello.token_label, "serial", w.hello.token_serial, "manufacturer",
-				w.hello.manufacturer));
+		json_array_append_new(
+			tokens, json_pack("{s:s, s:o, s:o, s:o}", "name", n->part.tokens[i],
+					"label", text_json(w.hello.token_label), "serial",
+					text_json(w.hello.token_serial), "manufacturer",
+					text_json(w.hello.manufacturer)));
 	}
 	return tokens;
 }

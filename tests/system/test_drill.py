@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kekctl drill: would a backup restore, and is every version in that token?"""
 
+import glob
 import json
 import os
 import re
@@ -170,3 +171,17 @@ def test_a_report_on_standard_output_is_all_that_stands_there(saved):
 def test_a_drill_needs_a_file(saved):
     done = saved.kekctl("drill", "-", stdin=b"{}", status=2)
     assert b"give a file" in done.stderr
+
+
+def test_a_token_whose_label_is_no_text_is_in_the_report_all_the_same(saved):
+    serial = report(saved)["tokens"][0]["serial"]
+    path, = glob.glob(saved.path("tokens", "*", "token.object"))
+    with open(path, "rb") as f:
+        data = f.read()
+    assert data.count(b"main" + b" " * 28) == 1
+    with open(path, "wb") as f:
+        f.write(data.replace(b"main" + b" " * 28, b"ma\xefn" + b" " * 28))
+    told = report(saved, "--token", f"pkcs11:serial={serial}")
+    assert told["ok"] and told["tokens"] == [
+        {"name": "main", "label": None, "serial": serial, "manufacturer": "SoftHSM project"}]
+    assert told["signature"] and len(told["statement"]["tokens"]) == 1
