@@ -240,6 +240,7 @@ struct node {
 	struct node_rotations rotations;
 	struct node_signing signing; /* written by the control thread alone, which may read it so */
 	struct node_reload reload;
+	json_t *unreadable; /* their paths, as members; NULL: none */
 	struct {
 		uint64_t who; /* hash of client and version */
 		uint64_t minute;
@@ -332,6 +333,10 @@ void node_signing(struct node *n, struct node_signing *ret_signing);
 /* From now on a new key in this token signs, unless one there does already. 0, KEKD_ESTORE …
  * Control thread. */
 int node_move_signing(struct node *n, unsigned token);
+/* Does the record of this path ("keys/NAME") verify, and this release cannot read it: another one
+ * wrote it? note: control thread; is: any thread. */
+void node_note_unreadable(struct node *n, const char *path, bool unreadable);
+bool node_is_unreadable(struct node *n, const char *path);
 /* Lists the tokens' objects again and compares with the keyring. Control thread. */
 int node_sweep(struct node *n);
 

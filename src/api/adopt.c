@@ -149,11 +149,8 @@ api_key_adopt(struct request *r)
 
 	if (err < 0)
 		request_fail(r, err, "%s", error);
-	else if (api_record_refused(r->node, "keys/", r->key))
-		request_fail(r, KEKD_ERECORD,
-			"there is a record of key \"%s\" that was changed outside of kekd: restore "
-			"it from a backup",
-			r->key);
+	else if (api_record_refused(r->node, "key", r->key, false, error))
+		request_fail(r, KEKD_ERECORD, "%s", error);
 	else if (find(r, &a) == 0)
 		take_over(r, &a);
 	free(a.objects);

@@ -116,9 +116,12 @@ void api_set_etag(struct request *r, uint64_t commit);
 /* Takes over the reference; an earlier detail is replaced. */
 void api_set_detail(struct request *r, json_t *detail);
 
-/* Is this record in the store, but refused? One that was never good since the start is in the store
- * alone: neither keyring nor clients know it. */
-bool api_record_refused(struct node *n, const char *prefix, const char *name);
+/* Is there a record of this "key" or "client" that cannot be used, as it was changed outside of
+ * kekd or another release wrote it? One that was never good since the start is in the store alone:
+ * neither keyring nor clients know it. known: they do, and marked it as refused: true in any case.
+ * ret_error: why. */
+bool api_record_refused(struct node *n, const char *kind, const char *name, bool known,
+	char ret_error[JSON_ERROR_SIZE]);
 
 /* The key of the path, as a reference. NULL: there is none to work with, and the request has been
  * answered (key_not_found, record_refused). */

@@ -85,13 +85,8 @@ check(struct node *n, const char *name, const struct client *c, char ret_error[J
 {
 	if (c && !c->refused)
 		return 0;
-	if (c || api_record_refused(n, "clients/", name)) {
-		snprintf(ret_error, JSON_ERROR_SIZE,
-			"the record of client \"%.64s\" was changed outside of kekd: restore it "
-			"from a backup",
-			name);
+	if (api_record_refused(n, "client", name, c != NULL, ret_error))
 		return KEKD_ERECORD;
-	}
 	snprintf(ret_error, JSON_ERROR_SIZE, "client \"%.64s\" does not exist", name);
 	return KEKD_ENOCLIENT;
 }

@@ -58,37 +58,51 @@ api_set_detail(struct request *r, json_t *detail)
 	r->audit_detail = detail;
 }
 
-bool
-api_record_refused(struct node *n, const char *prefix, const char *name)
+static bool
+was_changed_outside(struct node *n, const char *path)
 {
 	struct sealed *store = atomic_load(&n->sealed);
-	char path[STORE_PATH_MAX + 1];
-	size_t len = strlen(prefix);
+	char refused[STORE_PATH_MAX + 1];
 
-	for (size_t i = 0; store && sealed_refused(store, i, path) == 0; i++)
-		if (strncmp(path, prefix, len) == 0 && strcmp(path + len, name) == 0)
+	for (size_t i = 0; store && sealed_refused(store, i, refused) == 0; i++)
+		if (strcmp(refused, path) == 0)
 			return true;
 	return false;
 }
 
-static void
-fail_refused(struct request *r)
+bool
+api_record_refused(struct node *n, const char *kind, const char *name, bool known,
+	char ret_error[JSON_ERROR_SIZE])
 {
-	request_fail(r, KEKD_ERECORD,
-		"the stored record of key \"%s\" was changed outside of kekd: restore it from a "
-		"backup",
-		r->key);
+	char path[STORE_PATH_MAX + 1];
+
+	snprintf(path, sizeof(path), "%ss/%s", kind, name);
+	if (node_is_unreadable(n, path))
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"the record of %s \"%.64s\" was written by another release of kekd, and "
+			"this "
+			"one cannot read it: nothing is lost, but it takes that release",
+			kind, name);
+	else if (known || was_changed_outside(n, path))
+		snprintf(ret_error, JSON_ERROR_SIZE,
+			"the stored record of %s \"%.64s\" was changed outside of kekd: restore it "
+			"from a backup",
+			kind, name);
+	else
+		return false;
+	return true;
 }
 
 struct key *
 api_find_key(struct request *r)
 {
 	struct key *k = keyring_find(r->node->keyring, r->key);
+	char error[JSON_ERROR_SIZE] = "";
 
 	if (k)
 		return k;
-	if (api_record_refused(r->node, "keys/", r->key))
-		fail_refused(r);
+	if (api_record_refused(r->node, "key", r->key, false, error))
+		request_fail(r, KEKD_ERECORD, "%s", error);
 	else
 		request_fail(r, KEKD_ENOKEY, "key \"%s\" does not exist", r->key);
 	return NULL;
@@ -98,10 +112,12 @@ struct key *
 api_find_key_to_change(struct request *r)
 {
 	struct key *k = api_find_key(r);
+	char error[JSON_ERROR_SIZE] = "";
 
 	if (!k || !k->refused)
 		return k;
-	fail_refused(r);
+	api_record_refused(r->node, "key", r->key, true, error);
+	request_fail(r, KEKD_ERECORD, "%s", error);
 	key_unrefp(&k);
 	return NULL;
 }

@@ -345,14 +345,8 @@ creation_read(struct request *r, struct creation *c, char ret_error[JSON_ERROR_S
 			c->name);
 		return KEKD_EFORBIDDEN;
 	}
-	if (api_record_refused(r->node, "keys/", c->name)) {
-		snprintf(ret_error, JSON_ERROR_SIZE,
-			"there is a record of key \"%s\" that was changed outside of kekd: restore "
-			"it "
-			"from a backup",
-			c->name);
+	if (api_record_refused(r->node, "key", c->name, false, ret_error))
 		return KEKD_ERECORD;
-	}
 	if (c->algorithm && strcmp(c->algorithm, algorithm_name(BLOB_AES256_GCM)) != 0) {
 		snprintf(ret_error, JSON_ERROR_SIZE, "the algorithm must be %s",
 			algorithm_name(BLOB_AES256_GCM));

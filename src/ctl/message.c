@@ -142,7 +142,8 @@ static const struct {
 	{ "revision_compacted", "try again" },
 	{ "store_held", "\"kekctl status\" says why; put the right metadata.db back" },
 	{ "record_refused", "\"kekctl status\" lists the records that were changed from outside; "
-			    "restore them from a backup" },
+			    "restore them from a backup; one that another release wrote takes that "
+			    "release" },
 };
 
 const char *

@@ -355,6 +355,7 @@ close_node(struct node *n)
 	usage_freep(&n->usage);
 	sealed_ahead_freep(&n->ahead);
 	free(n->unknown);
+	json_decref(n->unreadable);
 	free(n->nonces);
 	free(n->witness);
 	node_close_members(n);

@@ -93,6 +93,18 @@ node_first_refusal(struct node *n, const char *client, const struct uuid *versio
 
 /* ---- the records ---- */
 
+/* Whatever of it is in memory stays in force, and is not to be changed from what is known here. */
+static void
+note_read(struct node *n, const char *kind, const char *name, const char *error)
+{
+	char path[STORE_PATH_MAX + 1];
+
+	snprintf(path, sizeof(path), "%s/%s", kind, name);
+	node_note_unreadable(n, path, error != NULL);
+	if (error)
+		log_error("record %s: %s: it was written by another release", path, error);
+}
+
 static void
 load_key(struct node *n, const char *name, json_t *body, uint64_t commit)
 {
@@ -104,9 +116,11 @@ load_key(struct node *n, const char *name, json_t *body, uint64_t commit)
 		return;
 	}
 	if (key_from_json(body, commit, &key, error) != 0) {
-		log_error("record keys/%s: %s: it was written by another release", name, error);
+		note_read(n, "keys", name, error);
+		keyring_mark_refused(n->keyring, name, true);
 		return;
 	}
+	note_read(n, "keys", name, NULL);
 	node_watch_destroy(n, key);
 	if (keyring_publish(n->keyring, key) != 0)
 		log_error("key %s: out of memory", name);
@@ -120,6 +134,7 @@ load_client(struct node *n, const char *name, json_t *body, uint64_t commit)
 
 	if (!body && commit != 0) {
 		clients_remove(n->clients, name);
+		note_read(n, "clients", name, NULL);
 		return;
 	}
 	if (!body) {
@@ -127,9 +142,11 @@ load_client(struct node *n, const char *name, json_t *body, uint64_t commit)
 		return;
 	}
 	if (client_from_json(name, body, commit, &client, error) != 0) {
-		log_error("record clients/%s: %s: it was written by another release", name, error);
+		note_read(n, "clients", name, error);
+		clients_mark_refused(n->clients, name, true);
 		return;
 	}
+	note_read(n, "clients", name, NULL);
 	if (clients_publish(n->clients, client) != 0)
 		log_error("client %s: out of memory", name);
 }

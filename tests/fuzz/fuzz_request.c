@@ -110,6 +110,13 @@ node_serves(const struct node *n)
 	return 0;
 }
 
+bool
+node_is_unreadable(struct node *n, const char *path)
+{
+	(void)n, (void)path;
+	return false;
+}
+
 int
 node_token(const struct node *n, const char *name)
 {

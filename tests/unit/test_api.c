@@ -29,9 +29,10 @@ struct fixture {
 	unsigned version;
 	bool enabled, deleted;
 	char path[80], proven[STR_NAME_MAX + 1];
-	const char *refused; /* path of the one record that the store refuses */
-	unsigned uses;	     /* one more whenever the evidence is looked at */
-	bool counting;	     /* the evidence's digest is their number */
+	const char *refused;	/* path of the one record that the store refuses */
+	const char *unreadable; /* the same that this release cannot read */
+	unsigned uses;		/* one more whenever the evidence is looked at */
+	bool counting;		/* the evidence's digest is their number */
 };
 
 static struct fixture *now; /* of the running test */
@@ -276,6 +277,13 @@ node_rotation_floor_s(struct node *n)
 {
 	(void)n;
 	return 3600;
+}
+
+bool
+node_is_unreadable(struct node *n, const char *path)
+{
+	(void)n;
+	return now->unreadable && strcmp(now->unreadable, path) == 0;
 }
 
 int
@@ -692,6 +700,27 @@ a_refused_record_that_was_never_good_is_told_from_none(void **state)
 }
 
 static void
+a_record_of_another_release_is_told_from_none_and_never_made_anew(void **state)
+{
+	struct fixture *f = *state;
+
+	be(f, "*", "key.create");
+	about_key(f, (char[]){ "demo" }, NULL);
+	f->unreadable = "keys/demo";
+	ask(f, api_key_get, NULL);
+	assert_int_equal(f->err, KEKD_ERECORD);
+	assert_non_null(strstr(f->detail, "another release"));
+	ask(f, api_key_create, "{\"name\":\"demo\"}");
+	assert_int_equal(f->err, KEKD_ERECORD);
+	f->unreadable = "clients/app";
+	creating(f, (char[]){ "app" });
+	ask(f, api_client_put, APP);
+	assert_int_equal(f->err, KEKD_ERECORD);
+	assert_non_null(strstr(f->detail, "another release"));
+	assert_int_equal(f->asked, 0);
+}
+
+static void
 a_key_is_created_only_under_a_name_that_a_grant_covers(void **state)
 {
 	struct fixture *f = *state;
@@ -1033,6 +1062,7 @@ main(void)
 		TEST(a_key_that_is_not_there_is_not_found),
 		TEST(a_key_whose_record_is_refused_is_shown_but_not_changed),
 		TEST(a_refused_record_that_was_never_good_is_told_from_none),
+		TEST(a_record_of_another_release_is_told_from_none_and_never_made_anew),
 		TEST(a_key_is_created_only_under_a_name_that_a_grant_covers),
 		TEST(a_creation_with_bad_members_reaches_no_token),
 		TEST(a_change_carries_the_revision_that_the_client_saw),
