@@ -224,7 +224,7 @@ const struct ctl_command ctl_backup_commands[] = {
 		"Without the server. The signature is checked with the public key in the file\n"
 		"PEM; \"kekctl audit keys\" gives it. The seal only the token can check: \"kekctl\n"
 		"drill\" does.",
-		"", 1, 1, run_verify },
+		" backup-key ", 1, 1, run_verify },
 	{ "drill", "FILE [--token URI [--module PATH] [--pin-source FILE]] [--out FILE]",
 		"Tries whether a backup would restore, and every version is in the token",
 		"A scratch kekd restores FILE into a scratch directory and unwraps the canary of\n"

@@ -39,7 +39,8 @@ struct ctl_option {
 	/* The letter belongs to these commands, and stands behind them; NULL: to all others. */
 	const char *letter_of;
 	/* Written so behind the commands of letter_of, where it means this and not the general
-	 * option; NULL: as its name. */
+	 * option; NULL: as its name. With letter_of "" it is the general option all the same, and
+	 * this row tells help and completion what that one means to the commands that have it. */
 	const char *spelled;
 };
 /* As it is written on the command line, without the dashes. */

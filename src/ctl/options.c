@@ -48,6 +48,8 @@ const struct ctl_option ctl_options[] = {
 	{ "policy", 0, NULL, "write the policy", false },
 	{ "about-key", 0, "KEY", "records of this KEK; verify: a public key's PEM file", false,
 		" audit ", "key" },
+	{ "backup-key", 0, "PEM", "check the signature with the public key in this PEM file", false,
+		"", "key" },
 	{ "dir", 0, "DIR", "read the log's files there instead of asking the server", false },
 	{ "client", 0, "NAME", "records of this client", false },
 	{ "since", 0, "TIME", "from then on: 2026-01-31T12:00:00Z, 2026-01-31, or 24h ago", false },

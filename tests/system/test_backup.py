@@ -56,6 +56,12 @@ def test_its_file_is_for_its_owner_alone_and_never_written_over(server):
     assert [n for n in os.listdir(server.dir) if n.startswith("b.backup")] == ["b.backup"]
 
 
+def test_the_help_of_verify_says_what_its_key_is(server):
+    shown = server.kekctl("backup", "verify", "--help").stdout.decode()
+    options = shown.split("\nOptions:\n")[1].split("\n\n")[0]
+    assert "--key PEM" in options and "public key" in options
+
+
 def test_verify_prints_what_is_in_it_without_a_server(server, backup):
     shown = server.kekctl("--endpoint", "https://127.0.0.1:1", "backup", "verify",
                           backup).stdout.decode()
