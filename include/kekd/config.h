@@ -30,6 +30,8 @@ struct config_token {
 			     must be there */
 	char *pin_source; /* path of a file (mode 0600 or stricter for others), or "file:PATH"; or
 			     the URI's pin-source */
+	char *copy;	  /* a STR_NAME: which copy of the token this node has, where copies have
+			     one serial; NULL: not given */
 };
 
 struct config_admin {
@@ -152,6 +154,7 @@ struct net_part {
 	unsigned deny_count;
 	char **tokens; /* names, in the configuration's order: the first holds new keys and the seal
 			  key */
+	char **token_copies; /* as many; "": not given */
 	unsigned tokens_count;
 	unsigned workers, sessions, deadline_ms, hang_ms;
 	char *audit_dir;

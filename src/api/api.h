@@ -48,6 +48,13 @@ int api_sign(struct node *n, const uint8_t digest[32], struct node_signing *ret_
 	uint8_t ret_signature[64]);
 void api_backup_create(struct request *r); /* HTTP_CONTROL  POST  /v1/backup */
 
+/* proofs.c: what is proven in which tokens */
+json_t *api_proofs_json(struct node *n); /* of this node */
+void api_read_copies(struct node *n, struct node_copies *ret_copies);
+int api_least_copies(const struct node_copies *c); /* -1: not known, or there are no versions */
+json_t *api_copies_json(struct node *n);
+void api_add_proofs(struct node *n, const char *member, json_t *row); /* "proofs", "tokens" */
+
 /* usage.c */
 void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */
 

@@ -183,14 +183,6 @@ check_signing(struct node *n, json_t *warnings)
 		add(warnings, "the audit log is not signed; see /v1/status");
 }
 
-static json_t *
-proofs_json(struct node *n)
-{
-	return json_pack("{s:I, s:I, s:I}", "total", (json_int_t)atomic_load(&n->proofs.total),
-		"proven", (json_int_t)atomic_load(&n->proofs.proven), "failed",
-		(json_int_t)atomic_load(&n->proofs.failed));
-}
-
 static bool
 check(struct node *n, json_t *reasons, json_t *warnings)
 {
@@ -223,7 +215,7 @@ answer(struct request *r, const char *yes, const char *no)
 	bool good = check(r->node, reasons, warnings);
 
 	value = json_pack("{s:s, s:o, s:o, s:o}", "status", good ? yes : no, "reasons", reasons,
-		"warnings", warnings, "proofs", proofs_json(r->node));
+		"warnings", warnings, "proofs", api_proofs_json(r->node));
 	if (value)
 		request_answer_json(r, good ? 200 : 503, value);
 	else

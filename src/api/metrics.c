@@ -735,6 +735,49 @@ proofs(struct scrape *s)
 }
 
 static void
+member_unproven(struct scrape *s)
+{
+	struct cluster c;
+
+	node_cluster(s->node, &c);
+	for (size_t i = 0; i < c.members_count; i++) {
+		_cleanup_(json_freep) json_t *p = node_member_copy(s->node, c.members[i], "proofs");
+		json_int_t total = json_integer_value(json_object_get(p, "total"));
+		json_int_t proven = json_integer_value(json_object_get(p, "proven"));
+		if (p)
+			metrics_number(&s->text, total > proven ? (uint64_t)(total - proven) : 0,
+				"member", c.members[i], NULL);
+	}
+}
+
+static void
+version_copies(struct scrape *s)
+{
+	struct node_copies c;
+	struct cluster cluster;
+	char tokens[16];
+
+	api_read_copies(s->node, &c);
+	node_cluster(s->node, &cluster);
+	for (size_t i = 0; c.known && i <= cluster.members_count; i++) {
+		snprintf(tokens, sizeof(tokens), "%zu", i);
+		metrics_number(&s->text, c.versions[i], "tokens", tokens, NULL);
+	}
+}
+
+static void
+least_copies(struct scrape *s)
+{
+	struct node_copies c;
+	int least;
+
+	api_read_copies(s->node, &c);
+	least = api_least_copies(&c);
+	if (least >= 0)
+		number(s, (uint64_t)least);
+}
+
+static void
 unknown_objects(struct scrape *s)
 {
 	pthread_mutex_lock(&s->node->lock);
@@ -922,6 +965,12 @@ static const struct {
 	GAUGE("approvals_pending", approvals, "Requests that wait for another administrator."),
 	GAUGE("version_proofs", proofs,
 		"Key versions that this node could use in its tokens since its start, or not."),
+	GAUGE("member_unproven_versions", member_unproven,
+		"Key versions that the member has not proven in its tokens, as it says itself."),
+	GAUGE("version_copies", version_copies,
+		"Key versions by the number of different tokens that they are proven in."),
+	GAUGE("version_copies_least", least_copies,
+		"Different tokens that the version in the fewest is proven in."),
 	GAUGE("hsm_unknown_objects", unknown_objects, "Objects in the tokens that no key has."),
 };
 

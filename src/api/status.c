@@ -278,14 +278,6 @@ certificates_json(struct node *n)
 }
 
 static json_t *
-versions_json(struct node *n)
-{
-	return json_pack("{s:I, s:I, s:I}", "total", (json_int_t)atomic_load(&n->proofs.total),
-		"proven", (json_int_t)atomic_load(&n->proofs.proven), "failed",
-		(json_int_t)atomic_load(&n->proofs.failed));
-}
-
-static json_t *
 failing_json(const struct node_rotation_failure *f)
 {
 	return json_pack("{s:s, s:s, s:i, s:o, s:o, s:s, s:s}", "key", f->key, "reason",
@@ -383,7 +375,7 @@ api_status(struct request *r)
 		store_json(n, &s), "audit", audit_json(n), "keys",
 		(json_int_t)(n->keyring ? keyring_count(n->keyring) : 0), "clients",
 		(json_int_t)(n->clients ? clients_count(n->clients) : 0), "versions",
-		versions_json(n), "unknown_objects", unknown, "in_flight",
+		api_proofs_json(n), "unknown_objects", unknown, "in_flight",
 		(json_int_t)(n->http ? http_in_flight(n->http) : 0));
 	if (value) {
 		json_object_set_new(value, "epoch", epoch_json(n));
@@ -394,6 +386,7 @@ api_status(struct request *r)
 		json_object_set_new(value, "confirm", api_confirm_json(n));
 		json_object_set_new(value, "frozen", json_boolean(atomic_load(&n->frozen)));
 		json_object_set_new(value, "rotations", rotations_json(n));
+		json_object_set_new(value, "copies", api_copies_json(n));
 	}
 	if (value)
 		request_answer_json(r, 200, value);

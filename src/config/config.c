@@ -40,6 +40,17 @@ token_names(const struct config *c)
 	return array;
 }
 
+static json_t *
+token_copies(const struct config *c)
+{
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < c->tokens_count; i++)
+		json_array_append_new(
+			array, json_string(c->tokens[i].copy ? c->tokens[i].copy : ""));
+	return array;
+}
+
 /* A member only when there is something. */
 static bool
 set_text(json_t *object, const char *name, const char *text)
@@ -97,6 +108,7 @@ config_net_part(const struct config *c, enum net_task task)
 				    json_boolean(c->crl.warn_expired)) != 0 ||
 			    json_object_set_new(
 				    part, "deny", strings_to_json(c->deny, c->deny_count)) != 0 ||
+			    json_object_set_new(part, "token_copies", token_copies(c)) != 0 ||
 			    !set_store(part, c, task) ||
 			    json_object_set_new(part, "task", json_integer(task)) != 0)) {
 		json_decref(part);
@@ -131,6 +143,7 @@ free_tokens(struct config *c)
 		free(c->tokens[i].uri);
 		free(c->tokens[i].module);
 		free(c->tokens[i].pin_source);
+		free(c->tokens[i].copy);
 	}
 	free(c->tokens);
 }

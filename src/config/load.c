@@ -69,6 +69,7 @@ static const cyaml_schema_field_t token_fields[] = {
 	TEXT("uri", struct config_token, uri),
 	TEXT("module", struct config_token, module),
 	TEXT("pin-source", struct config_token, pin_source),
+	TEXT("copy", struct config_token, copy),
 	CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t token_entry = {

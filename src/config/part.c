@@ -144,7 +144,8 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	const char *cluster, *node, *state_dir, *certificate, *key, *client_ca, *audit_dir;
 	const char *crl_file = NULL, *sink = NULL, *url = NULL;
 	int64_t workers, sessions, deadline_ms, hang_ms, max_bytes, keep = 0, task = -1;
-	json_t *tokens, *admins, *deny, *policy, *store = NULL;
+	json_t *tokens, *admins, *deny, *policy, *store = NULL, *copies = NULL;
+	unsigned copies_count = 0;
 	bool bad = false, init = false;
 	const struct json_member members[] = {
 		{ "init", JSON_KIND_BOOL, true, &init },
@@ -160,6 +161,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 		{ "crl_warn_expired", JSON_KIND_BOOL, true, &p->crl_warn_expired },
 		{ "deny", JSON_KIND_ARRAY, true, &deny },
 		{ "tokens", JSON_KIND_ARRAY, true, &tokens },
+		{ "token_copies", JSON_KIND_ARRAY, true, &copies },
 		{ "workers", JSON_KIND_INTEGER, true, &workers },
 		{ "sessions", JSON_KIND_INTEGER, true, &sessions },
 		{ "deadline_ms", JSON_KIND_INTEGER, true, &deadline_ms },
@@ -204,10 +206,13 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	if (err)
 		return err;
 	p->admins = json_incref(admins);
-	if (json_array_size(tokens) > CONFIG_TOKENS_MAX)
+	if (json_array_size(tokens) > CONFIG_TOKENS_MAX ||
+		json_array_size(copies) != json_array_size(tokens)) {
 		bad = true;
-	else
+	} else {
 		copy_strings(tokens, &p->tokens, &p->tokens_count, &bad);
+		copy_strings(copies, &p->token_copies, &copies_count, &bad);
+	}
 	if (bad)
 		snprintf(error, JSON_ERROR_SIZE, "a value is out of bounds, or memory is");
 	return bad ? KEKD_EINVALID : 0;
@@ -299,6 +304,9 @@ net_part_free(struct net_part *p)
 	free((void *)p->store.endpoints);
 	for (unsigned i = 0; i < p->tokens_count; i++)
 		free(p->tokens[i]);
+	for (unsigned i = 0; p->token_copies && i < p->tokens_count; i++)
+		free(p->token_copies[i]);
+	free(p->token_copies);
 	free(p->tokens);
 	for (unsigned i = 0; i < p->deny_count; i++)
 		free(p->deny[i]);

@@ -81,7 +81,7 @@ same_tokens(const void *a, const void *b)
 		const struct config_token *s = &x->tokens[i], *t = &y->tokens[i];
 		if (!same_texts(s->name, t->name) || !same_texts(s->uri, t->uri) ||
 			!same_texts(s->module, t->module) ||
-			!same_texts(s->pin_source, t->pin_source))
+			!same_texts(s->pin_source, t->pin_source) || !same_texts(s->copy, t->copy))
 			return false;
 	}
 	return true;

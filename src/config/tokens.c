@@ -178,6 +178,16 @@ check_pin_source(struct subject *s)
 	return 0;
 }
 
+static void
+check_copy(struct subject *s)
+{
+	if (s->token->copy && !str_is_name(s->token->copy))
+		check_finding(s->check, at(s, "copy"),
+			"\"%s\" is no name of a copy: use a-z, 0-9 and . _ - inside, at most %d "
+			"characters",
+			s->token->copy, STR_NAME_MAX);
+}
+
 int
 check_tokens(struct check *c, struct config *config)
 {
@@ -191,6 +201,7 @@ check_tokens(struct check *c, struct config *config)
 		struct subject s = { c, &config->tokens[i], i, "" };
 
 		check_name(&s, config);
+		check_copy(&s);
 		err = check_uri(&s);
 		if (!err)
 			err = check_module(&s);

@@ -253,20 +253,36 @@ struct view { /* a member's, for a walk over all versions */
 	const json_t *tokens;
 };
 
-/* The token that a member has under this name: "" when it does not say. */
+struct token { /* as a member says; serial NULL: it does not */
+	const char *serial, *copy;
+};
+
 static const char *
-serial_of(const struct view *m, const char *token)
+text_of(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+
+	return text ? text : "";
+}
+
+static struct token
+token_of(const struct view *m, const char *name)
 {
 	const json_t *entry;
 	size_t i;
 
-	json_array_foreach(m->tokens, i, entry) {
-		const char *name = json_string_value(json_object_get(entry, "token"));
-		const char *serial = json_string_value(json_object_get(entry, "serial"));
-		if (name && serial && strcmp(name, token) == 0)
-			return serial;
-	}
-	return "";
+	json_array_foreach(m->tokens, i, entry)
+		if (strcmp(text_of(entry, "token"), name) == 0)
+			return (struct token){ text_of(entry, "serial"), text_of(entry, "copy") };
+	return (struct token){ NULL, NULL };
+}
+
+/* A shared token has one serial, and so has one that was copied file by file: only who configured
+ * them can tell these. */
+static bool
+same_token(const struct token *a, const struct token *b)
+{
+	return strcmp(a->serial, b->serial) == 0 && strcmp(a->copy, b->copy) == 0;
 }
 
 /* Versions were proven by all before they came into use, adopted ones apart; what failed since is
@@ -284,17 +300,18 @@ static size_t
 count_copies(
 	const struct view *members, size_t count, const struct key *k, const struct key_version *v)
 {
-	const char *serials[CLUSTER_MEMBERS_MAX];
-	size_t found = 0;
+	struct token tokens[CLUSTER_MEMBERS_MAX];
+	size_t found = 0, same;
 
 	for (size_t i = 0; i < count; i++) {
-		const char *serial = proves(&members[i], k, v) ? serial_of(&members[i], v->token)
-							       : "";
-		bool new = *serial != '\0';
-		for (size_t j = 0; j < found && new; j++)
-			new = strcmp(serials[j], serial) != 0;
-		if (new)
-			serials[found++] = serial;
+		if (!proves(&members[i], k, v))
+			continue;
+		tokens[found] = token_of(&members[i], v->token);
+		for (same = 0; same < found && tokens[found].serial; same++)
+			if (same_token(&tokens[same], &tokens[found]))
+				break;
+		if (same == found && tokens[found].serial)
+			found++;
 	}
 	return found;
 }

@@ -476,15 +476,22 @@ look_at_tokens(struct node *n)
 }
 
 static json_t *
+token_json(const struct node *n, unsigned token)
+{
+	const char *copy = n->part.token_copies[token];
+
+	return json_pack("{s:s, s:s, s:s?}", "token", n->part.tokens[token], "serial",
+		n->proving->serials[token], "copy", *copy ? copy : NULL);
+}
+
+static json_t *
 tokens_json(const struct node *n)
 {
 	json_t *list = json_array();
 
 	for (unsigned t = 0; t < n->part.tokens_count; t++)
 		if (n->proving && *n->proving->serials[t])
-			json_array_append_new(
-				list, json_pack("{s:s, s:s}", "token", n->part.tokens[t], "serial",
-					      n->proving->serials[t]));
+			json_array_append_new(list, token_json(n, t));
 	return list;
 }
 

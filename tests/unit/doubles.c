@@ -3,6 +3,7 @@
 #include "doubles.h"
 
 #include "kekd/blob.h"
+#include "kekd/clock.h"
 #include "kekd/err.h"
 
 #include <errno.h>
@@ -277,7 +278,9 @@ hsm_call(struct hsm *hsm, struct hsm_op *ops, size_t count)
 		abort();
 	if (before(d))
 		return KEKD_EHSM;
-	if (ops->kind == HSM_OP_DESTROY)
+	if (ops->until_ns != 0 && clock_boot_ns() >= ops->until_ns)
+		ops->err = KEKD_ENOTACTIVE;
+	else if (ops->kind == HSM_OP_DESTROY)
 		ops->err = destroy(d, ops);
 	else
 		ops->err = ops->kind == HSM_OP_CREATE_KEK ? create(d, ops) : compute(d, ops);
