@@ -81,14 +81,17 @@ check_store(struct node *n, json_t *reasons, json_t *warnings)
 }
 
 /* One lost object must not take the other keys from their clients; a token that has none of them is
- * the wrong one. */
+ * the wrong one. A standby that lacks one is no stand-in. */
 static void
 check_proofs(struct node *n, json_t *reasons, json_t *warnings)
 {
 	size_t failed = atomic_load(&n->proofs.failed), proven = atomic_load(&n->proofs.proven);
+	bool standby = node_role(n) == ROLE_STANDBY;
 
+	if (standby && node_serves(n) == 0 && !atomic_load(&n->proofs.through))
+		add(reasons, "this standby has yet to prove versions in its tokens");
 	if (failed > 0)
-		add(proven > 0 ? warnings : reasons,
+		add(proven > 0 && !standby ? warnings : reasons,
 			"%zu of %zu key versions could not be proven in this node's tokens", failed,
 			atomic_load(&n->proofs.total));
 }

@@ -31,6 +31,7 @@ said(struct node *n, const char *name)
 
 /* Each part of the program adds what it knows of a member to its row. */
 static void (*const parts[])(struct node *n, const char *name, json_t *row) = {
+	api_add_proofs,
 	NULL,
 };
 

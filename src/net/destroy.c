@@ -207,6 +207,7 @@ finish(struct node *n, struct node_destroy *e, const struct key *k, const struct
 {
 	_cleanup_(key_unrefp) struct key *stored = NULL;
 	char text[LIFECYCLE_ERROR_SIZE] = "";
+	uint64_t commit = k->commit;
 	struct cluster c;
 	int err;
 
@@ -222,12 +223,15 @@ finish(struct node *n, struct node_destroy *e, const struct key *k, const struct
 		return;
 	}
 	v = key_find_version(stored, v->number);
-	e->again_ns = clock_boot_ns() + AGAIN_MAX_NS; /* while others have yet to confirm */
+	e->again_ns = clock_boot_ns() + AGAIN_MIN_NS; /* while others have yet to confirm */
+	if (stored->commit == commit)
+		return;
 	if (record(n, AUDIT_OUTCOME, stored, v, version_state_name(v->state), 0) != 0)
 		log_warning("key %s: the audit log does not tell that version %u is %s", k->name,
 			v->number, version_state_name(v->state));
-	log_info("key %s: version %u is %s, its object is not in token %s any more", k->name,
-		v->number, version_state_name(v->state), v->token);
+	log_info("key %s: version %u is %s, %zu of %zu members have destroyed its object", k->name,
+		v->number, version_state_name(v->state), v->destroy->confirmed_count,
+		c.members_count);
 }
 
 static void
@@ -282,6 +286,92 @@ look_at_waiting(
 		begin_destroy(n, e, k, v);
 }
 
+/* Only the active counts what it sees pass. */
+static void
+look_at_scheduled(
+	struct node *n, struct node_destroy *e, const struct key *k, const struct key_version *v)
+{
+	if (node_leads(n))
+		look_at_waiting(n, e, k, v);
+	else
+		e->looked_ns = clock_boot_ns();
+}
+
+/* ---- a member's part ---- */
+
+static bool
+has_said(struct node *n, const struct key_version *v, const char *id)
+{
+	const json_t *entry;
+	size_t i;
+
+	for (i = 0; i < v->destroy->confirmed_count; i++)
+		if (strcmp(v->destroy->confirmed[i], n->part.node) == 0)
+			return true;
+	json_array_foreach(node_member(n, "destroyed"), i, entry)
+		if (json_is_string(entry) && strcmp(json_string_value(entry), id) == 0)
+			return true;
+	return false;
+}
+
+static void
+say(struct node *n, const char *id)
+{
+	json_t *list = json_deep_copy(node_member(n, "destroyed"));
+
+	if (!list)
+		list = json_array();
+	json_array_append_new(list, json_string(id));
+	node_note_member(n, "destroyed", list);
+}
+
+/* The active has committed that it goes: it goes here too, and the active hears of it by
+ * members/NODE. */
+static void
+destroy_here(
+	struct node *n, struct node_destroy *e, const struct key *k, const struct key_version *v)
+{
+	char text[LIFECYCLE_ERROR_SIZE] = "", id[UUID_TEXT_SIZE];
+	int err;
+
+	uuid_format(&v->id, id);
+	if (has_said(n, v, id))
+		return;
+	if (record(n, AUDIT_INTENT, k, v, "member", 0) != 0) {
+		put_off(e, "a version is not destroyed while the audit log cannot be written");
+		return;
+	}
+	err = lifecycle_destroy_here(&n->lifecycle, k, v->number, text);
+	if (record(n, AUDIT_OUTCOME, k, v, "member", err) != 0)
+		log_warning("key %s: the audit log does not tell that version %u is not in this "
+			    "node's token any more",
+			k->name, v->number);
+	if (err < 0) {
+		put_off(e, *text ? text : kekd_strerror(err));
+		return;
+	}
+	say(n, id);
+	log_info("key %s: version %u is not in token %s of this node any more", k->name, v->number,
+		v->token);
+}
+
+/* What the cluster has taken note of is not said for ever. */
+static void
+forget_said(struct node *n, const struct key_version *v)
+{
+	json_t *list = node_member(n, "destroyed"), *left, *entry;
+	char id[UUID_TEXT_SIZE];
+	size_t i;
+
+	uuid_format(&v->id, id);
+	if (!has_said(n, v, id) || !(left = json_array()))
+		return;
+	json_array_foreach(list, i, entry)
+		if (!json_is_string(entry) || strcmp(json_string_value(entry), id) != 0)
+			json_array_append(left, entry);
+	node_note_member(n, "destroyed", left);
+}
+
 /* False: there is nothing to watch over any more. */
 static bool
 look_at(struct node *n, struct node_destroy *e)
@@ -289,23 +379,29 @@ look_at(struct node *n, struct node_destroy *e)
 	_cleanup_(key_unrefp) struct key *k = keyring_find(n->keyring, e->key);
 	const struct key_version *v = k ? key_find_version(k, e->version) : NULL;
 
-	if (!v || !waits(v) || !v->destroy)
+	if (!v || !waits(v) || !v->destroy) {
+		if (v && v->destroy)
+			forget_said(n, v);
 		return false;
+	}
 	if (k->refused)
 		return true;
 	if (v->state == VERSION_SCHEDULED)
-		look_at_waiting(n, e, k, v);
-	else if (clock_boot_ns() >= e->again_ns)
+		look_at_scheduled(n, e, k, v);
+	else if (clock_boot_ns() < e->again_ns)
+		return true;
+	else if (node_leads(n))
 		finish(n, e, k, v);
+	else
+		destroy_here(n, e, k, v);
 	return true;
 }
 
-/* Of a restored store nobody has said yet that it is right: nothing goes on, and no time counts.
- * What is the active's to do, it counts. */
+/* Of a restored store nobody has said yet that it is right: nothing goes on, and no time counts. */
 static bool
 stand_still(struct node *n)
 {
-	if (!node_holds_changes(n) && node_leads(n))
+	if (!node_holds_changes(n))
 		return false;
 	for (size_t i = 0; i < n->destroys_count; i++)
 		n->destroys[i].looked_ns = clock_boot_ns();
@@ -325,7 +421,7 @@ node_tick_destroys(struct node *n)
 void
 node_close_destroys(struct node *n)
 {
-	bool stores = atomic_load(&n->sealed) && !stand_still(n);
+	bool stores = atomic_load(&n->sealed) && !stand_still(n) && node_leads(n);
 
 	for (size_t i = 0; stores && i < n->destroys_count; i++) {
 		struct node_destroy *e = &n->destroys[i];

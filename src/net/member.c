@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define WRITE_NS (200 * CLOCK_MS)     /* what others wait for */
+#define WRITE_ACTIVE_NS CLOCK_S	      /* what nobody waits for */
 #define WRITE_ALONE_NS (60 * CLOCK_S) /* what nobody reads yet */
 #define WRITE_AGAIN_NS CLOCK_S
 
@@ -172,7 +173,9 @@ node_note_member(struct node *n, const char *name, json_t *value)
 static uint64_t
 interval(struct node *n)
 {
-	return node_has_others(n) ? WRITE_NS : WRITE_ALONE_NS;
+	if (!node_has_others(n))
+		return WRITE_ALONE_NS;
+	return node_leads(n) ? WRITE_ACTIVE_NS : WRITE_NS;
 }
 
 void

@@ -7,6 +7,7 @@
 #include "node.h"
 
 #include "kekd/clock.h"
+#include "kekd/leader.h"
 #include "kekd/log.h"
 
 #include <errno.h>
@@ -38,12 +39,12 @@ node_has_others(struct node *n)
 	return others;
 }
 
-/* Until roles are told apart every node is there, and leads. */
 static bool
 is_present(struct node *n, const char *member)
 {
-	(void)n, (void)member;
-	return true;
+	_cleanup_(json_freep) json_t *said = node_peer(n, member);
+
+	return said != NULL;
 }
 
 /* ---- what a member says ---- */
@@ -221,8 +222,17 @@ has_destroyed(void *user, const char *member, const struct key_version *v)
 static int
 may_change(void *user, uint64_t *ret_until_ns)
 {
-	(void)user;
+	struct node *n = user;
+	struct leader *l = atomic_load(&n->leader);
+	struct leader_status status;
+
 	*ret_until_ns = 0;
+	if (!l)
+		return 0;
+	leader_status(l, &status);
+	if (!status.active || !leader_may_change(l))
+		return KEKD_ENOTACTIVE;
+	*ret_until_ns = status.until_ns;
 	return 0;
 }
 

@@ -242,6 +242,13 @@ node_presence(struct node *n)
 }
 
 json_t *
+node_member_copy(struct node *n, const char *member, const char *part)
+{
+	(void)n, (void)member, (void)part;
+	return NULL;
+}
+
+json_t *
 node_peer(struct node *n, const char *name)
 {
 	(void)n, (void)name;
