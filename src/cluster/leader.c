@@ -89,14 +89,16 @@ leader_learn(struct leader *l, const json_t *kv, uint64_t revision, uint64_t sen
 	l->learned_ns = now_ns;
 	l->leader_lease = kv ? etcd_u64(kv, "lease") : 0;
 	l->leader_mod = kv ? etcd_u64(kv, "mod_revision") : 0;
-	if (news && l->known && !kv && l->campaign_ns < now_ns + CAMPAIGN_NS)
-		l->campaign_ns = now_ns + CAMPAIGN_NS;
+	if (kv)
+		l->yield_ns = 0;
+	else if (news && l->known)
+		l->yield_ns = now_ns + CAMPAIGN_NS;
 	l->known = true;
 	l->status.leader_epoch = epoch;
 	take_value(l, kv);
 	set_active(l, l->status.lease && l->leader_lease == l->status.lease ? epoch : 0);
-	if (was_active && !l->status.active) /* whoever took the key away goes first */
-		l->campaign_ns = now_ns + l->ttl_ns;
+	if (was_active && !kv)
+		l->yield_ns = now_ns + l->ttl_ns;
 	if (news)
 		leader_publish(l);
 	return news;
@@ -104,17 +106,19 @@ leader_learn(struct leader *l, const json_t *kv, uint64_t revision, uint64_t sen
 
 /* ---- the thread ---- */
 
-/* The lock is held. */
-static bool
-may_campaign(const struct leader *l, uint64_t now_ns)
-{
-	return l->want && l->known && l->status.lease && !l->leader_mod && now_ns >= l->campaign_ns;
-}
-
 static uint64_t
 earlier(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
+}
+
+/* UINT64_MAX: not at all. */
+static uint64_t
+campaign_ns(const struct leader *l)
+{
+	if (!l->want || !l->known || !l->status.lease || l->leader_mod)
+		return UINT64_MAX;
+	return l->pause_ns > l->yield_ns ? l->pause_ns : l->yield_ns;
 }
 
 /* When there is something to do next, if nobody wakes the thread before. */
@@ -125,9 +129,7 @@ next_ns(const struct leader *l)
 
 	if (l->status.active && l->status.until_ns > clock_boot_ns())
 		next = earlier(next, l->status.until_ns);
-	if (l->want && l->known && l->status.lease && !l->leader_mod)
-		next = earlier(next, l->campaign_ns);
-	return next;
+	return earlier(next, campaign_ns(l));
 }
 
 static void
@@ -226,7 +228,7 @@ step_down(struct leader *l, unsigned pause_s)
 	err = leader_delete(l, mod_revision);
 	pthread_mutex_lock(&l->lock);
 	if (!err)
-		l->campaign_ns = clock_boot_ns() + pause_s * CLOCK_S;
+		l->pause_ns = clock_boot_ns() + pause_s * CLOCK_S;
 	leader_publish(l);
 	pthread_mutex_unlock(&l->lock);
 	return err == KEKD_EPRECONDITION ? KEKD_ENOTACTIVE : err;
@@ -287,13 +289,13 @@ act(struct leader *l)
 		due = keep_lease;
 	else if (now_ns >= l->check_ns)
 		due = check;
-	if (!due && !may_campaign(l, now_ns))
+	if (!due && now_ns < campaign_ns(l))
 		return false;
 	pthread_mutex_unlock(&l->lock);
 	if (due)
 		due(l);
 	else if (leader_campaign(l) == KEKD_ESTORE)
-		l->campaign_ns = clock_boot_ns() + l->ttl_ns / 10;
+		l->yield_ns = clock_boot_ns() + l->ttl_ns / 10;
 	pthread_mutex_lock(&l->lock);
 	return true;
 }

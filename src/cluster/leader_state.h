@@ -30,9 +30,10 @@ struct leader {
 	bool known;	       /* the leader key was read once */
 	uint64_t leader_lease; /* of the leader key; 0: there is none */
 	uint64_t leader_mod;
-	uint64_t revision;    /* etcd's, that the above is of */
-	uint64_t learned_ns;  /* when */
-	uint64_t campaign_ns; /* not before */
+	uint64_t revision;   /* etcd's, that the above is of */
+	uint64_t learned_ns; /* when */
+	uint64_t pause_ns;   /* no campaign before: it stepped down */
+	uint64_t yield_ns;   /* no campaign before: whoever took the key away goes first */
 	enum leader_wish wish;
 	unsigned pause_s;
 	int wish_result;

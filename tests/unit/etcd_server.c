@@ -78,7 +78,7 @@ make_certificates(const char *dir)
 		0);
 	for (size_t i = 0; i < 2; i++)
 		assert_int_equal(
-			shell("cd %s && printf 'subjectAltName=IP:127.0.0.1\\n"
+			shell("cd %s && printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\\n"
 			      "extendedKeyUsage=serverAuth,clientAuth\\n' >ext && openssl req "
 			      "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout %s.key "
 			      "-out csr -subj / 2>openssl.log && openssl x509 -req -in csr -CA "
@@ -222,6 +222,28 @@ etcd_servers_stop(struct etcd_servers *s)
 	if (s->dir[0])
 		shell("rm -rf %s", s->dir);
 	*s = (struct etcd_servers){ 0 };
+}
+
+void
+etcd_servers_write_password(const struct etcd_servers *s, const char *password)
+{
+	assert_int_equal(shell("umask 077; echo %s >%s/password", password, s->dir), 0);
+}
+
+void
+etcd_servers_make_users(const struct etcd_servers *s, const char *password)
+{
+	static const char *const commands[] = { "user add root --interactive=false",
+		"user grant-role root root", "user add kekd --interactive=false", "role add kekd",
+		"role grant-permission kekd --prefix=true readwrite /kekd/test/",
+		"user grant-role kekd kekd" };
+
+	etcd_servers_write_password(s, password);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		char text[256];
+		snprintf(text, sizeof(text), "%s <%s/password", commands[i], s->dir);
+		assert_int_equal(etcd_ctl(s, text), 0);
+	}
 }
 
 struct etcd_settings

@@ -37,6 +37,11 @@ void etcd_member_start(struct etcd_servers *s, size_t i); /* again, with what it
 void etcd_servers_wait(struct etcd_servers *s);		  /* until etcd answers, without users */
 /* `etcdctl --endpoints … ARGUMENTS`, for what kekd itself never does. The exit status. */
 int etcd_ctl(const struct etcd_servers *s, const char *arguments);
+/* Users root and kekd with this password; kekd may read and write below /kekd/test/ and nothing
+ * else, as doc/operations.md has it. Not switched on: `etcd_ctl(s, "auth enable")`. */
+void etcd_servers_make_users(const struct etcd_servers *s, const char *password);
+/* DIR/password. */
+void etcd_servers_write_password(const struct etcd_servers *s, const char *password);
 /* Settings with all members, or one alone; the places are the caller's. */
 struct etcd_settings etcd_servers_settings(
 	const struct etcd_servers *s, const char *endpoints[ETCD_MEMBERS_MAX]);

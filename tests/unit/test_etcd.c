@@ -6,6 +6,7 @@
 #include "kekd/err.h"
 #include "kekd/etcd.h"
 #include "kekd/json.h"
+#include "kekd/sandbox.h"
 #include "kekd/str.h"
 
 #include <setjmp.h>
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct etcd_servers servers;
@@ -272,36 +274,6 @@ test_what_may_not_be_repeated_is_sent_once(void **state)
 }
 
 static void
-write_password(const char *password)
-{
-	char path[128];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/password", servers.dir);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	fprintf(f, "%s\n", password);
-	fclose(f);
-}
-
-static void
-make_users(const char *password)
-{
-	char text[256];
-
-	snprintf(text, sizeof(text), "user add root:%s", password);
-	assert_int_equal(etcd_ctl(&servers, text), 0);
-	assert_int_equal(etcd_ctl(&servers, "user grant-role root root"), 0);
-	snprintf(text, sizeof(text), "user add kekd:%s", password);
-	assert_int_equal(etcd_ctl(&servers, text), 0);
-	assert_int_equal(etcd_ctl(&servers, "role add kekd"), 0);
-	assert_int_equal(etcd_ctl(&servers,
-				 "role grant-permission kekd --prefix=true readwrite /kekd/test/"),
-		0);
-	assert_int_equal(etcd_ctl(&servers, "user grant-role kekd kekd"), 0);
-}
-
-static void
 test_a_user_works_also_after_its_token_was_lost(void **state)
 {
 	char path[128], text[256];
@@ -309,11 +281,11 @@ test_a_user_works_also_after_its_token_was_lost(void **state)
 
 	(void)state;
 	start(1, false);
-	make_users("first-password");
+	etcd_servers_make_users(&servers, "first-password");
 	snprintf(path, sizeof(path), "%s/password", servers.dir);
 	settings.user = "kekd";
 	settings.password_file = path;
-	write_password("first-password");
+	etcd_servers_write_password(&servers, "first-password");
 	assert_int_equal(put("keys/a", "early", true), 0); /* users are not asked for yet */
 	assert_int_equal(etcd_ctl(&servers, "auth enable"), 0);
 	assert_int_equal(put("keys/a", "one", true), 0);
@@ -326,11 +298,68 @@ test_a_user_works_also_after_its_token_was_lost(void **state)
 	assert_int_equal(err, 0);
 	assert_value("keys/a", "two");
 	/* The file is read anew each time. */
-	write_password("second-password");
+	etcd_servers_write_password(&servers, "second-password");
 	snprintf(text, sizeof(text),
 		"--user root:first-password user passwd kekd --interactive=false <%s", path);
 	assert_int_equal(etcd_ctl(&servers, text), 0);
 	assert_int_equal(put("keys/a", "three", true), 0);
+}
+
+static void
+test_a_user_with_the_clusters_prefix_alone_may_do_all_that_kekd_does(void **state)
+{
+	static const struct {
+		const char *path, *body; /* K: a key of the cluster, E: the end of all its keys */
+	} calls[] = {
+		{ "kv/put", "{\"key\":\"K\",\"value\":\"YQ==\"}" },
+		{ "kv/range", "{\"key\":\"K\",\"range_end\":\"E\",\"keys_only\":true}" },
+		{ "kv/txn", "{\"compare\":[{\"key\":\"K\",\"target\":\"MOD\",\"mod_revision\":0}],"
+			    "\"success\":[{\"requestDeleteRange\":{\"key\":\"K\"}}],"
+			    "\"failure\":[{\"requestRange\":{\"key\":\"K\"}}]}" },
+		{ "lease/grant", "{\"TTL\":5,\"ID\":77}" },
+		{ "kv/put", "{\"key\":\"K\",\"value\":\"YQ==\",\"lease\":77}" },
+		{ "lease/keepalive", "{\"ID\":77}" },
+		{ "lease/revoke", "{\"ID\":77}" },
+		{ "kv/compaction", "{\"revision\":2}" },
+	};
+	json_t *key, *end;
+	char path[128];
+
+	(void)state;
+	start(1, false);
+	etcd_servers_make_users(&servers, "first-password");
+	assert_int_equal(etcd_ctl(&servers, "put /kekd/other/keys/a x"), 0);
+	assert_int_equal(etcd_ctl(&servers, "auth enable"), 0);
+	snprintf(path, sizeof(path), "%s/password", servers.dir);
+	settings.user = "kekd";
+	settings.password_file = path;
+	key = etcd_key(etcd, "keys/a");
+	end = etcd_key_end(etcd, "");
+	for (size_t i = 0; i < STR_COUNT(calls); i++) {
+		char text[512] = "", error[JSON_ERROR_SIZE];
+		json_t *body, *reply = NULL;
+		for (const char *p = calls[i].body; *p; p++) {
+			bool is_key = *p == 'K' && p[1] == '"', is_end = *p == 'E' && p[1] == '"';
+			size_t n = strlen(text);
+			snprintf(text + n, sizeof(text) - n, "%.*s", is_key || is_end ? 1024 : 1,
+				is_key	 ? json_string_value(key)
+				: is_end ? json_string_value(end)
+					 : p);
+		}
+		body = json_parse(text, strlen(text), error);
+		assert_non_null(body);
+		if (etcd_call(etcd, calls[i].path, body, true, &reply, NULL) != 0)
+			fail_msg("%s %s: %s", calls[i].path, text, etcd_error(etcd));
+		json_decref(body);
+		json_decref(reply);
+	}
+	json_decref(key);
+	json_decref(end);
+	settings.cluster = "other";
+	etcd_freep(&etcd);
+	assert_int_equal(etcd_open(&settings, &etcd), 0);
+	assert_int_equal(put("keys/a", "x", true), KEKD_ESTORE);
+	assert_non_null(strstr(etcd_error(etcd), "permission denied"));
 }
 
 static void
@@ -340,19 +369,20 @@ test_a_wrong_password_is_told(void **state)
 
 	(void)state;
 	start(1, false);
-	make_users("first-password");
+	etcd_servers_make_users(&servers, "first-password");
 	assert_int_equal(etcd_ctl(&servers, "auth enable"), 0);
 	assert_int_equal(put("keys/a", "one", true), KEKD_ESTORE);
 	snprintf(path, sizeof(path), "%s/password", servers.dir);
 	settings.user = "kekd";
-	settings.password_file = path;
+	settings.password_file = "/nonexistent/password";
 	assert_int_equal(put("keys/a", "one", true), KEKD_ESTORE);
 	assert_non_null(strstr(etcd_error(etcd), "store.password_file"));
-	write_password("wrong");
+	settings.password_file = path;
+	etcd_servers_write_password(&servers, "wrong");
 	assert_int_equal(put("keys/a", "one", true), KEKD_ESTORE);
 	assert_non_null(strstr(etcd_error(etcd), "authentication failed"));
 	assert_null(strstr(etcd_error(etcd), "wrong"));
-	write_password("first-password");
+	etcd_servers_write_password(&servers, "first-password");
 	assert_int_equal(put("keys/a", "one", true), 0);
 }
 
@@ -378,6 +408,61 @@ test_tls_needs_the_right_ca_and_a_certificate(void **state)
 	etcd_freep(&etcd);
 	assert_int_equal(etcd_open(&settings, &etcd), 0);
 	assert_int_equal(put("keys/a", "two", true), KEKD_ESTORE);
+}
+
+/* ---- under the filter of system calls ---- */
+
+static int
+confined(const char *value)
+{
+	return put("keys/a", value, true);
+}
+
+static void *
+confined_thread(void *user)
+{
+	return confined("two") == 0 ? user : NULL;
+}
+
+/* Names are resolved by a thread of libcurl's, connections made, certificates read: all of it after
+ * kekd-net has confined itself. */
+static void
+test_kekd_nets_filter_lets_it_reach_etcd_by_name_and_with_tls(void **state)
+{
+	char url[80], ca[128], certificate[128], key[128];
+	pid_t pid;
+	int status;
+
+	(void)state;
+	start(1, true);
+	snprintf(ca, sizeof(ca), "%s/ca.pem", servers.dir);
+	snprintf(certificate, sizeof(certificate), "%s/client.pem", servers.dir);
+	snprintf(key, sizeof(key), "%s/client.key", servers.dir);
+	snprintf(url, sizeof(url), "https://localhost:%u", servers.members[0].port);
+	endpoints[0] = url;
+	settings.ca = ca;
+	settings.certificate = certificate;
+	settings.key = key;
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0) {
+		pthread_t thread;
+		void *result = NULL;
+		int err;
+
+		sandbox_harden();
+		if (sandbox_enter(SANDBOX_NET_ETCD) != 0)
+			_exit(1);
+		err = confined("one");
+		if (err != 0)
+			(void)!write(2, etcd_error(etcd), strlen(etcd_error(etcd)));
+		if (pthread_create(&thread, NULL, confined_thread, etcd) == 0)
+			pthread_join(thread, &result);
+		_exit(err != 0 || !result);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_value("keys/a", "two");
 }
 
 /* ---- streams ---- */
@@ -502,12 +587,12 @@ test_a_stream_gets_a_new_token(void **state)
 
 	(void)state;
 	start(1, false);
-	make_users("first-password");
+	etcd_servers_make_users(&servers, "first-password");
 	assert_int_equal(etcd_ctl(&servers, "auth enable"), 0);
 	snprintf(path, sizeof(path), "%s/password", servers.dir);
 	settings.user = "kekd";
 	settings.password_file = path;
-	write_password("first-password");
+	etcd_servers_write_password(&servers, "first-password");
 	watch_start(&w);
 	assert_int_equal(put("keys/a", "x", true), 0);
 	pthread_join(w.thread, NULL);
@@ -549,6 +634,10 @@ main(void)
 			test_a_suspended_endpoint_leaves_time_for_the_next_one, stop),
 		cmocka_unit_test_teardown(test_what_may_not_be_repeated_is_sent_once, stop),
 		cmocka_unit_test_teardown(test_a_user_works_also_after_its_token_was_lost, stop),
+		cmocka_unit_test_teardown(
+			test_a_user_with_the_clusters_prefix_alone_may_do_all_that_kekd_does, stop),
+		cmocka_unit_test_teardown(
+			test_kekd_nets_filter_lets_it_reach_etcd_by_name_and_with_tls, stop),
 		cmocka_unit_test_teardown(test_a_wrong_password_is_told, stop),
 		cmocka_unit_test_teardown(test_tls_needs_the_right_ca_and_a_certificate, stop),
 		cmocka_unit_test_teardown(test_a_stream_tells_changes_and_ends_when_told_to, stop),

@@ -52,6 +52,7 @@ struct node {
 
 static struct etcd_servers servers;
 static struct node nodes[NODES_MAX];
+static bool with_user;
 
 /* ---- in the node's process ---- */
 
@@ -110,7 +111,13 @@ play(const struct node *n)
 		.changed = count_change,
 		.user = s };
 	struct leader *l;
+	char path[128];
 
+	snprintf(path, sizeof(path), "%s/password", servers.dir);
+	if (with_user) {
+		config.etcd.user = "kekd";
+		config.etcd.password_file = path;
+	}
 	if (leader_open(&config, &l) != 0)
 		_exit(1);
 	while (!s->quit) {
@@ -176,6 +183,7 @@ static int
 stop(void **state)
 {
 	(void)state;
+	with_user = false;
 	for (size_t i = 0; i < NODES_MAX; i++)
 		end(i, SIGKILL);
 	etcd_servers_stop(&servers);
@@ -443,6 +451,32 @@ test_a_node_that_starts_again_has_its_name_at_once(void **state)
 }
 
 static void
+test_a_user_with_the_clusters_prefix_alone_may_lead(void **state)
+{
+	(void)state;
+	if (!etcd_installed())
+		skip();
+	etcd_servers_start(&servers, 1, false);
+	etcd_servers_make_users(&servers, "a-password");
+	assert_int_equal(etcd_ctl(&servers, "auth enable"), 0);
+	with_user = true;
+	spawn(0, "a", "instance-a", true);
+	assert_true(WITHIN(10000, shared(0)->active));
+	spawn(1, "b", "instance-b", true);
+	assert_true(WITHIN(10000, shared(1)->lease && shared(1)->leader_epoch));
+	assert_int_equal(wish(1, 'p'), 0);
+	assert_true(WITHIN(1000, shared(1)->active && !shared(0)->active));
+	end(1, 0);
+	assert_true(WITHIN(1000, shared(0)->active));
+	/* Its tokens are lost with etcd's memory. */
+	etcd_member_signal(&servers, 0, SIGKILL);
+	etcd_member_start(&servers, 0);
+	sleep(TTL_S);
+	assert_true(WITHIN(10000, shared(0)->reachable && shared(0)->active));
+	assert_int_equal(wish(0, 's'), 0);
+}
+
+static void
 test_a_lost_key_or_lease_is_noticed(void **state)
 {
 	char text[128];
@@ -486,6 +520,8 @@ main(void)
 		cmocka_unit_test_teardown(
 			test_a_second_process_with_the_same_name_never_leads, stop),
 		cmocka_unit_test_teardown(test_a_node_that_starts_again_has_its_name_at_once, stop),
+		cmocka_unit_test_teardown(
+			test_a_user_with_the_clusters_prefix_alone_may_lead, stop),
 		cmocka_unit_test_teardown(test_a_lost_key_or_lease_is_noticed, stop),
 	};
 
