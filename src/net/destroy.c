@@ -27,7 +27,9 @@ struct node_destroy {
 	uint64_t pending_ns; /* counted, not stored */
 	uint64_t again_ns;   /* not before: it failed */
 	uint64_t delay_ns;
-	bool told; /* why it does not go on */
+	bool told;	  /* why it does not go on */
+	const char *owed; /* the step that is done, and the audit log does not tell yet; or NULL */
+	uint64_t owed_ns; /* not before: it failed */
 };
 
 static bool
@@ -105,6 +107,21 @@ record(struct node *n, enum audit_type type, const struct key *k, const struct k
 	return written;
 }
 
+/* What is done cannot be taken back: the log is told as soon as it can be written again. */
+static void
+record_done(struct node *n, struct node_destroy *e, const struct key *k,
+	const struct key_version *v, const char *step)
+{
+	bool again = e->owed;
+
+	e->owed = record(n, AUDIT_OUTCOME, k, v, step, 0) == 0 ? NULL : step;
+	e->owed_ns = clock_boot_ns() + AGAIN_MIN_NS;
+	if (e->owed && !again)
+		log_warning("key %s: the audit log does not tell yet that version %u is %s: it is "
+			    "tried again",
+			k->name, v->number, step);
+}
+
 static void
 put_off(struct node_destroy *e, const char *text)
 {
@@ -170,9 +187,7 @@ begin_anew(struct node *n, struct node_destroy *e, const struct key *k, const st
 	}
 	e->pending_ns = 0;
 	v = key_find_version(stored, v->number);
-	if (record(n, AUDIT_OUTCOME, stored, v, "restarted", 0) != 0)
-		log_warning("key %s: the audit log does not tell that version %u waits anew",
-			k->name, v->number);
+	record_done(n, e, stored, v, "restarted");
 	log_warning("key %s: version %u was asked for while it waits to be destroyed: the wait of "
 		    "%llu s begins anew",
 		k->name, v->number, (unsigned long long)d.wait_s);
@@ -226,9 +241,7 @@ finish(struct node *n, struct node_destroy *e, const struct key *k, const struct
 	e->again_ns = clock_boot_ns() + AGAIN_MIN_NS; /* while others have yet to confirm */
 	if (stored->commit == commit)
 		return;
-	if (record(n, AUDIT_OUTCOME, stored, v, version_state_name(v->state), 0) != 0)
-		log_warning("key %s: the audit log does not tell that version %u is %s", k->name,
-			v->number, version_state_name(v->state));
+	record_done(n, e, stored, v, version_state_name(v->state));
 	log_info("key %s: version %u is %s, %zu of %zu members have destroyed its object", k->name,
 		v->number, version_state_name(v->state), v->destroy->confirmed_count,
 		c.members_count);
@@ -379,10 +392,12 @@ look_at(struct node *n, struct node_destroy *e)
 	_cleanup_(key_unrefp) struct key *k = keyring_find(n->keyring, e->key);
 	const struct key_version *v = k ? key_find_version(k, e->version) : NULL;
 
+	if (v && v->destroy && e->owed && clock_boot_ns() >= e->owed_ns)
+		record_done(n, e, k, v, e->owed);
 	if (!v || !waits(v) || !v->destroy) {
 		if (v && v->destroy)
 			forget_said(n, v);
-		return false;
+		return v && v->destroy && e->owed;
 	}
 	if (k->refused)
 		return true;

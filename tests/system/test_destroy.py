@@ -3,11 +3,12 @@
 its record."""
 
 import json
+import os
 import time
 
 import pytest
 
-from kekd import kill, wait_for
+from kekd import FAULTY_MODULE, Faults, kill, wait_for
 from test_audit import chain_holds
 
 
@@ -269,6 +270,38 @@ def test_kill_9_at_any_moment_of_the_end_brings_it_to_its_end(own):
     assert all(f"kekd:test:k{i}:v1" not in objects(own) for i in range(6))
     assert all(f"kekd:test:k{i}:v2" in objects(own) for i in range(6))
     chain_holds(own.audit_lines())
+
+
+def test_the_end_of_a_version_is_told_once_the_log_can_be_written_again(make_server, tmp_path):
+    faults = Faults(str(tmp_path))
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment, workers=1)
+    server.init().start().populate()
+
+    def told(kind):
+        return [r for r in server.audit_records(operation="version.destroy", key="late", type=kind)
+                if r.get("client") == "kekd"]
+    with server.http("admin-1") as admin:
+        old_version(admin, "late")
+        faults.set("C_DestroyObject delay 3000")
+        assert destroy(admin, 1, "late").status == 200
+    wait_for(lambda: told("intent"), "it begins")
+    # The log's file is gone, and where the next one would be is something else.
+    last = server.audit_records()[-1]["seq"]
+    in_the_way = [os.path.join(server.audit_dir, f"audit-{last + n:020}.jsonl")
+                  for n in range(1, 10)]
+    for name in os.listdir(server.audit_dir):
+        os.unlink(os.path.join(server.audit_dir, name))
+    for path in in_the_way:
+        os.mkdir(path)
+    wait_for(lambda: "does not tell yet that version 1 is destroyed" in server.log(),
+             "it is destroyed, and the log cannot be told")
+    for path in in_the_way:
+        os.rmdir(path)
+    wait_for(lambda: told("outcome"), "the log is told")
+    assert told("outcome")[0]["detail"]["step"] == "destroyed"
+    with server.http("admin-1") as admin:
+        assert state(admin, "late") == "destroyed"
+    assert len(told("outcome")) == 1
 
 
 def test_kekctl_shows_the_usage_and_asks_before_it_destroys(server):
