@@ -41,11 +41,12 @@ seal_keys_json(const struct cluster *c)
 static json_t *
 cluster_json(struct node *n, const struct cluster *c)
 {
-	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o, s:b, s:I}", "name", c->name,
+	return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:b, s:I}", "name", c->name,
 		"generation", c->generation, "created", api_time(c->created_us), "level",
 		(int)c->level, "members", api_members_json(n, c), "forgotten", forgotten_json(c),
-		"seal_keys", seal_keys_json(c), "policy", api_policy_json(&c->policy), "frozen",
-		(int)c->frozen, "revision", (json_int_t)c->commit);
+		"copies", api_copies_json(n), "seal_keys", seal_keys_json(c), "policy",
+		api_policy_json(&c->policy), "frozen", (int)c->frozen, "revision",
+		(json_int_t)c->commit);
 }
 
 void

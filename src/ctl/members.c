@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define PATH "/v1/cluster"
+#define FAILING_SHOWN 10
 
 /* ---- the table ---- */
 
@@ -67,20 +68,51 @@ ready(const json_t *m)
 	return !is_true(m, "present") ? "-" : is_true(m, "ready") ? "ready" : "not ready";
 }
 
+static const char *
+proven(const json_t *m)
+{
+	const json_t *p = json_object_get(m, "proofs");
+
+	if (!json_is_object(p) || number_of(p, "revision") == 0)
+		return "-";
+	return show_format("%lld/%lld", number_of(p, "proven"), number_of(p, "total"));
+}
+
+/* The serial numbers; where they have to be told apart, with the copies' names. */
+static const char *
+serials(const json_t *m)
+{
+	json_t *list = json_array();
+	const json_t *t;
+	const char *text;
+	size_t i;
+
+	json_array_foreach(json_object_get(m, "tokens"), i, t)
+		json_array_append_new(
+			list, json_string(*string_of(t, "copy")
+						  ? show_format("%s (%s)", string_of(t, "serial"),
+							    string_of(t, "copy"))
+						  : string_of(t, "serial")));
+	text = json_array_size(list) > 0 ? show_list(list, ", ") : "-";
+	json_decref(list);
+	return text;
+}
+
 static void
 show_members(const json_t *members)
 {
-	_cleanup_(table_freep) struct table *t = table_new((const char *const[]){ "NODE", "ROLE",
-		"READY", "RELEASE", ">LEVEL", ">REVISION", ">LAG", "SEEN", "URL", NULL });
+	_cleanup_(table_freep) struct table *t = table_new(
+		(const char *const[]){ "NODE", "ROLE", "READY", ">PROVEN", "TOKENS", "RELEASE",
+			">LEVEL", ">REVISION", ">LAG", "SEEN", "URL", NULL });
 	long long revision = newest(members);
 	const json_t *m;
 	size_t i;
 
 	json_array_foreach((json_t *)members, i, m)
 		table_row(t, (const char *const[]){ string_of(m, "node"), role(m), ready(m),
-				     show_text(m, "release"), show_number(m, "level"),
-				     show_number(m, "revision"), lag(m, revision), seen(m),
-				     show_text(m, "url") });
+				     proven(m), serials(m), show_text(m, "release"),
+				     show_number(m, "level"), show_number(m, "revision"),
+				     lag(m, revision), seen(m), show_text(m, "url") });
 	table_print(t);
 }
 
@@ -102,13 +134,33 @@ show_head(const json_t *c)
 	_cleanup_(table_freep) struct table *t = table_new_block();
 	const json_t *members = json_object_get(c, "members");
 	const json_t *forgotten = json_object_get(c, "forgotten");
+	const json_t *copies = json_object_get(c, "copies");
 
 	table_field(t, "Cluster", "%s, level %s", show_text(c, "name"), show_number(c, "level"));
 	table_field(t, "Active", "%s", active(members));
 	table_field(t, "Revision", "%lld", newest(members));
+	if (json_is_integer(json_object_get(copies, "least")))
+		table_field(t, "Copies", "each version is proven in %s different token%s or more",
+			show_number(copies, "least"), number_of(copies, "least") == 1 ? "" : "s");
 	if (json_array_size(forgotten) > 0)
 		table_field(t, "Forgotten", "%s", show_list(forgotten, ", "));
 	table_print(t);
+}
+
+static void
+show_failing(const json_t *m)
+{
+	const json_t *failing = json_object_get(json_object_get(m, "proofs"), "failing"), *f;
+	size_t i;
+
+	json_array_foreach((json_t *)failing, i, f) {
+		if (i == FAILING_SHOWN) {
+			say_note("and %zu more; -o json has them", json_array_size(failing) - i);
+			return;
+		}
+		say_note("%s has not proven %s version %s: %s", string_of(m, "node"),
+			string_of(f, "key"), show_number(f, "version"), string_of(f, "code"));
+	}
 }
 
 static void
@@ -121,6 +173,8 @@ show_reasons(const json_t *members)
 		if (*string_of(m, "reason"))
 			say_note("%s is not ready to make changes: %s", string_of(m, "node"),
 				string_of(m, "reason"));
+	json_array_foreach((json_t *)members, i, m)
+		show_failing(m);
 }
 
 static int
