@@ -69,11 +69,10 @@ class Member:
         if self.etcd.tls:
             files = self.etcd.certificate
             for kind in ("", "peer-"):
-                arguments += [f"--{kind}cert-file", files.pem, f"--{kind}key-file", files.key,
-                              f"--{kind}trusted-ca-file", self.etcd.ca]
-            arguments += ["--peer-client-cert-auth"]
+                arguments += [f"--{kind}cert-file", files.pem, f"--{kind}key-file", files.key]
+            arguments += ["--peer-trusted-ca-file", self.etcd.ca, "--peer-client-cert-auth"]
             if self.etcd.client_certificates:
-                arguments += ["--client-cert-auth"]
+                arguments += ["--trusted-ca-file", self.etcd.ca, "--client-cert-auth"]
         return arguments
 
     def start(self):
@@ -208,7 +207,8 @@ class Etcd:
     def context(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(self.ca)
-        context.load_cert_chain(self.client.pem, self.client.key)
+        if self.client_certificates:
+            context.load_cert_chain(self.client.pem, self.client.key)
         return context
 
     # -- running it
@@ -394,7 +394,9 @@ class Etcd:
     def etcdctl(self, *arguments, member=None):
         command = ["etcdctl", "--endpoints", (member or self.members[0]).url]
         if self.tls:
-            command += ["--cacert", self.ca, "--cert", self.client.pem, "--key", self.client.key]
+            command += ["--cacert", self.ca]
+        if self.client_certificates:
+            command += ["--cert", self.client.pem, "--key", self.client.key]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         environment["ETCDCTL_API"] = "3"
         if self.secured:
