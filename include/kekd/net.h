@@ -11,6 +11,7 @@
 #include "kekd/audit.h"
 #include "kekd/cluster.h"
 #include "kekd/config.h"
+#include "kekd/etcd.h"
 #include "kekd/hsm.h"
 #include "kekd/http.h"
 #include "kekd/keyring.h"
@@ -182,6 +183,8 @@ struct node {
 	atomic_uint_least64_t epoch_caught; /* the one whose predecessors' changes are all seen */
 	atomic_uint_least64_t lease;	    /* 0: none */
 	atomic_bool poll_now;		    /* the store has something new */
+	pthread_mutex_t term_lock;	    /* one tells the store of leadership at a time */
+	struct etcd_counts etcd_counts;
 	/* the main thread's own: when the certificates' ends were last told */
 	uint64_t next_watch_ns;
 	struct {
@@ -225,6 +228,10 @@ struct node {
 	 */
 	atomic_uint_least64_t reached_ns;
 	bool stale_told, stale_alarm; /* control thread */
+	char instance[UUID_TEXT_SIZE]; /* of this node's replica */
+	uint64_t store_opened_ns;
+	enum node_role told_role; /* to the log */
+	struct control_job hand_over;
 	pthread_mutex_t lock;	     /* of what follows */
 	struct cluster cluster;	     /* read it by node_cluster */
 	struct node_member *members; /* written by the control thread alone, which may read it so */

@@ -9,6 +9,7 @@
 #include "kekd/clock.h"
 
 #include <errno.h>
+#include <string.h>
 
 static void __attribute__((format(printf, 2, 3))) add(json_t *texts, const char *format, ...)
 {
@@ -211,12 +212,31 @@ api_is_ready(struct node *n)
 	return check(n, reasons, warnings);
 }
 
+/* Of a pair: who else makes the changes is not for strangers. */
 static void
-answer(struct request *r, const char *yes, const char *no)
+check_role(struct node *n, json_t *reasons)
+{
+	struct http_active active;
+
+	if (node_role(n) != ROLE_STANDBY)
+		return;
+	node_leader(n, &active);
+	add(reasons, "%s",
+		strcmp(active.node, n->part.node) == 0 ? "this node is taking over"
+		: *active.node			       ? "another node makes the changes"
+						       : "no node makes changes now");
+}
+
+static void
+answer(struct request *r, const char *yes, const char *no,
+	void (*more)(struct node *n, json_t *reasons))
 {
 	json_t *reasons = json_array(), *warnings = json_array(), *value;
 	bool good = check(r->node, reasons, warnings);
 
+	if (more)
+		more(r->node, reasons);
+	good = good && json_array_size(reasons) == 0;
 	value = json_pack("{s:s, s:o, s:o, s:o}", "status", good ? yes : no, "reasons", reasons,
 		"warnings", warnings, "proofs", api_proofs_json(r->node));
 	if (value)
@@ -234,12 +254,12 @@ api_health_live(struct request *r)
 void
 api_health_ready(struct request *r)
 {
-	answer(r, "ready", "unready");
+	answer(r, "ready", "unready", NULL);
 }
 
 /* A node alone is the active one whenever it serves. */
 void
 api_health_active(struct request *r)
 {
-	answer(r, "active", "inactive");
+	answer(r, "active", "inactive", check_role);
 }

@@ -41,7 +41,8 @@ newest(const json_t *members)
 static const char *
 lag(const json_t *m, long long revision)
 {
-	if (!is_true(m, "present"))
+	/* The others' figures are some seconds old, and this one is what they lag behind. */
+	if (!is_true(m, "present") || is_active(m))
 		return "-";
 	return show_format("%lld", revision - number_of(m, "revision"));
 }
@@ -228,7 +229,7 @@ run_step_down(struct ctl *ctl)
 		json_object_set_new(body, "pause", json_string(pause));
 	status = post(ctl, PATH "/step-down", body, &reply);
 	if (status == CTL_OK && !ctl->json && !ctl->quiet)
-		printf("%s stepped down, and does not come back for %s unless nobody else does.\n",
+		printf("%s stepped down, and does not come back for %s.\n",
 			show_text(reply, "node"), show_duration(number_of(reply, "pause_s")));
 	return status;
 }
@@ -382,9 +383,9 @@ const struct ctl_command ctl_member_commands[] = {
 		"", 0, 0, run_status },
 	{ "cluster step-down", "[--pause TIME] [--force]",
 		"Has the active node hand over to another",
-		"It does not come back for the pause (30s) unless nobody else makes changes. "
-		"Without\n"
-		"--force another member must be ready.",
+		"It does not come back for the pause (30s). Without --force another member must "
+		"be\n"
+		"ready.",
 		" pause force ", 0, 0, run_step_down },
 	{ "cluster promote", "[--force]", "Has the node that is asked make the changes",
 		"Name it with --endpoint. One that is not ready, such as one whose token lacks a\n"

@@ -74,6 +74,8 @@ open_node(struct node *n)
 
 	pthread_mutex_init(&n->lock, NULL);
 	node_open_lookups(n);
+	pthread_mutex_init(&n->term_lock, NULL);
+	n->part.store.counts = &n->etcd_counts;
 	n->exit_wanted = -1;
 	n->started_us = clock_real_us();
 	n->started_ns = clock_boot_ns();
@@ -327,6 +329,7 @@ close_node(struct node *n)
 	struct http *http = n->http;
 
 	node_set_phase(n, NODE_STOPPING, "stopping");
+	node_hand_over(n);
 	if (http) {
 		http_drain(http, DRAIN_MS);
 		if (http_in_flight(http) > 0) {
@@ -344,6 +347,7 @@ close_node(struct node *n)
 	node_close_signing(n);
 	audit_freep(&n->audit);
 	node_close_usage(n);
+	node_close_leader(n);
 	hsm_freep(&n->hsm);
 	sealed = atomic_exchange(&n->sealed, NULL);
 	sealed_freep(&sealed);
@@ -362,6 +366,7 @@ close_node(struct node *n)
 	node_close_peers(n);
 	node_close_lookups(n);
 	net_part_free(&n->part);
+	pthread_mutex_destroy(&n->term_lock);
 	pthread_mutex_destroy(&n->lock);
 }
 

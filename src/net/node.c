@@ -8,6 +8,7 @@
 
 #include "kekd/clock.h"
 #include "kekd/control.h"
+#include "kekd/leader.h"
 #include "kekd/log.h"
 #include "kekd/nonce.h"
 
@@ -15,8 +16,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define POLL_NS CLOCK_S
+#define CONTACT_NS (3 * CLOCK_S) /* so long the replica waits for etcd */
+#define LEAD_NS (20 * CLOCK_S)	 /* of an earlier process a lease may still run */
 #define TICK_MS 200
 #define WAIT_MS 20 /* for a worker that opens its token */
 #define LIST_SIZE 32768
@@ -309,17 +313,37 @@ node_exit_wanted(const struct node *n)
 	return n->exit_wanted;
 }
 
+/* The last image of it that this node has would serve, but what etcd has now is better. */
+static bool
+awaits_etcd(struct node *n)
+{
+	struct store_etcd_status status;
+
+	if (!store_is_etcd(n->store) || clock_boot_ns() >= n->store_opened_ns + CONTACT_NS)
+		return false;
+	store_etcd_status(n->store, &status);
+	if (!status.synced)
+		node_set_phase(n, NODE_STARTING, "waiting for etcd");
+	return !status.synced;
+}
+
 static bool
 open_store(struct node *n)
 {
 	int err;
 
 	if (n->store)
-		return true;
-	err = store_open_sqlite(n->part.state_dir, false, &n->store);
+		return !awaits_etcd(n);
+	err = n->part.store.endpoints ? node_open_etcd(n)
+				      : store_open_sqlite(n->part.state_dir, false, &n->store);
 	if (err == 0)
-		return true;
-	if (err == -ENOENT)
+		return !awaits_etcd(n);
+	if (err == KEKD_EINVALID)
+		node_give_up(n, "%s/metadata.db: see above", n->part.state_dir);
+	else if (n->part.store.endpoints)
+		node_set_phase(n, NODE_STARTING, "the store cannot be read, see the log: %s",
+			kekd_strerror(err));
+	else if (err == -ENOENT)
 		node_give_up(n, "%s", empty_store);
 	else
 		node_set_phase(n, NODE_STARTING, "%s/metadata.db: %s", n->part.state_dir,
@@ -363,6 +387,7 @@ serve(struct node *n)
 	node_start_proofs(n);
 	node_start_usage(n);
 	node_summarise(n);
+	node_tick_staleness(n);
 	judge_store(n);
 	node_sweep(n);
 	control_send(CHILD_FD_CONTROL, &ready, -1);
@@ -398,7 +423,7 @@ start(struct node *n)
 	int err;
 
 	if (!open_store(n))
-		return TICK_MS;
+		return n->store ? WAIT_MS : TICK_MS;
 	if (!any_token_ready(n))
 		return wait_for_worker(n);
 	if (node_open_proofs(n) != 0) {
@@ -507,6 +532,46 @@ record_init(struct node *n, enum audit_type type, const char *code)
 	return audit_append(n->audit, &record);
 }
 
+/* Nothing is written to etcd but by who leads: for as long as it takes, this process does. Where
+ * somebody leads already, there is a cluster. */
+static int
+lead_alone(struct node *n)
+{
+	uint64_t end = clock_boot_ns() + LEAD_NS;
+	struct http_active active = { { 0 }, { 0 } };
+
+	leader_want(atomic_load(&n->leader), true);
+	while (node_epoch(n) == 0 && clock_boot_ns() < end) {
+		const struct timespec pause = { 0, 20000000 };
+		nanosleep(&pause, NULL);
+		node_leader(n, &active);
+	}
+	if (node_epoch(n) != 0)
+		return 0;
+	log_error("etcd: this node cannot lead%s%s: see above", *active.node ? ", node " : "",
+		active.node);
+	return KEKD_ENOTACTIVE;
+}
+
+static int
+open_empty_store(struct node *n)
+{
+	struct store_page p = { 0 };
+	bool empty;
+	int err;
+
+	if (!n->part.store.endpoints)
+		return store_open_sqlite(n->part.state_dir, true, &n->store);
+	err = node_open_etcd(n);
+	if (err == 0)
+		err = store_etcd_catch_up(n->store, n->part.store.timeout_ms);
+	if (err == 0)
+		err = n->store->engine->list(n->store, "", NULL, 1, &p);
+	empty = err == 0 && p.count == 0;
+	store_page_free(&p);
+	return empty ? lead_alone(n) : err; /* sealed_init says what is there */
+}
+
 int
 node_init_cluster(struct node *n)
 {
@@ -524,7 +589,7 @@ node_init_cluster(struct node *n)
 			STR_COUNT(changes));
 		return CHILD_EXIT_OPERATOR;
 	}
-	err = store_open_sqlite(n->part.state_dir, true, &n->store);
+	err = open_empty_store(n);
 	if (err != 0) {
 		log_error("%s/metadata.db: %s", n->part.state_dir, kekd_strerror(err));
 		return CHILD_EXIT_FAILED;

@@ -56,8 +56,14 @@ void node_load_cluster(struct node *n, const char *name, json_t *body, uint64_t 
 
 /* roles.c: who makes the changes. Control thread, but for what is marked. */
 void node_tick_role(struct node *n);
-bool node_leads(struct node *n); /* are changes this node's to make? Any thread */
-void node_wake(void *node);	 /* a tick at once. Any thread */
+bool node_leads(struct node *n);  /* are changes this node's to make? Any thread */
+void node_wake(void *node);	  /* a tick at once. Any thread */
+void node_store_news(void *node); /* the same, and the store is polled. Any thread */
+/* Opens the store and begins to keep a lease. 0, or as store_open_etcd, leader_open. */
+int node_open_etcd(struct node *n);
+/* At a stop: another node may lead as soon as the change that is under way is done. Main thread. */
+void node_hand_over(struct node *n);
+void node_close_leader(struct node *n); /* gives the lease back; before the store is closed */
 int node_finds_active(struct node *n, const struct http_route *route,
 	struct http_active *ret_active); /* any thread; see struct http_hooks */
 /* The process ends, since only an operator can go on. */

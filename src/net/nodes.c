@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define HEARTBEAT_NS (60 * CLOCK_S)
-#define REVISION_NS (5 * CLOCK_S) /* so late may the others know how far this node is */
+#define REVISION_NS (2 * CLOCK_S) /* so late may the others know how far this node is */
 #define AGAIN_NS (2 * CLOCK_S)
 
 static const char *const roles[] = {

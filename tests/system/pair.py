@@ -192,14 +192,18 @@ class Pair:
 
     def start(self):
         """A cluster of all nodes, each ready, with key "demo" and client "app"."""
-        self.nodes[0].init().start().populate()
+        self.nodes[0].init().start()
+        self.active()
+        self.nodes[0].populate()
         for node in self.nodes[1:]:
             self.join(node)
         return self
 
     def join(self, node, ready=True):
         """How a node is taken into the cluster, in one place."""
-        self.active().kekctl("cluster", "members", "add", node.name)
+        active = self.active()
+        active.kekctl("cluster", "members", "add", node.name)
+        shutil.copy(active.path("state", "accepted"), node.path("state", "accepted"))
         return node.start(ready)
 
     def remove(self):
