@@ -63,6 +63,7 @@ const char *node_role_name(enum node_role role);
 struct node_peer { /* another node, as it says itself in nodes/NAME */
 	char name[STR_NAME_MAX + 1];
 	json_t *record;
+	int64_t skew_us; /* its clock ahead of this node's, when the record came */
 };
 struct node_presence { /* what this node has told of itself; the control thread's */
 	json_t *said;
@@ -227,7 +228,7 @@ struct node {
 	/* When the copy of the metadata was last that of the store, by lookup.c's clock; 0: never.
 	 */
 	atomic_uint_least64_t reached_ns;
-	bool stale_told, stale_alarm; /* control thread */
+	bool stale_told, stale_alarm;  /* control thread */
 	char instance[UUID_TEXT_SIZE]; /* of this node's replica */
 	uint64_t store_opened_ns;
 	enum node_role told_role; /* to the log */

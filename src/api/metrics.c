@@ -7,6 +7,8 @@
  */
 #include "api.h"
 
+#include "metrics_pair.h"
+
 #include "kekd/clock.h"
 #include "kekd/metrics.h"
 #include "kekd/nonce.h"
@@ -1011,6 +1013,10 @@ api_metrics(struct request *r)
 	for (size_t i = 0; i < STR_COUNT(families); i++) {
 		metrics_family(&s.text, families[i].name, families[i].type, families[i].help);
 		families[i].collect(&s);
+	}
+	for (const struct metrics_pair_family *f = metrics_pair_families; f->name; f++) {
+		metrics_family(&s.text, f->name, f->type, f->help);
+		f->collect(&s.text, r->node);
 	}
 	request_answer_buf(r, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

@@ -47,6 +47,18 @@ drop(struct node *n, struct node_peer *p)
 	*p = n->peers[--n->peers_count];
 }
 
+/* How far its clock is ahead, by a record that was written just now: what a start finds is old. */
+static int64_t
+skew_of(const struct node *n, const json_t *record)
+{
+	const char *text = json_string_value(json_object_get(record, "time"));
+	uint64_t time_us;
+
+	if (!atomic_load(&n->sealed) || !text || clock_parse(text, &time_us) != 0)
+		return 0;
+	return (int64_t)(time_us - clock_real_us());
+}
+
 /* Gone or refused: nothing that it says counts. */
 void
 node_load_peer(
@@ -69,6 +81,7 @@ node_load_peer(
 		else
 			json_decref(p->record);
 		p->record = copy;
+		p->skew_us = skew_of(n, copy);
 		copy = NULL; /* the list's */
 		snprintf(p->name, sizeof(p->name), "%s", name);
 	}
