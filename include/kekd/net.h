@@ -261,6 +261,8 @@ int node_serves(const struct node *n);
 enum node_role node_role(struct node *n);
 uint64_t node_epoch(const struct node *n); /* of this node's leadership; 0: it does not lead */
 uint64_t node_lease(const struct node *n); /* 0: none, or the store is SQLite */
+/* The boot clock until which this node's lease holds; 0: it has none. Any thread. */
+uint64_t node_until_ns(struct node *n);
 /* Who makes the changes now, as far as this node knows; empty: nobody. Any thread. */
 void node_leader(struct node *n, struct http_active *ret_active);
 /* Is this node ready to make the changes? ret_why: why not. Any thread. */

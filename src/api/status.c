@@ -130,21 +130,60 @@ refused_json(struct sealed *store)
 	return paths;
 }
 
+static json_t *
+seconds_json(uint64_t ns)
+{
+	return json_real((double)(ns / CLOCK_MS) / 1000);
+}
+
+static json_t *
+lease_json(struct node *n)
+{
+	uint64_t until = node_until_ns(n), now = clock_boot_ns();
+
+	return until == 0 ? json_null() : seconds_json(until > now ? until - now : 0);
+}
+
+/* What etcd is asked, and the copy of it that this node has; null in all where there is none. */
+static void
+add_etcd(struct node *n, json_t *value)
+{
+	struct store_etcd_status s;
+	bool etcd = n->store && store_is_etcd(n->store);
+
+	store_etcd_status(n->store, &s);
+	json_object_set_new(value, "reachable", etcd ? json_boolean(s.reachable) : json_null());
+	json_object_set_new(value, "synced", etcd ? json_boolean(s.synced) : json_null());
+	json_object_set_new(value, "age_s",
+		etcd && s.age_ns != UINT64_MAX ? seconds_json(s.age_ns) : json_null());
+	json_object_set_new(value, "stale", etcd ? json_boolean(node_is_stale(n)) : json_null());
+	json_object_set_new(
+		value, "lag", etcd ? json_integer((json_int_t)s.lag_revisions) : json_null());
+	json_object_set_new(value, "cluster_id",
+		etcd && *s.cluster_id ? json_string(s.cluster_id) : json_null());
+	json_object_set_new(value, "lease_remaining_s", lease_json(n));
+	json_object_set_new(value, "error", etcd && *s.error ? text_json(s.error) : json_null());
+}
+
 /* null while the store is not read yet. */
 static json_t *
 store_json(struct node *n, const struct sealed_status *status)
 {
 	struct sealed *store = atomic_load(&n->sealed);
+	json_t *value;
 
 	if (!store)
 		return json_null();
-	return json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:I, s:s, s:s, s:I, s:I}", "engine",
+	value = json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:I, s:s, s:s, s:I, s:I}", "engine",
 		n->store ? n->store->engine->name : "none", "hold", holds[status->hold],
 		"hold_text", status->hold == SEALED_HOLD_NONE ? "" : sealed_hold_text(status->hold),
 		"records", (json_int_t)status->records, "refused", refused_json(store), "number",
 		(json_int_t)status->number, "accepted", (json_int_t)status->accepted, "seal_key",
 		status->seal_key, "seal_token", status->seal_token, "seal_keys",
 		(json_int_t)status->seal_keys, "old_seals", (json_int_t)status->old_seals);
+	if (value)
+		add_etcd(n, value);
+	return value;
 }
 
 static const char *const signing_states[] = {

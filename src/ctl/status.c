@@ -54,6 +54,23 @@ add_contents(struct table *t, const json_t *s)
 }
 
 static void
+add_etcd(struct table *t, const json_t *store)
+{
+	double age = json_number_value(json_object_get(store, "age_s"));
+	bool stale = json_is_true(json_object_get(store, "stale"));
+
+	if (strcmp(string_of(store, "engine"), "etcd") != 0)
+		return;
+	if (!json_is_true(json_object_get(store, "reachable")))
+		table_field(t, "", "NOT REACHED: %s", show_text(store, "error"));
+	if (json_is_null(json_object_get(store, "age_s")))
+		table_field(t, "", "the age of the copy is not known");
+	else
+		table_field(t, "", "copy of etcd %s, %s old%s", show_text(store, "cluster_id"),
+			show_duration((json_int_t)age), stale ? ", STALE" : "");
+}
+
+static void
 add_store(struct table *t, const json_t *store)
 {
 	const char *hold = string_of(store, "hold_text");
@@ -66,6 +83,7 @@ add_store(struct table *t, const json_t *store)
 	}
 	table_field(t, "Store", "%s, %s, number %s", show_text(store, "engine"),
 		plural(number_of(store, "records"), "record"), show_number(store, "number"));
+	add_etcd(t, store);
 	table_field(t, "Sealed by", "%s in token %s", show_text(store, "seal_key"),
 		show_text(store, "seal_token"));
 	if (number_of(store, "seal_keys") > 1)

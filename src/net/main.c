@@ -76,6 +76,7 @@ open_node(struct node *n)
 	node_open_lookups(n);
 	pthread_mutex_init(&n->term_lock, NULL);
 	n->part.store.counts = &n->etcd_counts;
+	snprintf(n->cannot_lead, sizeof(n->cannot_lead), "%s", kekd_strerror(KEKD_ESTARTING));
 	n->exit_wanted = -1;
 	n->started_us = clock_real_us();
 	n->started_ns = clock_boot_ns();

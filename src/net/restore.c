@@ -504,8 +504,14 @@ node_restore(struct node *n)
 {
 	_cleanup_(json_freep) json_t *extra = json_array();
 	struct restore r = { .n = n };
-	int status = restore(&r, extra);
+	int status;
 
+	if (n->part.store.endpoints) {
+		log_error("a backup is not restored into etcd: restore it with store.engine: "
+			  "sqlite, look at it, then \"kekd migrate --to etcd\"");
+		return CHILD_EXIT_OPERATOR;
+	}
+	status = restore(&r, extra);
 	if (status == CHILD_EXIT_OK)
 		tell_result(&r);
 	restore_free(&r);

@@ -73,6 +73,17 @@ node_leader(struct node *n, struct http_active *ret_active)
 	memcpy(ret_active->url, s.leader_url, sizeof(ret_active->url));
 }
 
+uint64_t
+node_until_ns(struct node *n)
+{
+	struct leader *l = atomic_load(&n->leader);
+	struct leader_status s = { 0 };
+
+	if (l)
+		leader_status(l, &s);
+	return s.until_ns;
+}
+
 /* ---- woken by other threads ---- */
 
 void
@@ -239,6 +250,25 @@ catch_up(struct node *n)
 	return true;
 }
 
+/* Who leads by an election is nobody's command: the log has it all the same. */
+static void
+record_lead(struct node *n)
+{
+	struct audit_record a = {
+		.type = AUDIT_OUTCOME,
+		.time_us = clock_real_us(),
+		.client = "kekd",
+		.operation = "cluster.lead",
+		.revision = sealed_number(n->sealed),
+		.detail = json_pack(
+			"{s:s, s:I}", "node", n->part.node, "epoch", (json_int_t)node_epoch(n)),
+	};
+
+	if (!a.detail || audit_append(n->audit, &a) != 0)
+		log_warning("the audit log does not tell that this node makes the changes now");
+	json_decref((json_t *)(uintptr_t)a.detail);
+}
+
 static void
 tell_role(struct node *n)
 {
@@ -251,6 +281,7 @@ tell_role(struct node *n)
 	if (role == ROLE_ACTIVE) {
 		log_info("this node makes the changes now, in epoch %llu",
 			(unsigned long long)node_epoch(n));
+		record_lead(n);
 		return;
 	}
 	node_leader(n, &active);

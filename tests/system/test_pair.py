@@ -3,6 +3,7 @@
 cannot any more. What goes wrong in between: test_pair_faults.py."""
 
 import json
+import os
 import re
 import threading
 import time
@@ -11,7 +12,7 @@ import openapi
 import pytest
 
 from etcd import PRESENT
-from kekd import b64, in_threads, unb64, wait_for
+from kekd import BUILD, b64, in_threads, unb64, wait_for
 from pair import LEASE, Pair
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
@@ -119,6 +120,14 @@ def test_each_node_tells_its_role_and_who_leads(pair):
     for node in (a, b):
         assert node.status()["leader"] == {"node": a.name, "url": a.url}
     assert a.status()["epoch"] == pair.epoch() and b.status()["epoch"] is None
+    for node in (a, b):
+        store = node.status()["store"]
+        assert (store["engine"], store["reachable"], store["synced"], store["stale"],
+                store["error"]) == ("etcd", True, True, False, None)
+        assert 0 <= store["age_s"] < 12 and 0 < store["lease_remaining_s"] < LEASE
+        assert re.fullmatch("[0-9a-f]+", store["cluster_id"])
+        record, *_ = a.audit_records(operation="cluster.lead")
+        assert record["detail"]["node"] == a.name and record["detail"]["epoch"] > 0
     assert (a.health("active")[0], b.health("active")[0]) == (200, 503)
     assert b.health()[0] == 200
     for node in (a, b):
@@ -343,6 +352,61 @@ def test_the_level_wants_every_member(pair):
     all_ready(pair)
     assert b"level 1" in b.kekctl("cluster", "level", "1").stdout
     assert a.kekctl("cluster", "level", "2", status=1).stderr
+
+
+def later_release(node):
+    """From its next start on this node runs a release whose level is one higher."""
+    newer = os.path.join(BUILD, "tests", "next", "kekd-net")
+    if not os.path.exists(newer):
+        pytest.skip("make tests/next/kekd-net")
+    os.mkdir(node.path("libexec"))
+    os.symlink(newer, node.path("libexec", "kekd-net"))
+    os.symlink(os.path.join(BUILD, "kekd-hsm"), node.path("libexec", "kekd-hsm"))
+    node.environment["KEKD_LIBEXECDIR"] = node.path("libexec")
+
+
+def test_a_rolling_update_raises_the_level_and_an_older_release_refuses_it(own_pair):
+    pair = own_pair
+    all_ready(pair)
+    with Load(pair) as load:
+        for node in pair.nodes:
+            later_release(node)
+            if node is pair.nodes[-1]:
+                # The one that is not updated yet does not know the level, whoever is asked.
+                reply = pair.kekctl("cluster", "level", "2", status=None)
+                assert reply.returncode in (1, 5), reply
+            node.stop()
+            node.start()
+            all_ready(pair)
+    assert not load.failures and load.done > 10, load.failures[:3]
+    assert {m["level"] for m in rows(pair.active()).values()} == {2}
+    assert b"level 2" in pair.kekctl("cluster", "level", "2").stdout
+    a, b = pair.roles()
+    wait_for(lambda: b.http("admin-1").get("/v1/cluster").json["level"] == 2, "both know it", 5)
+    assert pair.kekctl("cluster", "level", "1", status=5).stderr
+    b.stop()
+    b.environment["KEKD_LIBEXECDIR"] = BUILD
+    b.start(ready=False)
+    assert b.process.wait(20) == 78
+    b.process = None
+    assert "the cluster is at level 2" in b.log()
+
+
+def test_the_level_is_not_raised_past_a_member_of_an_older_release(own_pair):
+    pair = own_pair
+    all_ready(pair)
+    a, b = pair.roles()
+    later_release(a)
+    a.stop()
+    a.start()
+    all_ready(pair)
+    assert pair.active() is b
+    reply = b.kekctl("cluster", "level", "2", status=1)
+    assert b"knows the levels" in reply.stderr
+    b.kekctl("cluster", "step-down")
+    assert pair.active(but=b) is a
+    reply = a.kekctl("cluster", "level", "2", status=5)
+    assert b.name.encode() in reply.stderr
 
 
 def test_without_an_active_changes_wait_and_the_data_plane_goes_on(own_pair):
