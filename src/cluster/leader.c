@@ -178,6 +178,7 @@ static void
 keep_lease(struct leader *l)
 {
 	bool had = l->status.lease != 0;
+	uint64_t started_ns = clock_boot_ns();
 	int err = had ? leader_keepalive(l) : leader_grant(l);
 	uint64_t pause_ns = l->ttl_ns / 3;
 
@@ -189,7 +190,7 @@ keep_lease(struct leader *l)
 	} else if (err && err != KEKD_EPRECONDITION) {
 		pause_ns = l->ttl_ns / 10;
 	}
-	l->keepalive_ns = clock_boot_ns() + pause_ns;
+	l->keepalive_ns = started_ns + pause_ns;
 	if (!err && !had)
 		l->check_ns = 0;
 }
@@ -333,11 +334,11 @@ run(void *leader)
 static int
 copy_config(struct leader *l, const struct leader_config *config)
 {
-	const unsigned most_ms = config->ttl_s * 1000 / 3;
+	const unsigned most_ms = config->ttl_s * 1000 * 2 / 5;
 
 	l->config = *config;
 	l->etcd = config->etcd;
-	/* Keeping the lease has three tries in its time. */
+	/* One keepalive without an answer does not cost the lease. */
 	if (l->etcd.timeout_ms > most_ms)
 		l->etcd.timeout_ms = most_ms;
 	l->ttl_ns = config->ttl_s * CLOCK_S;
