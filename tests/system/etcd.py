@@ -151,6 +151,20 @@ class Member:
         except (OSError, http.client.HTTPException, EtcdError):
             return None
 
+    def metrics(self):
+        """{name with labels: value}."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        if self.etcd.tls:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5,
+                                                     context=self.etcd.context())
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return {k: float(v) for k, _, v in (line.rpartition(" ") for line in lines
+                                            if not line.startswith("#"))}
+
     def leads(self):
         status = self.status() or {}
         return status.get("leader", "0") == status.get("header", {}).get("member_id", "none")

@@ -155,6 +155,7 @@ class Connection:
                     writer.write_eof()
                     return
                 writer.write(data)
+                self.proxy.bytes[direction] += len(data)
                 await writer.drain()
             except (OSError, RuntimeError, NotImplementedError):
                 return
@@ -199,7 +200,7 @@ class Proxy:
         self.seconds = 0
         self.waiting = []
         self.accepted = 0  # connections, since the begin
-        self.bytes = {"up": 0, "down": 0}
+        self.bytes = {"up": 0, "down": 0}  # handed on; up: to the server
         the_loop().do(self.make())
 
     def __enter__(self):
@@ -311,6 +312,10 @@ class Proxies:
     def __init__(self, ports):
         self.all = [Proxy(p) for p in ports]
         self.ports = [p.port for p in self.all]
+
+    @property
+    def bytes(self):
+        return {d: sum(p.bytes[d] for p in self.all) for d in ("up", "down")}
 
     def __getattr__(self, name):
         if name.startswith("_"):
