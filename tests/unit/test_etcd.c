@@ -15,12 +15,16 @@
 /* cmocka.h needs the four above it. */
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -229,6 +233,66 @@ test_a_call_ends_in_time_when_etcd_is_suspended(void **state)
 	settings.timeout_ms = 5000;
 	assert_int_equal(put("keys/a", "three", true), 0);
 	assert_value("keys/a", "three");
+}
+
+/* In a mount namespace of this process alone. False: it may not. */
+static bool
+use_name_server(const char *address)
+{
+	char path[] = "/tmp/kekd-resolv-XXXXXX";
+	int fd = mkstemp(path);
+	bool done;
+
+	assert_true(fd >= 0);
+	dprintf(fd, "nameserver %s\n", address);
+	close(fd);
+	done = unshare(CLONE_NEWNS) == 0 &&
+	       mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+	       mount(path, "/etc/resolv.conf", NULL, MS_BIND, NULL) == 0;
+	unlink(path);
+	return done;
+}
+
+static int
+call_by_name(const char *name)
+{
+	uint64_t before_ns = clock_boot_ns();
+	struct etcd_settings s = {
+		.endpoints = &name, .endpoints_count = 1, .cluster = "test", .timeout_ms = 500
+	};
+	json_t *body = json_object(), *reply = NULL;
+
+	if (etcd_open(&s, &etcd) != 0 ||
+		etcd_call(etcd, "kv/range", body, true, &reply, NULL) != KEKD_ESTORE)
+		return 1;
+	etcd_freep(&etcd);
+	json_decref(body);
+	return ms_since(before_ns) < 2000 ? 0 : 2;
+}
+
+/* The C library would ask it for ten seconds, which is longer than a lease. */
+static void
+test_a_silent_name_server_does_not_hold_up_a_call(void **state)
+{
+	struct sockaddr_in silent = { .sin_family = AF_INET, .sin_port = htons(53) };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), status;
+	pid_t pid;
+
+	(void)state;
+	silent.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 76);
+	if (bind(fd, (struct sockaddr *)&silent, sizeof(silent)) != 0) {
+		close(fd);
+		skip();
+	}
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0)
+		_exit(use_name_server("127.0.0.77") ? call_by_name("http://etcd.example:1") : 77);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	close(fd);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(status, 0);
 }
 
 static void
@@ -630,6 +694,7 @@ main(void)
 		cmocka_unit_test_teardown(
 			test_the_next_endpoint_answers_when_one_cannot_be_reached, stop),
 		cmocka_unit_test_teardown(test_a_call_ends_in_time_when_etcd_is_suspended, stop),
+		cmocka_unit_test(test_a_silent_name_server_does_not_hold_up_a_call),
 		cmocka_unit_test_teardown(
 			test_a_suspended_endpoint_leaves_time_for_the_next_one, stop),
 		cmocka_unit_test_teardown(test_what_may_not_be_repeated_is_sent_once, stop),
