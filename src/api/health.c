@@ -222,7 +222,8 @@ check_role(struct node *n, json_t *reasons)
 		return;
 	node_leader(n, &active);
 	add(reasons, "%s",
-		strcmp(active.node, n->part.node) == 0 ? "this node is taking over"
+		strcmp(active.node, n->part.node) == 0 ? "no node makes changes now: this one "
+							 "takes over, or cannot renew its lease"
 		: *active.node			       ? "another node makes the changes"
 						       : "no node makes changes now");
 }

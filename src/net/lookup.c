@@ -146,7 +146,10 @@ tell(struct node *n, uint64_t age_ns)
 	bool alarm = age_ns > ALARM_NS, stale = node_is_stale(n);
 	unsigned long long minutes = age_ns / (60 * CLOCK_S);
 
-	if (alarm && !n->stale_alarm)
+	if (alarm && !n->stale_alarm && age_ns == UINT64_MAX)
+		log_error("the metadata was not compared with etcd as a whole yet: nothing can be "
+			  "changed");
+	else if (alarm && !n->stale_alarm)
 		log_error(
 			"the metadata was last compared with etcd %llu minutes ago: data keys are "
 			"wrapped and unwrapped by this copy, nothing can be changed",

@@ -349,10 +349,10 @@ close_node(struct node *n)
 	audit_freep(&n->audit);
 	node_close_usage(n);
 	node_close_leader(n);
-	hsm_freep(&n->hsm);
 	sealed = atomic_exchange(&n->sealed, NULL);
 	sealed_freep(&sealed);
 	store_freep(&n->store);
+	hsm_freep(&n->hsm); /* its workers end then: kekd is not to wonder why */
 	keyring_freep(&n->keyring);
 	clients_freep(&n->clients);
 	approvals_freep(&n->approvals);

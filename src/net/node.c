@@ -313,7 +313,8 @@ node_exit_wanted(const struct node *n)
 	return n->exit_wanted;
 }
 
-/* The last image of it that this node has would serve, but what etcd has now is better. */
+/* The last image of it that this node has would serve, but what etcd has now is better, and without
+ * a lease nothing of this node's own is written. */
 static bool
 awaits_etcd(struct node *n)
 {
@@ -322,9 +323,10 @@ awaits_etcd(struct node *n)
 	if (!store_is_etcd(n->store) || clock_boot_ns() >= n->store_opened_ns + CONTACT_NS)
 		return false;
 	store_etcd_status(n->store, &status);
-	if (!status.synced)
-		node_set_phase(n, NODE_STARTING, "waiting for etcd");
-	return !status.synced;
+	if (status.synced && node_lease(n) != 0)
+		return false;
+	node_set_phase(n, NODE_STARTING, "waiting for etcd");
+	return true;
 }
 
 static bool

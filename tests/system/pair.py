@@ -204,6 +204,7 @@ class Pair:
         active = self.active()
         active.kekctl("cluster", "members", "add", node.name)
         shutil.copy(active.path("state", "accepted"), node.path("state", "accepted"))
+        node.own(node.path("state", "accepted"), node.uid, 0o600)
         return node.start(ready)
 
     def remove(self):

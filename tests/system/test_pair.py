@@ -12,7 +12,7 @@ import openapi
 import pytest
 
 from etcd import PRESENT
-from kekd import BUILD, b64, in_threads, unb64, wait_for
+from kekd import BUILD, HSM_USER, USER, b64, in_threads, unb64, wait_for
 from pair import LEASE, Pair
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
@@ -173,6 +173,21 @@ def test_every_change_is_sent_on_but_what_is_about_the_node_itself(pair):
         assert h.call("POST", "/v1/hsm/retry-pin", {}).code == "invalid_state"
 
 
+def test_what_only_a_pair_answers_is_as_described(own_pair, monkeypatch):
+    fresh = openapi.Description(openapi.load())
+    monkeypatch.setattr(openapi, "description", fresh)
+    all_ready(own_pair)
+    a, b = own_pair.roles()
+    with a.http("admin-1") as h, b.http("admin-1") as other:
+        assert other.ok("POST", "/v1/cluster/step-down", {}, status=307)
+        h.ok("POST", "/v1/cluster/step-down", {"pause": "1s"})
+        own_pair.active(but=a)
+        h.ok("POST", "/v1/cluster/promote", {})
+    for what in ("step-down", "promote"):
+        assert ("POST", f"/v1/cluster/{what}", 200) in fresh.answered
+    assert ("POST", "/v1/cluster/step-down", 307) in fresh.answered
+
+
 def test_a_location_has_the_path_escaped(pair):
     a, b = pair.roles()
     with b.http("admin-1") as h:
@@ -202,6 +217,7 @@ def test_a_standby_follows_within_moments(pair):
             wait_for(lambda r=revision: other.get("/v1/whoami").headers["Kekd-Revision"] >= str(r)
                      and other.key("quick")["labels"].get("n") == str(n), "it follows", 5, 0.001)
             times.append(time.monotonic() - begin)
+    print("followed in", sorted(times)[len(times) // 2])
     assert sorted(times)[len(times) // 2] < 0.15, times
 
 
@@ -407,6 +423,64 @@ def test_the_level_is_not_raised_past_a_member_of_an_older_release(own_pair):
     assert pair.active(but=b) is a
     reply = a.kekctl("cluster", "level", "2", status=5)
     assert b.name.encode() in reply.stderr
+
+
+def test_a_pair_stands_on_three_etcd_with_tls_and_users(make_pair, root):
+    """As in production: users of their own for each process, too."""
+    pair = make_pair(members=3, tls=True, auth=True, user=USER, hsm_user=HSM_USER).start()
+    all_ready(pair)
+    a, b = pair.roles()
+    with a.http("app") as x, b.http("app") as y:
+        assert y.unwrap(x.wrap(b"secret")) == b"secret"
+    a.stop()
+    assert pair.active() is b
+
+
+def test_a_suspended_active_finds_itself_a_standby(own_pair):
+    pair = own_pair
+    all_ready(pair)
+    a, b = pair.roles()
+    a.suspend()
+    assert pair.takes_over(LEASE + 2, a) < LEASE + 2
+    a.resume()
+    # Not for a moment does it take itself for the active.
+    for _ in range(20):
+        assert not a.is_active()
+    with a.http("admin-1") as h:
+        wait_for(lambda: h.call("PATCH", "/v1/keys/demo", {"labels": {}}, etag="*").status == 307,
+                 "it sends changes on", 5)
+    all_ready(pair)
+
+
+def test_without_etcd_changes_wait_and_the_nodes_start_from_their_copy(own_pair):
+    pair = own_pair
+    all_ready(pair)
+    a, b = pair.roles()
+    with a.http("app") as h:
+        blob = h.wrap(b"kept")
+    wait_for(lambda: knows(b), "the standby has the key")
+    for member in pair.etcd.members:
+        member.kill()
+    wait_for(lambda: not a.is_active(), "nobody leads any more", LEASE + 1)
+    for node in (a, b):
+        with node.http("app") as h, node.http("admin-1") as admin:
+            assert h.unwrap(h.wrap(b"x")) == b"x"
+            reply = admin.call("PATCH", "/v1/keys/demo", {"labels": {}}, etag="*")
+            assert reply.status == 503 or reply.status == 307
+    a.kill_all()
+    b.stop()
+    for node in (a, b):
+        node.start()
+        with node.http("app") as h:
+            assert h.unwrap(blob) == b"kept"
+        store = node.status()["store"]
+        assert store["reachable"] is False and store["error"] and store["age_s"] > 0
+    for member in pair.etcd.members:
+        member.start()
+    pair.active(LEASE + 10)
+    all_ready(pair)
+    with pair.http("admin-1") as h:
+        h.rotate()
 
 
 def test_without_an_active_changes_wait_and_the_data_plane_goes_on(own_pair):
