@@ -83,6 +83,8 @@ struct store_engine {
 	 * the image that a restart begins with. whole: and there is nothing else. 0 or KEKD_ESTORE:
 	 * the image is behind, as it was. */
 	int (*settled)(struct store *s, bool whole, store_good_fn *good, void *user);
+	/* The record as the image has it. As get. */
+	int (*image)(struct store *s, const char *path, struct store_record *ret_record);
 	/* Is the database another one than that which the image came from? */
 	bool (*foreign)(struct store *s);
 	/* The operator wants it so: from now on the image is of this one. 0 or KEKD_ESTORE. */

@@ -75,6 +75,18 @@ gone(const char *path, uint64_t revision)
 	return n;
 }
 
+/* Not every second a time-out long, unless another thread has reached etcd since. */
+static bool
+may_ask(struct etcd_store *e)
+{
+	bool reachable;
+
+	pthread_mutex_lock(&e->lock);
+	reachable = e->reachable;
+	pthread_mutex_unlock(&e->lock);
+	return reachable || clock_boot_ns() >= e->resolve_after_ns;
+}
+
 /* A commit whose outcome is not known may have written here: only etcd can tell. */
 static int
 resolve(struct etcd_store *e, const char *path)
@@ -83,10 +95,10 @@ resolve(struct etcd_store *e, const char *path)
 	uint64_t now = 0, known = 0;
 	int err;
 
-	if (clock_boot_ns() < e->resolve_after_ns)
+	if (!may_ask(e))
 		return KEKD_ESTORE;
 	err = etcd_read_now(e, e->calls, path, &n, &now);
-	if (err < 0) /* not every second a time-out long */
+	if (err < 0)
 		e->resolve_after_ns = clock_boot_ns() + RESOLVE_EVERY_NS;
 	if (err == 0)
 		err = etcd_known_revision(e, path, &known);
@@ -471,6 +483,12 @@ engine_identity(struct store *s, char ret_text[64])
 	return 0;
 }
 
+static int
+engine_image(struct store *s, const char *path, struct store_record *ret_record)
+{
+	return sqlite_get(etcd_of(s)->replica.db, path, ret_record);
+}
+
 static bool
 engine_foreign(struct store *s)
 {
@@ -559,6 +577,7 @@ static const struct store_engine etcd_engine = {
 	.poll = engine_poll,
 	.identity = engine_identity,
 	.settled = engine_settled,
+	.image = engine_image,
 	.foreign = engine_foreign,
 	.adopt = engine_adopt,
 	.close = engine_close,

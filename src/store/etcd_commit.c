@@ -18,6 +18,7 @@
 #define REQUEST_MAX (1536 * 1024) /* etcd's --max-request-bytes, where nothing else is said */
 #define OP_OVERHEAD 48		  /* at most, of an operation and a compare in etcd's own format */
 #define CATCH_UP_NS (1 * CLOCK_S)
+#define FIRST_NS (2 * CLOCK_S)
 
 struct txn {
 	struct etcd_store *e;
@@ -46,12 +47,23 @@ check_sizes(const struct txn *t)
 	return KEKD_ETOOLARGE;
 }
 
+/* At a start the first look at etcd takes a moment. With the lock. */
+static void
+wait_for_first(struct etcd_store *e)
+{
+	uint64_t until = clock_monotonic_ns() + FIRST_NS;
+
+	while (!e->synced && !*e->error && clock_monotonic_ns() < until)
+		etcd_wait(e, until);
+}
+
 static int
 check_term(struct txn *t)
 {
 	bool synced;
 
 	pthread_mutex_lock(&t->e->lock);
+	wait_for_first(t->e);
 	t->term = t->e->term;
 	synced = t->e->synced;
 	pthread_mutex_unlock(&t->e->lock);

@@ -27,6 +27,7 @@ etcd_note_failure(struct etcd_store *e, const char *text)
 	first = e->reachable || !*e->error;
 	e->reachable = false;
 	snprintf(e->error, sizeof(e->error), "%s", *text ? text : "etcd does not answer");
+	pthread_cond_broadcast(&e->changed);
 	pthread_mutex_unlock(&e->lock);
 	if (first)
 		log_warning("etcd: %s; the local replica serves on, changes wait", text);

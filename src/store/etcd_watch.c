@@ -434,12 +434,13 @@ static int
 compare(struct compare *c)
 {
 	uint64_t floor, term;
-	bool anew;
+	bool anew, first;
 	int err;
 
 	pthread_mutex_lock(&c->e->lock);
 	floor = c->e->highest;
 	term = c->e->raft_term;
+	first = !c->e->synced;
 	pthread_mutex_unlock(&c->e->lock);
 	err = list_keys(c);
 	if (err < 0)
@@ -449,7 +450,8 @@ compare(struct compare *c)
 	c->batch = etcd_batch_new(c->revision);
 	if (!c->batch)
 		return KEKD_ESTORE;
-	c->batch->anew = anew;
+	/* What the replica is an image of may be another history, too, whatever its revisions. */
+	c->batch->anew = anew || first;
 	err = fetch_changed(c);
 	if (err == 0)
 		err = find_deleted(c);

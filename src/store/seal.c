@@ -459,8 +459,8 @@ load_all(struct sealed *s)
 	return err;
 }
 
-static int
-open_all(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
+int
+seal_open_all(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 {
 	struct store_record r = { 0 };
 	int accepted = accepted_read(s->config.state_dir, &s->accepted);
@@ -493,7 +493,7 @@ sealed_open(const struct sealed_config *config, sealed_load_fn *load, void *user
 		return explain(-ENOMEM, "opening the metadata store", ret_error);
 	s->load = load;
 	s->user = user;
-	err = open_all(s, ret_error);
+	err = seal_open_all(s, ret_error);
 	/* What was written while it was read, and the accepted file if a crash kept it behind. */
 	if (err == 0)
 		err = explain(sealed_poll(s), "the metadata store cannot be verified", ret_error);

@@ -142,21 +142,32 @@ choose(const struct sealed_change *all, size_t count, bool own,
 	return i;
 }
 
+/* In halves where the engine takes only so many bytes at once. */
+static int
+write_some(struct sealed *s, const struct sealed_change *some, size_t count, bool own)
+{
+	uint64_t number;
+	bool moved;
+	int err = own ? seal_put_own_first(s, some, count)
+		      : seal_commit_once(s, some, count, &number, &moved);
+
+	if (err != KEKD_ETOOLARGE || count < 2)
+		return err;
+	err = write_some(s, some, count / 2, own);
+	return err < 0 ? err : write_some(s, some + count / 2, count - count / 2, own);
+}
+
 static int
 write_all(struct sealed *s, const struct sealed_change *changes, size_t count, bool own)
 {
 	struct sealed_change some[STORE_OPS_MAX - 1];
-	uint64_t number;
 	size_t n;
-	bool moved;
 	int err = 0;
 
 	for (size_t i = 0; err == 0 && i < count;) {
 		i += choose(changes + i, count - i, own, some, &n);
-		if (n == 0)
-			continue;
-		err = own ? seal_put_own_first(s, some, n)
-			  : seal_commit_once(s, some, n, &number, &moved);
+		if (n > 0)
+			err = write_some(s, some, n, own);
 	}
 	return err;
 }

@@ -334,7 +334,7 @@ find_hold(const struct sealed *s, const uint8_t state[SEAL_SIZE])
 static void
 log_hold(const struct sealed *s, enum sealed_hold before)
 {
-	if (s->hold == before)
+	if (s->hold == before || s->joining)
 		return;
 	if (s->hold == SEALED_HOLD_NONE)
 		log_info("the metadata store is whole again at commit %llu",

@@ -175,6 +175,8 @@ move_all(struct sealed *s, bool own, size_t *count, char ret_error[JSON_ERROR_SI
 
 	while ((n = next_old(s, own, entries)) > 0) {
 		int err = seal_rewrite(s, entries, n);
+		for (; err == KEKD_ETOOLARGE && n > 1; err = seal_rewrite(s, entries, n))
+			n /= 2; /* etcd takes only so many bytes at once */
 		if (err < 0)
 			return say(ret_error, err,
 				"%zu records are sealed anew, not yet %s and those after it: %s; "

@@ -75,6 +75,7 @@ struct sealed {
 	bool accepted_ok;
 	bool accept_failed;	  /* the log has it */
 	struct seal_lineage seen; /* of the cluster record as found, if it is verified */
+	bool joining;		  /* a hold is no news for the log */
 	bool confirming;	  /* what is committed is accepted only once it has been told */
 	enum sealed_hold hold;
 	bool whole; /* by itself, also while it is held */
@@ -179,6 +180,8 @@ int seal_adopt_cluster(struct sealed *s, const json_t *body); /* keys and genera
 void seal_read_lineage(const json_t *cluster, struct seal_lineage *ret_lineage);
 void seal_fill_accepted(const struct sealed *s, uint64_t number, const uint8_t state[SEAL_SIZE],
 	struct accepted *a);
+/* Reads and verifies everything, and judges it. As sealed_open. */
+int seal_open_all(struct sealed *s, char ret_error[JSON_ERROR_SIZE]);
 /* Writes a, which is sealed already. */
 void seal_write_accepted(struct sealed *s, const struct accepted *a);
 /* Seals and writes it. An error only when the token cannot be asked. */

@@ -58,12 +58,12 @@ static void
 accept_one(struct proxy *p)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)p->to_port) };
-	int client = accept(p->listener, NULL, NULL), server;
+	int client = accept4(p->listener, NULL, NULL, SOCK_CLOEXEC), server;
 
 	if (client < 0)
 		return;
 	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	server = socket(AF_INET, SOCK_STREAM, 0);
+	server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (!p->cut && connect(server, (struct sockaddr *)&a, sizeof(a)) == 0)
 		for (size_t i = 0; i < PAIRS_MAX; i++)
 			if (p->pairs[i].client < 0) {

@@ -773,7 +773,7 @@ ten_thousand_records_are_read_quickly(void **state)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
-main(void)
+main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(a_commit_is_one_transaction_and_polls_as_no_news),
@@ -801,5 +801,7 @@ main(void)
 	};
 
 	log_open("test_store_etcd", LOG_LEVEL_ERROR);
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, start_etcd, stop_etcd);
 }
