@@ -33,6 +33,16 @@ struct cluster_confirm { /* what a restore brought back, until somebody confirms
 	uint64_t changes; /* so many are lost */
 };
 
+/* A store that an operator put back on purpose, and what came before it: kept as it is, since the
+ * sealed store writes and reads it. */
+#define CLUSTER_SUCCEEDS_MAX 8
+struct cluster_succeeds {
+	char generation[UUID_TEXT_SIZE];
+	uint64_t number;
+	char store[64]; /* identity of the database; "": not said */
+	bool raising;	/* not all of it is done */
+};
+
 struct cluster {
 	char name[STR_NAME_MAX + 1];
 	char generation[UUID_TEXT_SIZE];
@@ -46,6 +56,8 @@ struct cluster {
 	size_t seal_keys_count;
 	struct policy policy;
 	struct cluster_confirm confirm;
+	struct cluster_succeeds succeeds[CLUSTER_SUCCEEDS_MAX];
+	size_t succeeds_count;
 	bool frozen;	 /* the whole service unwraps alone */
 	uint64_t commit; /* the record's commit number: its ETag; 0: not loaded */
 };
@@ -55,6 +67,8 @@ int cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_c
 	char ret_error[JSON_ERROR_SIZE]);
 json_t *cluster_to_json(const struct cluster *c);		  /* NULL: no memory */
 json_t *cluster_confirm_to_json(const struct cluster_confirm *c); /* null: none is wanted */
+/* Was the taking over of another store broken off? */
+bool cluster_is_raising(const struct cluster *c);
 bool cluster_has_member(const struct cluster *c, const char *node);
 bool cluster_has_forgotten(const struct cluster *c, const char *node);
 /* 0, or KEKD_EINVALID with a text: no name, forgotten, or too many. One that is there already is

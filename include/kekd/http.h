@@ -52,8 +52,9 @@ struct http_route {
 	/* Of a change: does this body only ask what would happen? Then it is audited as a read, and
 	 * its handler changes nothing. NULL: it never does. */
 	bool (*only_asks)(const json_t *body);
-	bool any_key; /* no {key} in the path: a grant of the operation for any key lets in, and
-			 the handler looks for which */
+	bool while_held; /* answered while the store is held, too: it is about that */
+	bool any_key;	 /* no {key} in the path: a grant of the operation for any key lets in, and
+			    the handler looks for which */
 };
 
 /* What a handler may use. Strings live as long as the request. */

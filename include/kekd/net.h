@@ -306,6 +306,10 @@ int node_cluster_change(struct node *n, struct cluster *next, const struct seale
 bool node_holds_changes(const struct node *n);
 /* 0; KEKD_ESTATE: nothing waits; KEKD_EPRECONDITION: another generation. Control thread. */
 int node_confirm(struct node *n, const char *generation);
+/* Takes the store that is held, older or another than what was accepted, for the right one; this
+ * node leads from then on. As sealed_confirm. Control thread. */
+int node_confirm_store(struct node *n, const char *generation, uint64_t *ret_number,
+	char ret_error[JSON_ERROR_SIZE]);
 /* The record `drill`, loaded or changed. */
 void node_load_drill(struct node *n, const char *rest, json_t *body, uint64_t commit);
 /* ---- a node whose copy of the metadata can lag (lookup.c) ---- */

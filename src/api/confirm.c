@@ -19,6 +19,40 @@ api_confirm_json(struct node *n)
 	return cluster_confirm_to_json(&c.confirm);
 }
 
+/* Is it the store itself that an operator is to take for the right one? */
+static bool
+is_about_store(struct node *n)
+{
+	struct sealed_status status;
+	struct cluster c;
+
+	sealed_status(n->sealed, &status);
+	node_cluster(n, &c);
+	return status.hold != SEALED_HOLD_NONE || cluster_is_raising(&c);
+}
+
+static int
+confirm(struct node *n, const char *generation, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *text;
+	uint64_t number;
+	int err;
+
+	if (is_about_store(n)) {
+		err = node_confirm_store(n, generation, &number, ret_error);
+		text = *ret_error ? NULL : kekd_strerror(err);
+	} else {
+		err = node_confirm(n, generation);
+		text = kekd_strerror(err);
+		for (size_t i = 0; i < STR_COUNT(faults); i++)
+			if (faults[i].err == err)
+				text = faults[i].text;
+	}
+	if (err < 0 && text)
+		snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
+	return err;
+}
+
 void
 api_cluster_confirm(struct request *r)
 {
@@ -28,18 +62,12 @@ api_cluster_confirm(struct request *r)
 	};
 	_cleanup_(json_freep) json_t *was = api_confirm_json(r->node);
 	char error[JSON_ERROR_SIZE] = "";
-	const char *text = error;
 	int err = json_take(r->body, members, STR_COUNT(members), error);
 
-	if (err == 0) {
-		err = node_confirm(r->node, generation);
-		text = kekd_strerror(err);
-		for (size_t i = 0; i < STR_COUNT(faults); i++)
-			if (faults[i].err == err)
-				text = faults[i].text;
-	}
+	if (err == 0)
+		err = confirm(r->node, generation, error);
 	if (err < 0) {
-		request_fail(r, err, "%s", text);
+		request_fail(r, err, "%s", error);
 		return;
 	}
 	api_set_detail(r, json_pack("{s:s, s:O}", "generation", generation, "confirmed", was));

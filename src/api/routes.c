@@ -6,28 +6,28 @@
 #define OPEN(path, name, handler) \
 	{ \
 		"GET", path, HTTP_OPEN, ACCESS_NONE, ACCESS_NONE, name, false, false, \
-			HTTP_COND_NONE, handler, NULL, false \
+			HTTP_COND_NONE, handler, NULL, false, false \
 	}
 #define DATA(path, operation, alternative, name, handler) \
 	{ \
 		"POST", path, HTTP_DATA, operation, alternative, name, true, true, HTTP_COND_NONE, \
-			handler, NULL, false \
+			handler, NULL, false, false \
 	}
 #define READ(path, operation, name, audited, handler) \
 	{ \
 		"GET", path, HTTP_READ, operation, ACCESS_NONE, name, audited, false, \
-			HTTP_COND_NONE, handler, NULL, false \
+			HTTP_COND_NONE, handler, NULL, false, false \
 	}
 #define CHANGE(method, path, operation, name, condition, body, handler) \
 	{ \
 		method, path, HTTP_CONTROL, operation, ACCESS_NONE, name, true, body, condition, \
-			handler, NULL, false \
+			handler, NULL, false, false \
 	}
 /* The list and the creation of keys: no {key} is in the path. */
 #define KEYS(method, path, plane, operation, name, condition, body, handler) \
 	{ \
 		method, path, plane, operation, ACCESS_NONE, name, true, body, condition, handler, \
-			NULL, true \
+			NULL, false, true \
 	}
 
 const struct http_route http_routes[] = {
@@ -51,7 +51,7 @@ const struct http_route http_routes[] = {
 		api_key_patch),
 	{ "POST", "/v1/keys/{key}/rotate", HTTP_CONTROL, ACCESS_KEY_ROTATE, ACCESS_NONE,
 		"key.rotate", true, true, HTTP_COND_MATCH, api_key_rotate, api_rotate_only_asks,
-		false },
+		false, false },
 	CHANGE("POST", "/v1/keys/{key}/activate", ACCESS_KEY_ROTATE, "key.activate",
 		HTTP_COND_MATCH, true, api_key_activate),
 	CHANGE("POST", "/v1/keys/{key}/versions/{n}/abandon", ACCESS_KEY_ROTATE, "version.abandon",
@@ -100,8 +100,9 @@ const struct http_route http_routes[] = {
 		HTTP_COND_NONE, true, api_cluster_step_down),
 	CHANGE("POST", "/v1/cluster/promote", ACCESS_CLUSTER_WRITE, "cluster.promote",
 		HTTP_COND_NONE, true, api_cluster_promote),
-	CHANGE("POST", "/v1/cluster/confirm", ACCESS_CLUSTER_WRITE, "cluster.confirm",
-		HTTP_COND_NONE, true, api_cluster_confirm),
+	{ "POST", "/v1/cluster/confirm", HTTP_CONTROL, ACCESS_CLUSTER_WRITE, ACCESS_NONE,
+		"cluster.confirm", true, true, HTTP_COND_NONE, api_cluster_confirm, NULL, true,
+		false },
 	CHANGE("POST", "/v1/backup", ACCESS_BACKUP, "backup.create", HTTP_COND_NONE, true,
 		api_backup_create),
 	CHANGE("POST", "/v1/backup/drills", ACCESS_BACKUP, "backup.drill", HTTP_COND_NONE, true,
@@ -110,7 +111,7 @@ const struct http_route http_routes[] = {
 		true, api_hsm_retry_pin),
 
 	{ "GET", "/v1/audit", HTTP_LATER, ACCESS_NONE, ACCESS_NONE, "audit.read", true, false,
-		HTTP_COND_NONE, api_audit, NULL, false },
+		HTTP_COND_NONE, api_audit, NULL, false, false },
 
 	READ("/v1/whoami", ACCESS_NONE, "whoami", false, api_whoami),
 	READ("/v1/status", ACCESS_STATUS_READ, "status", false, api_status),

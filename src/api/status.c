@@ -165,6 +165,17 @@ add_etcd(struct node *n, json_t *value)
 	json_object_set_new(value, "error", etcd && *s.error ? text_json(s.error) : json_null());
 }
 
+/* What it is that is held. */
+static json_t *
+held_json(const struct sealed_status *s)
+{
+	if (s->hold == SEALED_HOLD_NONE)
+		return json_null();
+	return json_pack("{s:I, s:o, s:b}", "number", (json_int_t)s->held.number, "generation",
+		*s->held.generation ? json_string(s->held.generation) : json_null(), "whole",
+		(int)s->held.whole);
+}
+
 /* null while the store is not read yet. */
 static json_t *
 store_json(struct node *n, const struct sealed_status *status)
@@ -181,8 +192,10 @@ store_json(struct node *n, const struct sealed_status *status)
 		(json_int_t)status->number, "accepted", (json_int_t)status->accepted, "seal_key",
 		status->seal_key, "seal_token", status->seal_token, "seal_keys",
 		(json_int_t)status->seal_keys, "old_seals", (json_int_t)status->old_seals);
-	if (value)
+	if (value) {
+		json_object_set_new(value, "held", held_json(status));
 		add_etcd(n, value);
+	}
 	return value;
 }
 

@@ -80,6 +80,44 @@ take_seal_keys(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR
 }
 
 static int
+take_succeeded(const json_t *body, struct cluster_succeeds *s, char ret_error[JSON_ERROR_SIZE])
+{
+	const char *generation, *store = "";
+	struct uuid id;
+	int64_t number;
+	bool raising = false;
+	const struct json_member members[] = {
+		{ "generation", JSON_KIND_STRING, true, &generation },
+		{ "number", JSON_KIND_INTEGER, true, &number },
+		{ "store", JSON_KIND_STRING, false, &store },
+		{ "raising", JSON_KIND_BOOL, false, &raising },
+	};
+
+	if (json_take(body, members, STR_COUNT(members), ret_error) < 0)
+		return KEKD_EINVALID;
+	if (uuid_parse(generation, &id) < 0 || number < 0 || strlen(store) >= sizeof(s->store))
+		return json_refuse(ret_error, "\"succeeds\" has no generations and numbers");
+	*s = (struct cluster_succeeds){ .number = (uint64_t)number, .raising = raising };
+	uuid_format(&id, s->generation);
+	snprintf(s->store, sizeof(s->store), "%s", store);
+	return 0;
+}
+
+static int
+take_succeeds(const json_t *array, struct cluster *c, char ret_error[JSON_ERROR_SIZE])
+{
+	size_t n = json_array_size(array);
+	int err = 0;
+
+	if (n > CLUSTER_SUCCEEDS_MAX)
+		return json_refuse(ret_error, "\"succeeds\" has more than 8");
+	for (size_t i = 0; err == 0 && i < n; i++)
+		err = take_succeeded(json_array_get(array, i), &c->succeeds[i], ret_error);
+	c->succeeds_count = n;
+	return err;
+}
+
+static int
 take_head(struct cluster *c, const char *name, const char *generation, const char *created,
 	int64_t level, char ret_error[JSON_ERROR_SIZE])
 {
@@ -131,7 +169,7 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 	char ret_error[JSON_ERROR_SIZE])
 {
 	const char *name, *generation, *created;
-	json_t *nodes, *seal_keys, *policy, *confirm = NULL, *forgotten = NULL;
+	json_t *nodes, *seal_keys, *policy, *confirm = NULL, *forgotten = NULL, *succeeds = NULL;
 	struct cluster c = { .commit = commit };
 	int64_t level;
 	bool frozen = true;
@@ -146,12 +184,14 @@ cluster_from_json(const json_t *body, uint64_t commit, struct cluster *ret_clust
 		{ "policy", JSON_KIND_OBJECT, true, &policy },
 		{ "confirm", JSON_KIND_OBJECT, false, &confirm },
 		{ "frozen", JSON_KIND_BOOL, false, &frozen },
+		{ "succeeds", JSON_KIND_ARRAY, false, &succeeds },
 	};
 
 	if (json_take(body, members, STR_COUNT(members), ret_error) < 0 ||
 		take_head(&c, name, generation, created, level, ret_error) < 0 ||
 		take_members(nodes, &c, ret_error) < 0 ||
 		take_forgotten(forgotten, &c, ret_error) < 0 ||
+		take_succeeds(succeeds, &c, ret_error) < 0 ||
 		take_seal_keys(seal_keys, &c, ret_error) < 0 ||
 		policy_from_json(policy, &c.policy, ret_error) < 0 ||
 		(confirm && take_confirm(confirm, &c.confirm, ret_error) < 0))
@@ -230,6 +270,30 @@ names_to_json(const char (*names)[STR_NAME_MAX + 1], size_t count)
 	return array;
 }
 
+bool
+cluster_is_raising(const struct cluster *c)
+{
+	return c->succeeds_count > 0 && c->succeeds[c->succeeds_count - 1].raising;
+}
+
+static json_t *
+succeeds_to_json(const struct cluster *c)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < c->succeeds_count; i++) {
+		const struct cluster_succeeds *s = &c->succeeds[i];
+		json_t *item = json_pack(
+			"{s:s, s:I}", "generation", s->generation, "number", (json_int_t)s->number);
+		if (*s->store)
+			json_object_set_new(item, "store", json_string(s->store));
+		if (s->raising)
+			json_object_set_new(item, "raising", json_true());
+		json_array_append_new(array, item);
+	}
+	return array;
+}
+
 static json_t *
 seal_keys_to_json(const struct cluster *c)
 {
@@ -275,6 +339,8 @@ cluster_to_json(const struct cluster *c)
 			body, "forgotten", names_to_json(c->forgotten, c->forgotten_count));
 	if (body && c->confirm.wanted)
 		err |= json_object_set_new(body, "confirm", cluster_confirm_to_json(&c->confirm));
+	if (body && c->succeeds_count > 0)
+		err |= json_object_set_new(body, "succeeds", succeeds_to_json(c));
 	if (body && c->frozen)
 		err |= json_object_set_new(body, "frozen", json_true());
 	if (err < 0) {

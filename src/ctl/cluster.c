@@ -123,6 +123,16 @@ show_restore(const json_t *confirm)
 	table_print(t);
 }
 
+/* Of a store that is held: what is there. */
+static const char *
+generation_of(const json_t *status)
+{
+	const json_t *held = json_object_get(json_object_get(status, "store"), "held");
+
+	return json_is_object(held) ? string_of(held, "generation")
+				    : string_of(status, "generation");
+}
+
 static int
 run_confirm(struct ctl *ctl)
 {
@@ -133,14 +143,15 @@ run_confirm(struct ctl *ctl)
 
 	if (result != CTL_OK)
 		return result;
-	json_object_set_new(body, "generation", json_string(string_of(status, "generation")));
+	json_object_set_new(body, "generation", json_string(generation_of(status)));
 	result = ctl_request(ctl, "POST", "/v1/cluster/confirm", body, NULL, NULL, &answer);
 	if (result != CTL_OK)
 		return result;
 	if (ctl->json) {
 		show_json(answer);
 	} else if (!ctl->quiet) {
-		show_restore(json_object_get(answer, "confirmed"));
+		if (json_is_object(json_object_get(answer, "confirmed")))
+			show_restore(json_object_get(answer, "confirmed"));
 		puts("Confirmed: changes are made again.");
 	}
 	return CTL_OK;

@@ -585,8 +585,8 @@ admit_service(struct http_call *call)
 	struct request *r = &call->request;
 	int err = call->http->config.hooks->serves(r->node);
 
-	if (err == KEKD_EHELD && !r->route->audited)
-		return 0;
+	if (err == KEKD_EHELD && (!r->route->audited || r->route->while_held))
+		err = 0;
 	if (err == 0 && r->route->audited && !audit_ok(call->http->config.audit))
 		err = KEKD_EAUDIT;
 	if (err != 0)
@@ -737,7 +737,7 @@ run_control(void *user)
 	struct audit_record intent;
 	int err = call->http->config.hooks->serves(r->node);
 
-	if (err != 0) {
+	if (err != 0 && !(err == KEKD_EHELD && r->route->while_held)) {
 		request_fail(r, err, "see /health/ready for the reason");
 		return;
 	}

@@ -365,13 +365,22 @@ node_hand_over(struct node *n)
 static const char *const own_routes[] = { "hsm.retry_pin", "cluster.promote" };
 
 static bool
+is_held(struct node *n)
+{
+	struct sealed_status status;
+
+	sealed_status(n->sealed, &status);
+	return status.hold != SEALED_HOLD_NONE;
+}
+
+static bool
 is_own(struct node *n, const struct http_route *route)
 {
 	for (size_t i = 0; i < STR_COUNT(own_routes); i++)
 		if (strcmp(route->name, own_routes[i]) == 0)
 			return true;
 	/* Whether this node's store is the right one, this node is told. */
-	return strcmp(route->name, "cluster.confirm") == 0 && node_serves(n) == KEKD_EHELD;
+	return strcmp(route->name, "cluster.confirm") == 0 && is_held(n);
 }
 
 int

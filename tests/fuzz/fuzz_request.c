@@ -304,6 +304,14 @@ node_forget_unknown(struct node *n, unsigned token, const struct object_id *id)
 }
 
 int
+node_confirm_store(struct node *n, const char *generation, uint64_t *ret_number,
+	char ret_error[JSON_ERROR_SIZE])
+{
+	(void)n, (void)generation, (void)ret_number, (void)ret_error;
+	return KEKD_ESTATE;
+}
+
+int
 node_confirm(struct node *n, const char *generation)
 {
 	(void)n, (void)generation;

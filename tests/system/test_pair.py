@@ -520,3 +520,44 @@ def test_changes_through_both_nodes_at_once_are_all_made(pair):
                                       if k["name"].startswith("both-")]) == 20,
                      "all keys are there", 5)
     assert unb64(b64(b"x")) == b"x"
+
+
+@pytest.mark.parametrize("same_id", [True, False])
+def test_a_snapshot_of_etcd_that_was_put_back_is_held_until_it_is_confirmed(own_pair, same_id):
+    pair = own_pair
+    all_ready(pair)
+    a, b = pair.roles()
+    with a.http("app") as h:
+        blob = h.wrap(b"old")
+    snapshot = pair.etcd.snapshot()
+    with a.http("admin-1") as h:
+        h.rotate()
+        before = h.key()["activation"]
+    wait_for(lambda: knows(b, version=2), "the standby has the rotation")
+    with b.http("app") as h:
+        newer = h.wrap(b"new")
+    pair.etcd.restore(snapshot, same_id=same_id)
+
+    def held(node):
+        return node.status()["store"]["held"]
+
+    for node in (a, b):
+        wait_for(lambda node=node: held(node), f"{node.name} holds the store", 30)
+        assert held(node)["whole"] is True
+        with node.http("app") as h:  # what was accepted serves on
+            assert h.unwrap(blob) == b"old" and h.unwrap(newer) == b"new"
+    with b.http("admin-1") as h:
+        reply = h.call("POST", "/v1/cluster/confirm",
+                       {"generation": b.status()["generation"].translate({ord("0"): "1"})[:-1]
+                        + "f"})
+        assert reply.status in (409, 412), reply
+    b.kekctl("cluster", "confirm")
+    assert b.is_active() or pair.active()
+    wait_for(lambda: not held(a) and not held(b), "both follow", 30)
+    all_ready(pair)
+    with pair.http("admin-1") as h:
+        assert h.key()["activation"] > before
+        h.rotate()
+    with pair.http("app") as h:
+        assert h.unwrap(blob) == b"old"
+    assert b.audit_records(operation="cluster.confirm", type="outcome")
