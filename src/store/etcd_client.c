@@ -137,8 +137,8 @@ etcd_prepare(struct etcd *e, CURL *curl, const char *url)
 	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(curl, CURLOPT_NOPROXY, "*"); /* the environment has no say */
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-	/* A name service that does not answer must not hold up a call past its time: the thread that
-	 * asks it ends by itself later. */
+	/* A name service that does not answer must not hold up a call past its time: the thread
+	 * that asks it ends by itself later. */
 	curl_easy_setopt(curl, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(curl, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(curl, CURLOPT_TCP_KEEPIDLE, 15L);

@@ -378,7 +378,39 @@ def identity():
     return whole + [b"\x01" + b"".join(block(c) for c in certificates)]
 
 
-SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "frame": frame, "hsm": hsm,
+# ---- etcd's answers (doc/formats/etcd.md) ----
+
+def etcd():
+    def b64(text):
+        return base64.b64encode(text.encode()).decode()
+
+    leader = {"key": b64("/kekd/test/leader"), "create_revision": "7", "mod_revision": "7",
+              "version": "1", "lease": "77", "value": b64('{"node":"a","url":"https://a:7373"}')}
+    record = {"key": b64("/kekd/test/keys/a"), "create_revision": "3", "mod_revision": "5",
+              "value": b64('{"v":1}')}
+    foreign = {"key": b64("/kekd/testing/keys/a"), "mod_revision": "5"}
+    header = {"cluster_id": "1", "member_id": "2", "revision": "9", "raft_term": "2"}
+    answers = [{"header": header, "kvs": [leader, record, foreign], "count": "3"},
+               {"header": header, "succeeded": True,
+                "responses": [{"response_range": {"kvs": [leader]}}]}]
+    errors = [{"error": "etcdserver: mvcc: required revision has been compacted", "code": 11},
+              {"error": "etcdserver: requested lease not found", "code": 5},
+              {"error": "etcdserver: invalid auth token", "message": "invalid auth token",
+               "code": 16}, {"error": "etcdserver: no leader", "code": 14}]
+    streams = [[{"result": {"header": header, "created": True}},
+                {"result": {"header": header, "events": [
+                    {"kv": leader}, {"type": "DELETE", "kv": {"key": leader["key"],
+                                                              "mod_revision": "8"}}]}}],
+               [{"result": {"canceled": True, "compact_revision": "3"}}]]
+    yield from (b"\0" + json.dumps(a).encode() for a in answers)
+    for status in (6, 8, 10, 14):
+        yield from (bytes([status]) + json.dumps(e).encode() for e in errors)
+        yield bytes([status + 1]) + json.dumps(errors[2]).encode()
+    for stream in streams:
+        yield b"\1" + b"".join(json.dumps(m).encode() + b"\n" for m in stream)
+
+
+SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "etcd": etcd, "frame": frame, "hsm": hsm,
          "identity": identity, "part": part, "record": record, "request": requests_http,
          "uri": uri, "worker": worker}
 
