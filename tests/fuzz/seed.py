@@ -410,9 +410,9 @@ def etcd():
         yield b"\1" + b"".join(json.dumps(m).encode() + b"\n" for m in stream)
 
 
-SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "etcd": etcd, "frame": frame, "hsm": hsm,
-         "identity": identity, "part": part, "record": record, "request": requests_http,
-         "uri": uri, "worker": worker}
+SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "etcd": etcd,
+         "frame": frame, "hsm": hsm, "identity": identity, "part": part, "record": record,
+         "request": requests_http, "uri": uri, "worker": worker}
 
 
 def main():
