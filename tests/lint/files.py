@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-IGNORED = ("_build", "_inst", "build", "lab", "autom4te.cache", "build-aux", "m4")
+IGNORED = ("_build", "_inst", "build", "lab", "lab-pair", "autom4te.cache", "build-aux", "m4")
 GENERATED = ("configure", "aclocal.m4", "Makefile.in", "config.h.in")
 
 

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from etcd import PRESENT
 from kekd import BUILD, PATIENCE, TOP, wait_for
 from pki import spiffe
 
@@ -193,4 +194,23 @@ def test_the_bench_measures_kekd_beside_its_limits(tmp_path):
     assert {"idle_mib", "after_mib"} <= set(report["memory"])
     assert all(n > 0 for n in numbers(report)), report
     for word in ("wrap single", "unwrap batch 100", "connections", "slow token", "memory"):
+        assert word in done.stdout
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(not PRESENT, reason="no etcd here")
+def test_the_bench_of_a_pair_measures_two_nodes_a_nodes_end_and_what_etcd_is_asked(tmp_path):
+    path = tmp_path / "figures.json"
+    done = subprocess.run(
+        [os.path.join(TOP, "tests", "bench", "pair"), "--quick", "--json", str(path)],
+        check=False, capture_output=True, text=True, timeout=10 * PATIENCE,
+        env=dict(os.environ, KEKD_BUILD=BUILD))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    assert all(rate > 0 for rate in report["data"]["median"].values())
+    for rounds in report["failover"].values():
+        assert all(r["failed"] == 0 and r["requests"] > 0 for r in rounds), rounds
+    for figures in (report["etcd"]["idle"], report["etcd"]["busy"]):
+        assert figures["bytes"] > 0 and figures["LeaseKeepAlive"] > 0
+    for word in ("both/one", "kill -9", "clean stop", "etcd, per minute"):
         assert word in done.stdout

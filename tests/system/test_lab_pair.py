@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab of a pair: every command that it shows succeeds, and what it says of a node's end holds."""
+"""The lab of a pair: all that it shows succeeds, and what it says of a node's end holds."""
 
 import os
 import re
