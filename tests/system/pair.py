@@ -140,7 +140,8 @@ class Everywhere(Http):
     def raw(self, method, path, body=None, headers=()):
         self.asked = []
         reply = failure = None
-        for n in range(len(self.each)):
+        # Twice: a connection that was kept may be that of a process which is gone.
+        for n in range(2 * len(self.each)):
             number = (self.current + n) % len(self.each)
             h = self.each[number]
             try:
