@@ -16,6 +16,7 @@
 #include <time.h>
 
 #define WAIT_NS (10 * CLOCK_S) /* for a member that says nothing */
+#define ABSENT_NS CLOCK_S      /* for one that is not there: it may be coming */
 #define FAILING_NS \
 	(3 * CLOCK_S) /* for one that says that it cannot: its token may be slow to hear */
 #define AGAIN_NS \
@@ -122,7 +123,7 @@ give_up_on(struct node *n, struct waiting *w, const char *member, const struct p
 	uint64_t now = clock_boot_ns(), waited = now - w->start_ns;
 	bool fails = p->more || find_failing(p, w->key->name, w->version);
 
-	if (!is_present(n, member))
+	if (!is_present(n, member) && waited >= (vain ? 0 : ABSENT_NS))
 		return true;
 	if (!fails)
 		w->failing_ns = 0;

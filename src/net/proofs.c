@@ -15,7 +15,8 @@
 #include <string.h>
 
 #define KEYS_PER_TICK 64
-#define TICK_NS (100 * CLOCK_MS) /* changes must come through in between */
+#define TICK_NS (100 * CLOCK_MS)	/* changes must come through in between */
+#define AGAIN_FIRST_NS (100 * CLOCK_MS) /* a token that is shared or synchronised may be late */
 #define AGAIN_NS (5 * CLOCK_S)
 #define AGAIN_SHARE 20 /* of the time, asking again takes one part in this many at most */
 #define TELL_NS (50 * CLOCK_MS)
@@ -45,7 +46,7 @@ struct node_proving {
 	unsigned logged;
 	struct unproven *list;
 	size_t count, size;
-	uint64_t again_ns, round_ns;
+	uint64_t again_ns, step_ns, round_ns; /* step_ns: between rounds, growing */
 	struct change *changes;
 	size_t changes_count, changes_size, changes_done;
 	char (*serials)[TOKEN_SERIAL_SIZE]; /* of each logical token, when it was proven in */
@@ -108,6 +109,16 @@ add(struct node_proving *p, const char *key, unsigned version)
 }
 
 static void
+ask_soon(struct node_proving *p)
+{
+	uint64_t soon = clock_boot_ns() + AGAIN_FIRST_NS;
+
+	p->step_ns = AGAIN_FIRST_NS;
+	if (p->asked == 0 && (p->count == 1 || p->again_ns > soon))
+		p->again_ns = soon;
+}
+
+static void
 note(struct node_proving *p, const struct key *k, const struct key_version *v, int err)
 {
 	struct unproven *u = find(p, k->name, v->number);
@@ -120,6 +131,8 @@ note(struct node_proving *p, const struct key *k, const struct key_version *v, i
 		return;
 	}
 	p->news |= u->err != err;
+	if (u->err == 0)
+		ask_soon(p);
 	if (u->err != err && p->logged++ < LOGGED_MAX)
 		log_error("key %s version %u is not proven in token %s: %s", k->name, v->number,
 			v->token, kekd_strerror(err));
@@ -355,7 +368,6 @@ end_pass(struct node *n)
 	p->withdrawn = false;
 	p->total = p->pass_total;
 	p->news = true;
-	p->again_ns = clock_boot_ns() + AGAIN_NS;
 	if (p->logged > LOGGED_MAX)
 		log_error("%u more versions are not proven", p->logged - LOGGED_MAX);
 	p->logged = 0;
@@ -413,6 +425,12 @@ ask_again(struct node *n, size_t i)
 			v->token);
 }
 
+static uint64_t
+longer(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
 /* From the end on, since what is proven leaves its place to the last one. */
 static bool
 ask_on(struct node *n, uint64_t until_ns)
@@ -433,8 +451,8 @@ ask_on(struct node *n, uint64_t until_ns)
 	if (p->asked > 0)
 		return true;
 	p->logged = 0;
-	p->again_ns = clock_boot_ns() +
-		      (AGAIN_SHARE * p->round_ns > AGAIN_NS ? AGAIN_SHARE * p->round_ns : AGAIN_NS);
+	p->step_ns = 2 * p->step_ns < AGAIN_NS ? 2 * p->step_ns : AGAIN_NS;
+	p->again_ns = clock_boot_ns() + longer(p->step_ns, AGAIN_SHARE * p->round_ns);
 	return false;
 }
 
