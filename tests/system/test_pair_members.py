@@ -420,9 +420,9 @@ def test_a_suspended_actives_token_is_not_touched_past_its_lease(make_pair, tmp_
             set_wait(admin, "4s")
             schedule(admin, "late")
     before = objects(active)
-    # The worker looks for the object first: so long it is kept, and kekd-net suspended.
+    # The worker has looked for the object: there it is kept, and kekd-net is suspended.
     faults.forget()
-    faults.set(f"C_FindObjectsInit delay {(LEASE + 3) * 1000} times=1")
+    faults.set(f"C_FindObjectsFinal delay {(LEASE + 3) * 1000} times=1")
 
     def change():
         try:
@@ -434,7 +434,7 @@ def test_a_suspended_actives_token_is_not_touched_past_its_lease(make_pair, tmp_
 
     changing = threading.Thread(target=change)
     changing.start()
-    wait_for(lambda: faults.calls("C_FindObjectsInit"), "the worker is at it", 10)
+    wait_for(lambda: faults.calls("C_FindObjectsFinal"), "the worker is at it", 10)
     net = active.net()
     kill(net, signal.SIGSTOP)
     try:
