@@ -199,8 +199,9 @@ kekd_start() {
 
 # kekd_init DIR
 kekd_init() {
-	"$build/kekd" init --config "$1/kekd.yaml" >>"$1/kekd.log" 2>&1 ||
-		{ tail -20 "$1/kekd.log" >&2 && die "kekd init failed"; }
+	"$build/kekd" init --config "$1/kekd.yaml" >>"$1/kekd.log" 2>&1 && return 0
+	tail -20 "$1/kekd.log" >&2
+	return 1
 }
 
 # ---- showing ----
