@@ -87,8 +87,12 @@ static void
 check_proofs(struct node *n, json_t *reasons, json_t *warnings)
 {
 	size_t failed = atomic_load(&n->proofs.failed), proven = atomic_load(&n->proofs.proven);
+	struct http_active active;
 	bool standby = node_role(n) == ROLE_STANDBY;
 
+	/* Where nobody leads, it is no stand-in, but all that there is. */
+	node_leader(n, &active);
+	standby = standby && *active.node;
 	if (standby && node_serves(n) == 0 && !atomic_load(&n->proofs.through))
 		add(reasons, "this standby has yet to prove versions in its tokens");
 	if (failed > 0)

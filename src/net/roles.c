@@ -275,7 +275,9 @@ tell_role(struct node *n)
 	enum node_role role = node_role(n);
 	struct http_active active;
 
-	if (role == n->told_role)
+	node_leader(n, &active);
+	if (role == n->told_role ||
+		(role == ROLE_STANDBY && strcmp(active.node, n->part.node) == 0))
 		return;
 	n->told_role = role;
 	if (role == ROLE_ACTIVE) {
@@ -284,7 +286,6 @@ tell_role(struct node *n)
 		record_lead(n);
 		return;
 	}
-	node_leader(n, &active);
 	log_info("this node is a standby%s%s", *active.node ? " of " : ", and nobody leads",
 		active.node);
 }

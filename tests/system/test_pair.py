@@ -561,3 +561,38 @@ def test_a_snapshot_of_etcd_that_was_put_back_is_held_until_it_is_confirmed(own_
     with pair.http("app") as h:
         assert h.unwrap(blob) == b"old"
     assert b.audit_records(operation="cluster.confirm", type="outcome")
+
+
+def test_nodes_that_lack_a_version_lead_by_force_alone_and_the_audit_log_tells_of_it(own_pair):
+    pair = own_pair
+    a, b = pair.roles()
+    all_ready(pair)
+    with a.http("admin-1") as h:
+        first = h.key()["versions"][0]
+        h.rotate()
+    for node in (a, b):
+        node.stop()
+    pair.nodes[0].pkcs11_tool("--delete-object", "--type", "secrkey", "--id",
+                              first["object_id"])
+    for node in (a, b):
+        node.start()
+    for node in (a, b):
+        wait_for(lambda node=node: is_ready(node, node.name) is False and
+                 "1 of 2" in rows(node)[node.name]["reason"], "it says what it lacks", 20)
+    assert not a.is_active() and not b.is_active()
+    assert "1 of 2" in a.kekctl("cluster", "status").stderr.decode()
+    with b.http("app") as h:
+        assert h.unwrap(h.wrap(b"x")) == b"x"
+    with b.http("admin-1") as h:
+        reply = h.call("PATCH", "/v1/keys/demo", {"labels": {}}, etag="*")
+        assert (reply.status, reply.code) == (503, "no_active")
+        reply = h.call("POST", "/v1/cluster/promote", {})
+        assert (reply.status, reply.code) == (409, "member_not_ready")
+        assert "1 of 2" in reply.json["detail"]
+        assert h.ok("POST", "/v1/cluster/promote", {"force": True}).json["forced"] is True
+        assert h.ok("PATCH", "/v1/keys/demo", {"labels": {}}, etag="*")
+        reply = h.call("POST", "/v1/cluster/step-down", {})
+        assert (reply.status, reply.code) == (409, "member_not_ready")
+    refused, done = b.audit_records(operation="cluster.promote", type="outcome")
+    assert refused["code"] == "member_not_ready" and "1 of 2" in refused["detail"]["reason"]
+    assert done["detail"]["forced"] is True and done["client"] == "admin-1"
