@@ -231,6 +231,15 @@ find_answer(int code, const char *message)
 	return &other;
 }
 
+/* etcd's gateway says this one in bare text. */
+static const char *
+unexplained(long status, const json_t *reply)
+{
+	if (status == 400 && !reply)
+		return "with etcd's users, store.certificate must have no common name (CN)";
+	return "no reason given";
+}
+
 void
 etcd_answered(long status, const json_t *reply, const char *endpoint, struct etcd_outcome *o)
 {
@@ -247,5 +256,5 @@ etcd_answered(long status, const json_t *reply, const char *endpoint, struct etc
 	o->meaning = !json_is_object(reply) || status >= 500 ? ETCD_ELSEWHERE : a->meaning;
 	o->err = a->err;
 	snprintf(o->text, sizeof(o->text), "etcd at %.80s refused: %.120s (HTTP %ld)", endpoint,
-		message ? message : "no reason given", status);
+		message ? message : unexplained(status, reply), status);
 }

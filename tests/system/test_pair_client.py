@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kekctl, and with it libkekdclient, on a pair: whichever node is named first, and whichever goes."""
+"""kekctl, and with it libkekdclient, on a pair, whichever node is asked and whichever goes."""
 
 import threading
 import time
