@@ -186,6 +186,8 @@ struct sealed_status {
 	char seal_key[UUID_TEXT_SIZE];
 	char seal_token[STR_NAME_MAX + 1]; /* logical token that has it; "": not configured */
 	size_t seal_keys, old_seals; /* above 1 and 0: a move to another key is not finished */
+	bool good; /* what load was told is a state that was accepted as a whole: it may be served,
+		      also while the store is held */
 	struct {
 		uint64_t number; /* what the store itself has; 0: nothing that verifies */
 		char generation[UUID_TEXT_SIZE];

@@ -62,18 +62,16 @@ node_confirm(struct node *n, const char *generation)
 
 /* What wrapped under an activation number since is not known: none of them comes again. */
 static int
-raise_activation(const char *path, const json_t *body, void *user, json_t **ret_body)
+restore_key(const char *path, const json_t *body, void *user, json_t **ret_body)
 {
-	json_int_t activation = json_integer_value(json_object_get(body, "activation"));
 	json_t *next;
 
 	(void)user;
 	*ret_body = NULL;
-	if (strncmp(path, "keys/", strlen("keys/")) != 0 || activation == 0)
+	if (strncmp(path, "keys/", strlen("keys/")) != 0)
 		return 0;
-	next = json_copy((json_t *)(uintptr_t)body);
-	if (!next || json_object_set_new(next, "activation",
-			     json_integer(activation + (json_int_t)LIFECYCLE_ACTIVATION_GAP)) < 0) {
+	next = json_deep_copy(body);
+	if (!next || node_restored_key(next) < 0) {
 		json_decref(next);
 		return -ENOMEM;
 	}
@@ -88,8 +86,7 @@ node_confirm_store(struct node *n, const char *generation, uint64_t *ret_number,
 	int err = node_leads(n) ? 0 : node_promote(n, ret_error);
 
 	if (err == 0)
-		err = sealed_confirm(
-			n->sealed, generation, raise_activation, n, ret_number, ret_error);
+		err = sealed_confirm(n->sealed, generation, restore_key, n, ret_number, ret_error);
 	return err;
 }
 

@@ -353,14 +353,14 @@ open_store(struct node *n)
 	return false;
 }
 
-/* Serving, or held until the right store is back. */
+/* Serving, or held until the right store is back. What was good at the start serves on. */
 static void
 judge_store(struct node *n)
 {
 	struct sealed_status status;
 
 	sealed_status(n->sealed, &status);
-	if (status.hold != SEALED_HOLD_NONE) {
+	if (status.hold != SEALED_HOLD_NONE && !status.good) {
 		node_set_phase(n, NODE_HELD, "the metadata store is held: %s",
 			sealed_hold_text(status.hold));
 		return;

@@ -15,6 +15,9 @@ void node_note_confirm(struct node *n, bool wanted);
 int node_may_change(const struct node *n, const struct http_route *route);
 /* kekd restore, kekd drill (restore.c): the same way. */
 int node_restore(struct node *n);
+/* A key's record that comes from before: its next activation is none that was given since, and what
+ * was to be destroyed is asked for again. 0 or negative. */
+int node_restored_key(json_t *body);
 int node_drill(struct node *n);
 struct backup;
 /* drill.c: reports on standard output. An exit status. */

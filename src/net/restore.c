@@ -190,21 +190,27 @@ stop_destruction(json_t *version)
 	json_object_del(version, "destroy");
 }
 
-static int
-change_key(const struct restore *r, const char *name, json_t *body)
+int
+node_restored_key(json_t *body)
 {
 	json_int_t activation = json_integer_value(json_object_get(body, "activation"));
 	json_t *version;
 	size_t i;
 
-	(void)r;
-	(void)name;
 	json_array_foreach(json_object_get(body, "versions"), i, version)
 		stop_destruction(version);
 	if (activation == 0)
 		return 0;
 	return json_object_set_new(body, "activation",
 		json_integer(activation + (json_int_t)LIFECYCLE_ACTIVATION_GAP));
+}
+
+static int
+change_key(const struct restore *r, const char *name, json_t *body)
+{
+	(void)r;
+	(void)name;
+	return node_restored_key(body);
 }
 
 /* Never fewer than were drawn: by the log what was wrapped since, and a margin; without it half of

@@ -109,6 +109,7 @@ seal_publish(struct sealed *s)
 		.number = s->number,
 		.accepted = s->accepted_ok ? s->accepted.number : 0,
 		.hold = s->hold,
+		.good = s->good,
 		.records = count_there(s),
 		.refused = count_refused(s),
 	};

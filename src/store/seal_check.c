@@ -353,6 +353,7 @@ seal_assess(struct sealed *s)
 	if (err < 0)
 		return err;
 	s->hold = find_hold(s, state);
+	s->good = s->good || s->hold == SEALED_HOLD_NONE;
 	s->whole = s->hold == SEALED_HOLD_NONE || seal_is_whole(s, state);
 	log_hold(s, before);
 	if (s->hold == SEALED_HOLD_NONE || (s->number == 0 && is_verified(s, COMMIT_PATH))) {
