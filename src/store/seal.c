@@ -495,6 +495,7 @@ sealed_open(const struct sealed_config *config, sealed_load_fn *load, void *user
 	s->load = load;
 	s->user = user;
 	err = seal_open_all(s, ret_error);
+	s->opened = true;
 	/* What was written while it was read, and the accepted file if a crash kept it behind. */
 	if (err == 0)
 		err = explain(sealed_poll(s), "the metadata store cannot be verified", ret_error);

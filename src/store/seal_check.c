@@ -320,8 +320,6 @@ find_hold(const struct sealed *s, const uint8_t state[SEAL_SIZE])
 {
 	bool successor = is_successor(s);
 
-	if (is_foreign(s))
-		return SEALED_HOLD_FOREIGN;
 	if (!is_verified(s, COMMIT_PATH) || !is_verified(s, CLUSTER_PATH))
 		return SEALED_HOLD_COMMIT;
 	if (!successor && is_behind(s))
@@ -353,6 +351,10 @@ seal_assess(struct sealed *s)
 	if (err < 0)
 		return err;
 	s->hold = find_hold(s, state);
+	if (!s->opened)
+		s->good = s->hold == SEALED_HOLD_NONE; /* the image, wherever it comes from */
+	if (is_foreign(s))
+		s->hold = SEALED_HOLD_FOREIGN;
 	s->good = s->good || s->hold == SEALED_HOLD_NONE;
 	s->whole = s->hold == SEALED_HOLD_NONE || seal_is_whole(s, state);
 	log_hold(s, before);

@@ -79,7 +79,8 @@ struct sealed {
 	bool confirming;	  /* what is committed is accepted only once it has been told */
 	enum sealed_hold hold;
 	bool whole; /* by itself, also while it is held */
-	bool good;  /* it was not held when it was read, or since */
+	bool opened;
+	bool good; /* it was not held when it was opened, or since */
 	_Atomic uint64_t shared_number;
 	struct sealed_counts counts;
 	pthread_mutex_t lock; /* of what follows: for other threads */
