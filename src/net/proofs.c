@@ -9,6 +9,7 @@
 
 #include "kekd/clock.h"
 #include "kekd/log.h"
+#include "kekd/nonce.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -245,6 +246,22 @@ drop_copies(struct node *n, const struct change *c)
 	}
 }
 
+/* A version that may be the primary soon has IVs on this node before it is told as proven here: a
+ * wrap must not need the store at the very moment when the active is lost, and the store's leader
+ * with it. Without them the first wrap asks for them. */
+static void
+prove_new(struct node *n, const struct key *k, const struct key_version *v)
+{
+	int err;
+
+	if (prove(n, k, v) < 0 || v->state != VERSION_STAGED)
+		return;
+	err = nonce_reserve(v->nonces, n->sealed, &v->id, n->part.node);
+	if (err < 0)
+		log_warning("key %s version %u has no IVs on this node yet: %s", k->name, v->number,
+			kekd_strerror(err));
+}
+
 /* By how much there is more to be proven. */
 static int
 follow_version(struct node *n, const struct change *c, const struct key_version *v)
@@ -257,7 +274,7 @@ follow_version(struct node *n, const struct change *c, const struct key_version 
 	if (!needs_proof(v) || c->proven) {
 		forget(p, c->now->name, v->number);
 	} else if (!needs_proof(before)) {
-		prove(n, c->now, v);
+		prove_new(n, c->now, v);
 	} else {
 		u = find(p, c->now->name, v->number);
 		if (u)

@@ -10,12 +10,26 @@ import time
 from urllib.parse import urlsplit
 
 from etcd import Etcd
-from kekd import PATIENCE, Http, Kekd, kill, wait_for
+from kekd import PATIENCE, Http, Kekd, kill, stat_fields, wait_for
 from proxy import Proxies
 
 LEASE = 5
 COMPUTING = ("/wrap", "/unwrap", "/generate", "/rewrap")
 REDIRECTS_MAX = 3
+
+
+SUSPENSIONS = 100
+
+
+def is_stopped(pid):
+    fields = stat_fields(pid)
+    return fields is None or fields[0] in "TZX"
+
+
+def holds_lock(pid):
+    """Waiting for one (a line with an arrow) is not holding it."""
+    with open("/proc/locks", encoding="ascii") as f:
+        return any(line.split()[4] == str(pid) for line in f if "->" not in line)
 
 
 class Node(Kekd):
@@ -82,7 +96,17 @@ class Node(Kekd):
             kill(pid, number)
 
     def suspend(self):
-        self.signal(signal.SIGSTOP)
+        """Not while a worker holds a lock of SoftHSM's files: the other node, which has the same
+        token, would wait for it, which no token in hardware does."""
+        workers = self.workers()
+        for _ in range(SUSPENSIONS):
+            self.signal(signal.SIGSTOP)
+            wait_for(lambda: all(is_stopped(p) for p in workers), "all stand still")
+            if not any(holds_lock(p) for p in workers):
+                return
+            self.resume()
+            time.sleep(0.001)
+        raise AssertionError("a worker held a lock each time")
 
     def resume(self):
         if self.process and self.process.poll() is None:
