@@ -134,7 +134,12 @@ enum net_task {
 	NET_INIT,    /* kekd init: make the cluster, then end */
 	NET_ADOPT,   /* the same on tokens that hold objects of this cluster */
 	NET_RESTORE, /* kekd restore: the records of a backup, then end */
-	NET_DRILL    /* kekd drill: the same in a scratch directory, proves all, tells, ends */
+	NET_DRILL,   /* kekd drill: the same in a scratch directory, proves all, tells, ends */
+	NET_JOIN,    /* kekd join: what a node lacks to become a cluster's, as a list */
+	NET_JOIN_JSON,
+	NET_TO_ETCD, /* kekd migrate: the metadata of a single node, to etcd and back */
+	NET_TO_SQLITE,
+	NET_TASKS
 };
 
 /* The parts. Owned by the caller. */

@@ -183,7 +183,7 @@ net_part_take(const json_t *json, struct net_part *p, char error[JSON_ERROR_SIZE
 	if (err)
 		return err;
 	p->task = task < 0 ? (init ? NET_INIT : NET_SERVE)
-			   : (enum net_task)narrow(task, NET_DRILL, &bad);
+			   : (enum net_task)narrow(task, NET_TASKS - 1, &bad);
 	p->cluster = copy(cluster, &bad);
 	p->node = copy(node, &bad);
 	p->state_dir = copy(state_dir, &bad);

@@ -14,10 +14,12 @@
 #include "kekd/secret.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -97,8 +99,8 @@ open_node(struct node *n)
 	return err;
 }
 
-static int
-open_audit(struct node *n)
+int
+node_open_audit(struct node *n)
 {
 	struct audit_config config = {
 		.dir = n->part.audit_dir,
@@ -208,7 +210,7 @@ on_message(struct node *n)
 	case CONTROL_LISTEN:
 		/* Before the first byte of a stranger is read, and after what is loaded is loaded.
 		 */
-		if (open_audit(n) != 0 || enter_sandbox(n) != 0)
+		if (node_open_audit(n) != 0 || enter_sandbox(n) != 0)
 			err = KEKD_EINVALID;
 		else if (open_http(n, m.count) != 0)
 			err = -EAGAIN; /* a certificate that is being replaced will be whole soon */
@@ -272,39 +274,65 @@ all_tokens_ready(struct node *n)
 	return true;
 }
 
+/* The writer of the audit log holds its directory as long as it lives. */
+bool
+node_runs_here(const struct node *n)
+{
+	int dir = open(n->part.audit_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool held = dir >= 0 && flock(dir, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+
+	if (dir >= 0)
+		close(dir);
+	return held;
+}
+
 static const struct {
 	int (*run)(struct node *n); /* the exit status */
+	bool alone;		    /* begins before there is a token or an audit log */
 } tasks[] = {
-	[NET_INIT] = { node_init_cluster },
-	[NET_ADOPT] = { node_init_cluster },
-	[NET_RESTORE] = { node_restore },
-	[NET_DRILL] = { node_drill },
+	[NET_INIT] = { node_init_cluster, false },
+	[NET_ADOPT] = { node_init_cluster, false },
+	[NET_RESTORE] = { node_restore, false },
+	[NET_DRILL] = { node_drill, false },
+	[NET_JOIN] = { node_join, true },
+	[NET_JOIN_JSON] = { node_join, true },
+	[NET_TO_ETCD] = { node_migrate, true },
+	[NET_TO_SQLITE] = { node_migrate, true },
 };
 
-/* What ends by itself: a worker of each token, then the work. */
-static int
-run_task(struct node *n)
+/* True once one worker of each token is there. */
+bool
+node_await_tokens(struct node *n, uint64_t patience_ns)
 {
 	struct pollfd fd = { CHILD_FD_CONTROL, POLLIN, 0 };
-	uint64_t end = clock_boot_ns() + 60 * CLOCK_S;
+	uint64_t end = clock_boot_ns() + patience_ns;
 
-	if (open_audit(n) != 0 || enter_sandbox(n) != 0)
-		return CHILD_EXIT_OPERATOR;
-	while (clock_boot_ns() < end) {
+	while (!all_tokens_ready(n) && clock_boot_ns() < end) {
 		struct control_message m;
 		int worker = -1;
 
-		if (all_tokens_ready(n))
-			return tasks[n->part.task].run(n);
 		if (poll(&fd, 1, 20) <= 0)
 			continue;
 		if (control_receive(CHILD_FD_CONTROL, &m, &worker) != 0)
-			return CHILD_EXIT_FAILED;
+			return false;
 		if (m.kind == CONTROL_WORKER)
 			hsm_attach(n->hsm, m.token, m.worker, worker);
 		else if (m.kind == CONTROL_STOP)
-			return CHILD_EXIT_FAILED;
+			return false;
 	}
+	return all_tokens_ready(n);
+}
+
+/* What ends by itself. */
+static int
+run_task(struct node *n)
+{
+	bool alone = tasks[n->part.task].alone;
+
+	if ((!alone && node_open_audit(n) != 0) || enter_sandbox(n) != 0)
+		return CHILD_EXIT_OPERATOR;
+	if (alone || node_await_tokens(n, 60 * CLOCK_S))
+		return tasks[n->part.task].run(n);
 	log_error("not every token had a ready worker within a minute: see above for which");
 	return CHILD_EXIT_OPERATOR;
 }

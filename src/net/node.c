@@ -536,8 +536,8 @@ record_init(struct node *n, enum audit_type type, const char *code)
 
 /* Nothing is written to etcd but by who leads: for as long as it takes, this process does. Where
  * somebody leads already, there is a cluster. */
-static int
-lead_alone(struct node *n)
+int
+node_lead_alone(struct node *n)
 {
 	uint64_t end = clock_boot_ns() + LEAD_NS;
 	struct http_active active = { { 0 }, { 0 } };
@@ -571,7 +571,7 @@ open_empty_store(struct node *n)
 		err = n->store->engine->list(n->store, "", NULL, 1, &p);
 	empty = err == 0 && p.count == 0;
 	store_page_free(&p);
-	return empty ? lead_alone(n) : err; /* sealed_init says what is there */
+	return empty ? node_lead_alone(n) : err; /* sealed_init says what is there */
 }
 
 int

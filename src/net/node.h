@@ -19,6 +19,15 @@ int node_restore(struct node *n);
  * was to be destroyed is asked for again. 0 or negative. */
 int node_restored_key(json_t *body);
 int node_drill(struct node *n);
+/* kekd join (join.c), kekd migrate (migrate.c): the same way, but they wait for the tokens and open
+ * the audit log themselves. */
+int node_join(struct node *n);
+int node_migrate(struct node *n);
+/* main.c, for tasks: true once every token has a ready worker. */
+bool node_await_tokens(struct node *n, uint64_t patience_ns);
+int node_open_audit(struct node *n); /* logged */
+/* Does another kekd use this node's directories? Before the audit log is opened. */
+bool node_runs_here(const struct node *n);
 struct backup;
 /* drill.c: reports on standard output. An exit status. */
 int node_prove_backup(struct node *n, const struct backup *b);
@@ -64,6 +73,8 @@ void node_wake(void *node);	  /* a tick at once. Any thread */
 void node_store_news(void *node); /* the same, and the store is polled. Any thread */
 /* Opens the store and begins to keep a lease. 0, or as store_open_etcd, leader_open. */
 int node_open_etcd(struct node *n);
+/* For a task that writes to etcd: this process leads from now on, or KEKD_ENOTACTIVE, logged. */
+int node_lead_alone(struct node *n);
 /* At a stop: another node may lead as soon as the change that is under way is done. Main thread. */
 void node_hand_over(struct node *n);
 void node_close_leader(struct node *n); /* gives the lease back; before the store is closed */

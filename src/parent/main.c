@@ -33,6 +33,12 @@ static const char help[] =
 	"  kekd drill BACKUP --scratch DIR [--token URI] [--module PATH] [--pin-source FILE]\n"
 	"                                 restore into a scratch directory, prove every\n"
 	"                                 version in the tokens, tell the result as JSON\n"
+	"  kekd join [-o json] [--config FILE]\n"
+	"                                 on a further node: check all that it takes to be one\n"
+	"                                 of the cluster's, and say what is missing\n"
+	"  kekd migrate --to etcd|sqlite [--config FILE]\n"
+	"                                 take a single node's metadata to etcd, or back; the\n"
+	"                                 configuration says store.engine: etcd\n"
 	"  kekd retry-pin [TOKEN] [--config FILE]\n"
 	"                                 let the kekd that runs try a refused PIN once more\n"
 	"  kekd --version, --help\n"
@@ -42,13 +48,24 @@ static const char help[] =
 	"Signals: TERM and INT drain and end, HUP reloads. Exit status: 0 done, 1 failed,\n"
 	"2 wrong use, 78 cannot work until the configuration or the token is put right.\n";
 
-enum mode { MODE_RUN, MODE_CHECK, MODE_INIT, MODE_RETRY_PIN, MODE_RESTORE, MODE_DRILL };
+enum mode {
+	MODE_RUN,
+	MODE_CHECK,
+	MODE_INIT,
+	MODE_RETRY_PIN,
+	MODE_RESTORE,
+	MODE_DRILL,
+	MODE_JOIN,
+	MODE_MIGRATE
+};
 
 struct command_line {
 	const char *config;
 	enum mode mode;
 	const char *scratch, *token_uri, *module, *pin_source; /* of a drill */
-	const char *word; /* the token of retry-pin, which may be NULL; a backup's path */
+	const char *word;   /* the token of retry-pin, which may be NULL; a backup's path */
+	const char *output; /* of a join: "json", or NULL */
+	const char *to;	    /* of a migration: an engine */
 	bool adopt;
 };
 
@@ -61,6 +78,8 @@ static const struct {
 	{ "retry-pin", MODE_RETRY_PIN, 1, 2 },
 	{ "restore", MODE_RESTORE, 2, 2 },
 	{ "drill", MODE_DRILL, 2, 2 },
+	{ "join", MODE_JOIN, 1, 1 },
+	{ "migrate", MODE_MIGRATE, 1, 1 },
 };
 
 /* False for what is not understood. */
@@ -80,13 +99,19 @@ take_words(struct command_line *cl, int count, char **words)
 	if ((cl->mode == MODE_DRILL) != (cl->scratch != NULL) ||
 		(cl->mode != MODE_DRILL && (cl->token_uri || cl->module || cl->pin_source)))
 		return false;
+	if ((cl->output && (cl->mode != MODE_JOIN || strcmp(cl->output, "json") != 0)) ||
+		(cl->mode == MODE_MIGRATE) != (cl->to != NULL) ||
+		(cl->to && strcmp(cl->to, "etcd") != 0 && strcmp(cl->to, "sqlite") != 0))
+		return false;
 	return !cl->adopt || cl->mode == MODE_INIT;
 }
 
 static const char **
-drill_option(struct command_line *cl, int option)
+task_option(struct command_line *cl, int option)
 {
-	return option == 'S'   ? &cl->scratch
+	return option == 'o'   ? &cl->output
+	       : option == 't' ? &cl->to
+	       : option == 'S' ? &cl->scratch
 	       : option == 'T' ? &cl->token_uri
 	       : option == 'M' ? &cl->module
 	       : option == 'P' ? &cl->pin_source
@@ -105,6 +130,8 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 		{ "token", required_argument, NULL, 'T' },
 		{ "module", required_argument, NULL, 'M' },
 		{ "pin-source", required_argument, NULL, 'P' },
+		{ "output", required_argument, NULL, 'o' },
+		{ "to", required_argument, NULL, 't' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -112,15 +139,15 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 	int option;
 
 	*ret_status = CHILD_EXIT_OK;
-	while ((option = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "c:ho:V", options, NULL)) != -1) {
 		if (option == 'c') {
 			cl->config = optarg;
 		} else if (option == 'k') {
 			cl->mode = MODE_CHECK;
 		} else if (option == 'A') {
 			cl->adopt = true;
-		} else if (drill_option(cl, option)) {
-			*drill_option(cl, option) = optarg;
+		} else if (task_option(cl, option)) {
+			*task_option(cl, option) = optarg;
 		} else if (option == 'V') {
 			puts(PACKAGE_STRING);
 			return false;
@@ -193,11 +220,51 @@ run_backup(const struct command_line *cl, struct config *config)
 	return status;
 }
 
+/* What the configuration lacks is the first thing that a node lacks. */
+static int
+tell_faults(const struct command_line *cl, char *findings)
+{
+	if (!cl->output) {
+		fputs(findings, stderr);
+		printf("%-14s %-8s %s\n%-14s %-8s %s\n", "configuration", "missing",
+			"it has the faults above", "", "", "put them right, then try again");
+	} else {
+		_cleanup_(json_freep) json_t *report = json_pack("{s:b, s:[{s:s, s:s, s:s, s:s}]}",
+			"ok", 0, "checks", "check", "configuration", "state", "missing", "text",
+			findings, "next", "put it right, then try again");
+		char *text = report ? json_canonical(report, NULL) : NULL;
+		puts(text ? text : "{}");
+		json_text_free(text);
+	}
+	return CHILD_EXIT_OPERATOR;
+}
+
+static int
+run_join(const struct command_line *cl)
+{
+	_cleanup_(config_freep) struct config *config = NULL;
+	_cleanup_(str_freep) char *findings = NULL;
+	size_t len;
+	FILE *f = open_memstream(&findings, &len);
+	int err;
+
+	if (!f)
+		return CHILD_EXIT_FAILED;
+	err = config_load_to(cl->config, f, &config);
+	fclose(f);
+	if (err != 0)
+		return tell_faults(cl, findings);
+	fputs(findings, stderr); /* warnings */
+	return parent_run(config, cl->config, cl->output ? NET_JOIN_JSON : NET_JOIN, -1);
+}
+
 static int
 run(const struct command_line *cl)
 {
 	_cleanup_(config_freep) struct config *config = NULL;
 
+	if (cl->mode == MODE_JOIN)
+		return run_join(cl);
 	if (config_load(cl->config, &config) != 0)
 		return CHILD_EXIT_OPERATOR;
 	if (cl->mode == MODE_CHECK) {
@@ -215,6 +282,9 @@ run(const struct command_line *cl)
 	}
 	if (cl->mode == MODE_INIT)
 		return parent_run(config, cl->config, cl->adopt ? NET_ADOPT : NET_INIT, -1);
+	if (cl->mode == MODE_MIGRATE)
+		return parent_run(config, cl->config,
+			strcmp(cl->to, "etcd") == 0 ? NET_TO_ETCD : NET_TO_SQLITE, -1);
 	if (cl->mode == MODE_RESTORE || cl->mode == MODE_DRILL)
 		return run_backup(cl, config);
 	return parent_run(config, cl->config, NET_SERVE, -1);

@@ -170,6 +170,13 @@ is_final(const struct parent *p, int wait_status)
 	       (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == CHILD_EXIT_OPERATOR);
 }
 
+/* What is to be put right stands on standard output. */
+static bool
+is_report(const struct parent *p)
+{
+	return p->task == NET_JOIN || p->task == NET_JOIN_JSON;
+}
+
 /* Its end of all frame sockets is gone: the workers start anew, at once and without blame. */
 void
 network_ended(struct parent *p, int wait_status, uint64_t now_ns)
@@ -178,12 +185,13 @@ network_ended(struct parent *p, int wait_status, uint64_t now_ns)
 	notify_not_ready(p);
 	if (WIFSIGNALED(wait_status))
 		log_warning("kekd-net was killed by signal %d", WTERMSIG(wait_status));
-	else if (WEXITSTATUS(wait_status) != CHILD_EXIT_OK)
+	else if (!is_report(p) && WEXITSTATUS(wait_status) != CHILD_EXIT_OK)
 		log_warning("kekd-net ended with status %d", WEXITSTATUS(wait_status));
 	if (p->phase != PARENT_RUNNING)
 		return;
 	if (is_final(p, wait_status)) {
-		if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == CHILD_EXIT_OPERATOR)
+		if (!is_report(p) && WIFEXITED(wait_status) &&
+			WEXITSTATUS(wait_status) == CHILD_EXIT_OPERATOR)
 			log_error("kekd-net cannot work: put right what it says above, then start "
 				  "again");
 		parent_end(

@@ -121,6 +121,13 @@ hold(struct parent *p, unsigned token, const struct pin_stamp *refused, uint64_t
 	t->pin_check_ns = now_ns + PIN_CHECK_NS;
 }
 
+/* A task that needs the token is over without it. But kekd join tells of what is missing. */
+static bool
+gives_up(const struct parent *p)
+{
+	return p->init && p->task != NET_JOIN && p->task != NET_JOIN_JSON;
+}
+
 static void
 start(struct parent *p, unsigned token, unsigned worker, uint64_t now_ns)
 {
@@ -132,7 +139,7 @@ start(struct parent *p, unsigned token, unsigned worker, uint64_t now_ns)
 
 	if (err) {
 		hold(p, token, &w->pin, now_ns);
-		if (p->init)
+		if (gives_up(p))
 			parent_end(p, CHILD_EXIT_OPERATOR);
 		return;
 	}
@@ -289,6 +296,8 @@ tell_end(const struct parent *p, unsigned token, unsigned worker, int wait_statu
 
 	if (c->dismissed || p->phase != PARENT_RUNNING)
 		return;
+	if (p->init && WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == CHILD_EXIT_OK)
+		return; /* kekd-net has done its task */
 	if (WIFSIGNALED(wait_status))
 		log_warning("worker %u of token %s was killed by signal %d: it starts again",
 			worker, name, WTERMSIG(wait_status));
@@ -316,7 +325,7 @@ bury(struct parent *p, unsigned token, unsigned worker, int wait_status, uint64_
 		: status == CHILD_EXIT_OPERATOR ? CHILD_DELAY_LAST_NS
 						: CHILD_DELAY_FIRST_NS);
 	w->logged_in = false;
-	if (p->init && p->phase == PARENT_RUNNING &&
+	if (gives_up(p) && p->phase == PARENT_RUNNING &&
 		(status == CHILD_EXIT_PIN || status == CHILD_EXIT_OPERATOR))
 		parent_end(p, CHILD_EXIT_OPERATOR);
 }

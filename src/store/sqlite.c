@@ -692,6 +692,20 @@ sqlite_open(const char *dir, bool create, struct sqlite_store **ret_store)
 	return 0;
 }
 
+int
+store_is_replica(const char *dir)
+{
+	struct sqlite_store *q = NULL;
+	char of[SQLITE_META_SIZE];
+	int err = sqlite_open(dir, false, &q);
+
+	if (err < 0)
+		return err;
+	err = sqlite_meta_text(q, SQLITE_REPLICA_OF, of);
+	engine_close(&q->store);
+	return err == -ENOENT ? 0 : err < 0 ? err : 1;
+}
+
 /* The records of a replica are etcd's: changed here, they would be lost, or two truths. */
 static int
 refuse_replica(struct sqlite_store *q)
