@@ -54,6 +54,24 @@ read_for(struct node *n, uint64_t ns)
 		;
 }
 
+/* Of what was before a node was there at all, its log cannot tell, and need not. */
+static uint64_t
+log_since(struct node *n)
+{
+	uint64_t oldest = oldest_version(n), joined = 0;
+	const char *said = json_string_value(node_member(n, "joined"));
+	char now[CLOCK_TEXT_SIZE];
+
+	if (said && clock_parse(said, &joined) == 0)
+		return oldest > joined || oldest == 0 ? oldest : joined;
+	/* Every node has made that key before its first record. */
+	if (!store_is_etcd(n->store) || node_member(n, "audit_key"))
+		return oldest;
+	clock_format(clock_real_us(), now);
+	node_note_member(n, "joined", json_string(now));
+	return 0;
+}
+
 void
 node_start_usage(struct node *n)
 {
@@ -62,7 +80,7 @@ node_start_usage(struct node *n)
 	int err;
 
 	sealed_status(n->sealed, &status);
-	err = usage_start(n->usage, n->part.audit_dir, status.generation, oldest_version(n));
+	err = usage_start(n->usage, n->part.audit_dir, status.generation, log_since(n));
 	if (err != 0)
 		log_error("usage evidence: %s", kekd_strerror(err));
 	node_cluster(n, &cluster);

@@ -5,6 +5,7 @@ cannot any more. What goes wrong in between: test_pair_faults.py."""
 import json
 import os
 import re
+import shutil
 import threading
 import time
 
@@ -596,3 +597,26 @@ def test_nodes_that_lack_a_version_lead_by_force_alone_and_the_audit_log_tells_o
     refused, done = b.audit_records(operation="cluster.promote", type="outcome")
     assert refused["code"] == "member_not_ready" and "1 of 2" in refused["detail"]["reason"]
     assert done["detail"]["forced"] is True and done["client"] == "admin-1"
+
+
+def test_a_node_that_joined_later_does_not_make_usage_evidence_incomplete(own_pair):
+    pair = own_pair
+    all_ready(pair)
+    second = pair.nodes[1]
+    for _ in range(2):
+        with second.http("app") as h:
+            h.wrap(b"x")
+        for node in pair.nodes:
+            with node.http("admin-1") as h:
+                usage = h.ok("GET", "/v1/keys/demo/usage").json
+            assert all(m["incomplete_since"] is None for m in usage["members"]), usage
+        assert "usage evidence is incomplete" not in second.log()
+        second.stop()
+        second.start()
+        all_ready(pair)
+    # What it has lost since is missing all the same.
+    second.stop()
+    shutil.rmtree(second.audit_dir)
+    os.mkdir(second.audit_dir, 0o700)
+    second.start()
+    assert "usage evidence is incomplete" in second.log()
