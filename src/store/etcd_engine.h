@@ -120,7 +120,7 @@ int etcd_read_now(struct etcd_store *e, struct etcd *calls, const char *path,
  * first). */
 int etcd_read_keys(struct etcd_store *e, struct etcd *calls, const char *after, uint64_t revision,
 	json_t **ret_reply, uint64_t *ret_sent_ns);
-#define ETCD_FETCH_MAX 32
+#define ETCD_FETCH_MAX 24 /* of the largest: no more than a reply may have */
 /* The records at these paths, at a revision: the reply's "responses". */
 int etcd_read_values(struct etcd_store *e, struct etcd *calls, const char *const *paths,
 	size_t count, uint64_t revision, json_t **ret_reply);

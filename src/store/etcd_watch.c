@@ -630,7 +630,7 @@ etcd_watch_run(void *store)
 		if (err == 0) {
 			err = follow(e);
 			count_end(e);
-		} else if (deep) {
+		} else { /* away: who knows what was put back meanwhile */
 			pthread_mutex_lock(&e->lock);
 			e->want_deep = true;
 			pthread_mutex_unlock(&e->lock);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The SQLite engine behind store.h, on real files, with the sqlite3 library as the other program.
- */
+ * What holds for every engine is in store_suite.c. */
+#include "store_suite.h"
+
 #include "kekd/clock.h"
 #include "kekd/err.h"
 #include "kekd/log.h"
@@ -22,6 +24,7 @@
 #include <cmocka.h>
 
 struct fixture {
+	struct suite suite; /* first */
 	char dir[64];
 	char file[96];
 	struct store *store;
@@ -41,6 +44,25 @@ remove_dir(const char *dir)
 	rmdir(dir);
 }
 
+static void
+reopen(struct suite *suite)
+{
+	struct fixture *f = (struct fixture *)suite;
+
+	store_freep(&f->store);
+	assert_int_equal(store_open_sqlite(f->dir, false, &f->store), 0);
+	suite->store = f->store;
+}
+
+static struct store *
+second(struct suite *suite)
+{
+	struct store *s = NULL;
+
+	assert_int_equal(store_open_sqlite(((struct fixture *)suite)->dir, false, &s), 0);
+	return s;
+}
+
 static int
 setup(void **state)
 {
@@ -51,6 +73,7 @@ setup(void **state)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->file, sizeof(f->file), "%s/metadata.db", f->dir);
 	assert_int_equal(store_open_sqlite(f->dir, true, &f->store), 0);
+	f->suite = (struct suite){ f->store, reopen, second };
 	*state = f;
 	return 0;
 }
@@ -185,150 +208,6 @@ a_newer_schema_is_refused(void **state)
 	assert_int_equal(store_open_sqlite(f->dir, true, &s), KEKD_ESTORE);
 }
 
-static void
-identity_and_records_outlive_the_process(void **state)
-{
-	struct fixture *f = *state;
-	char before[64], after[64];
-	uint64_t revision = put_one(f->store, "keys/a", "{\"x\":1}");
-
-	assert_int_equal(f->store->engine->identity(f->store, before), 0);
-	store_freep(&f->store);
-	assert_int_equal(store_open_sqlite(f->dir, false, &f->store), 0);
-	assert_int_equal(f->store->engine->identity(f->store, after), 0);
-	assert_string_equal(before, after);
-	assert_int_equal(strlen(after), 36);
-	assert_body(f->store, "keys/a", "{\"x\":1}", revision);
-	assert_int_equal(put_one(f->store, "keys/a", "2"), revision + 1);
-}
-
-static void
-a_commit_writes_all_with_one_revision(void **state)
-{
-	struct fixture *f = *state;
-	struct store_op ops[] = { put("a", 0, "1"), put("b", 0, "2") };
-	struct store_op next[] = { put("a", 1, "3"), { STORE_DELETE, "b", 1, NULL, 0 },
-		{ STORE_CHECK, "c", 0, NULL, 0 } };
-	uint64_t revision = 0;
-
-	assert_int_equal(commit(f->store, ops, 2, &revision), 0);
-	assert_int_equal(revision, 1);
-	assert_body(f->store, "a", "1", 1);
-	assert_body(f->store, "b", "2", 1);
-	assert_int_equal(commit(f->store, next, 3, &revision), 0);
-	assert_int_equal(revision, 2);
-	assert_body(f->store, "a", "3", 2);
-	assert_absent(f->store, "b");
-}
-
-static void
-one_failed_compare_leaves_everything_as_it_was(void **state)
-{
-	struct fixture *f = *state;
-	uint64_t revision = put_one(f->store, "a", "old"), ignored = 77;
-	struct store_op differs[] = { put("b", 0, "new"), put("a", revision + 1, "new") };
-	struct store_op exists[] = { put("b", 0, "new"), put("a", 0, "new") };
-	struct store_op missing[] = { put("b", 0, "new"), { STORE_DELETE, "c", 5, NULL, 0 } };
-	struct store_op check[] = { put("b", 0, "new"),
-		{ STORE_CHECK, "a", revision + 9, NULL, 0 } };
-
-	assert_int_equal(commit(f->store, differs, 2, &ignored), KEKD_EPRECONDITION);
-	assert_int_equal(commit(f->store, exists, 2, &ignored), KEKD_EPRECONDITION);
-	assert_int_equal(commit(f->store, missing, 2, &ignored), KEKD_EPRECONDITION);
-	assert_int_equal(commit(f->store, check, 2, &ignored), KEKD_EPRECONDITION);
-	assert_int_equal(ignored, 77);
-	assert_body(f->store, "a", "old", revision);
-	assert_absent(f->store, "b");
-}
-
-static void
-a_commit_has_at_most_100_operations(void **state)
-{
-	struct fixture *f = *state;
-	char paths[STORE_OPS_MAX + 1][16];
-	struct store_op ops[STORE_OPS_MAX + 1];
-	uint64_t revision;
-
-	for (size_t i = 0; i < STR_COUNT(ops); i++) {
-		snprintf(paths[i], sizeof(paths[i]), "k/%03zu", i);
-		ops[i] = put(paths[i], 0, "x");
-	}
-	assert_int_equal(commit(f->store, ops, STORE_OPS_MAX + 1, &revision), -E2BIG);
-	assert_absent(f->store, "k/000");
-	assert_int_equal(commit(f->store, ops, STORE_OPS_MAX, &revision), 0);
-	assert_body(f->store, "k/099", "x", revision);
-}
-
-static void
-bad_paths_and_bodies_are_refused(void **state)
-{
-	struct fixture *f = *state;
-	char longest[STORE_PATH_MAX + 2];
-	char *big = calloc(1, STORE_BODY_MAX + 2);
-	struct store_op twice[] = { put("a", 0, "1"), put("a", 0, "2") };
-	struct store_op op;
-	uint64_t revision;
-
-	memset(longest, 'x', sizeof(longest));
-	longest[STORE_PATH_MAX + 1] = '\0';
-	op = put(longest, 0, "1");
-	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
-	longest[STORE_PATH_MAX] = '\0';
-	assert_int_equal(commit(f->store, &op, 1, &revision), 0);
-	op = put("", 0, "1");
-	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
-	op = put("k\xc3\xa4se", 0, "1");
-	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
-	memset(big, 'x', STORE_BODY_MAX + 1);
-	op = put("big", 0, big);
-	assert_int_equal(commit(f->store, &op, 1, &revision), -EINVAL);
-	op.len = STORE_BODY_MAX;
-	assert_int_equal(commit(f->store, &op, 1, &revision), 0);
-	assert_int_equal(commit(f->store, twice, 2, &revision), -EINVAL);
-	free(big);
-}
-
-static void
-a_listing_is_paged_sorted_and_keeps_to_its_prefix(void **state)
-{
-	struct fixture *f = *state;
-	struct store_page p;
-	char path[32], after[STORE_PATH_MAX + 1] = "";
-	size_t total = 0, pages = 0;
-	bool more = true;
-
-	for (int i = 0; i < 250; i++) {
-		snprintf(path, sizeof(path), "keys/k%03d", i);
-		put_one(f->store, path, "x");
-	}
-	put_one(f->store, "keys", "not below keys/");
-	put_one(f->store, "keys0", "sorts behind keys/");
-	put_one(f->store, "keyz/%", "neither");
-	while (more) {
-		assert_int_equal(
-			f->store->engine->list(f->store, "keys/", *after ? after : NULL, 100, &p),
-			0);
-		assert_int_equal(p.revision, 253);
-		for (size_t i = 0; i < p.count; i++) {
-			snprintf(path, sizeof(path), "keys/k%03zu", total++);
-			assert_string_equal(p.records[i].path, path);
-		}
-		strcpy(after, p.records[p.count - 1].path);
-		more = p.more;
-		pages++;
-		store_page_free(&p);
-	}
-	assert_int_equal(total, 250);
-	assert_int_equal(pages, 3);
-	assert_int_equal(f->store->engine->list(f->store, "", NULL, 1000, &p), 0);
-	assert_int_equal(p.count, 253);
-	assert_false(p.more);
-	store_page_free(&p);
-	assert_int_equal(f->store->engine->list(f->store, "k%", NULL, 1000, &p), 0);
-	assert_int_equal(p.count, 0);
-	store_page_free(&p);
-}
-
 /* ---- what a page costs ---- */
 
 static sqlite3 *last_opened;
@@ -392,25 +271,6 @@ a_late_page_costs_no_more_than_the_first(void **state)
 	first = steps_of_page(f->store, st, "keys/", NULL);
 	assert_in_range(steps_of_page(f->store, st, "keys/", "keys/k01900"), 1, 2 * first);
 	assert_in_range(steps_of_page(f->store, st, "", "keys/k01900"), 1, 2 * first);
-}
-
-static void
-two_connections_do_not_overwrite_each_other(void **state)
-{
-	struct fixture *f = *state;
-	struct store *other = NULL;
-	uint64_t revision = put_one(f->store, "a", "0"), mine, theirs;
-	struct store_op op = put("a", revision, "mine");
-
-	assert_int_equal(store_open_sqlite(f->dir, false, &other), 0);
-	assert_int_equal(commit(f->store, &op, 1, &mine), 0);
-	op = put("a", revision, "theirs");
-	assert_int_equal(commit(other, &op, 1, &theirs), KEKD_EPRECONDITION);
-	op.expected = mine;
-	assert_int_equal(commit(other, &op, 1, &theirs), 0);
-	assert_true(theirs > mine);
-	assert_body(f->store, "a", "theirs", theirs);
-	store_freep(&other);
 }
 
 struct watched {
@@ -650,18 +510,12 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		STORE_SUITE(setup, teardown),
 		TEST(a_new_database_is_for_its_owner_alone),
 		TEST(a_database_that_is_not_there_is_not_made_unasked),
 		TEST(a_file_of_another_program_is_refused),
 		TEST(a_newer_schema_is_refused),
-		TEST(identity_and_records_outlive_the_process),
-		TEST(a_commit_writes_all_with_one_revision),
-		TEST(one_failed_compare_leaves_everything_as_it_was),
-		TEST(a_commit_has_at_most_100_operations),
-		TEST(bad_paths_and_bodies_are_refused),
-		TEST(a_listing_is_paged_sorted_and_keeps_to_its_prefix),
 		TEST(a_late_page_costs_no_more_than_the_first),
-		TEST(two_connections_do_not_overwrite_each_other),
 		TEST(own_commits_are_no_news),
 		TEST(a_body_edited_without_a_new_revision_is_told),
 		TEST(inserted_and_deleted_records_are_told),

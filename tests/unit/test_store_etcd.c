@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The etcd engine behind store.h, on a real etcd: what is its alone. What holds for every engine is
- * in test_store.c. */
+ * in store_suite.c. */
 #include "etcd_server.h"
 #include "proxy.h"
 #include "store_lab.h"
+#include "store_suite.h"
 
 #include "kekd/clock.h"
 #include "kekd/err.h"
@@ -25,7 +26,8 @@
 static struct etcd_servers servers;
 
 struct fixture {
-	struct store_lab lab;	/* first: the node "n1" */
+	struct suite suite;	/* first */
+	struct store_lab lab;	/* the node "n1" */
 	struct store_lab other; /* "n2", where a test has opened it */
 	struct proxy *proxy;
 };
@@ -47,6 +49,29 @@ stop_etcd(void **state)
 	return 0;
 }
 
+static void
+reopen(struct suite *suite)
+{
+	struct fixture *f = (struct fixture *)suite;
+
+	store_lab_reopen(&f->lab);
+	suite->store = f->lab.store;
+}
+
+/* It leads as well: what is tested is the records' revisions. */
+static struct store *
+second(struct suite *suite)
+{
+	struct fixture *f = (struct fixture *)suite;
+	struct store *s;
+
+	store_lab_open(&f->other, &servers, servers.members[0].url, "n2", &f->lab);
+	s = f->other.store;
+	store_etcd_term(s, &f->lab.term);
+	f->other.store = NULL;
+	return s;
+}
+
 static int
 setup(void **state)
 {
@@ -58,6 +83,7 @@ setup(void **state)
 		return 0;
 	f->proxy = proxy_start(servers.members[0].port);
 	store_lab_open(&f->lab, &servers, proxy_url(f->proxy), "n1", NULL);
+	f->suite = (struct suite){ f->lab.store, reopen, second };
 	return 0;
 }
 
@@ -776,6 +802,7 @@ int
 main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
+		STORE_SUITE(setup, teardown),
 		TEST(a_commit_is_one_transaction_and_polls_as_no_news),
 		TEST(what_another_node_writes_is_told),
 		TEST(who_does_not_lead_changes_nothing),
