@@ -174,9 +174,11 @@ kekd_running() { is_running "$1/kekd.pid" kekd; }
 
 # health PORT WHAT: is the answer 200? It needs no client certificate.
 health() {
-	printf 'GET /health/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$2" |
-		openssl s_client -quiet -connect "127.0.0.1:$1" -CAfile "$lab/pki/ca.pem" \
-			-verify_return_error 2>/dev/null | head -1 | grep -q '^HTTP/1.1 200'
+	local answer
+	answer=$(printf 'GET /health/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' \
+		"$2" | openssl s_client -quiet -connect "127.0.0.1:$1" -CAfile "$lab/pki/ca.pem" \
+		-verify_return_error 2>/dev/null) || return 1
+	[[ $answer == "HTTP/1.1 200"* ]]
 }
 
 taken() {
