@@ -139,6 +139,7 @@ enum net_task {
 	NET_JOIN_JSON,
 	NET_TO_ETCD, /* kekd migrate: the metadata of a single node, to etcd and back */
 	NET_TO_SQLITE,
+	NET_REPLICA_TO_ETCD, /* the former etcd is lost */
 	NET_TASKS
 };
 

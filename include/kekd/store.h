@@ -99,6 +99,9 @@ struct store {
 /* Opens DIR/metadata.db; create: makes an empty one (mode 0600) when there is none, else that is
  * -ENOENT. */
 int store_open_sqlite(const char *dir, bool create, struct store **ret_store);
+/* The replica of an etcd that is lost, to be copied elsewhere and never written. As
+ * store_open_sqlite. */
+int store_open_replica(const char *dir, struct store **ret_store);
 /* Is DIR/metadata.db the replica of an etcd? 1, 0, -ENOENT, or KEKD_ESTORE (logged). */
 int store_is_replica(const char *dir);
 

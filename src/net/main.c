@@ -298,6 +298,7 @@ static const struct {
 	[NET_JOIN_JSON] = { node_join, true },
 	[NET_TO_ETCD] = { node_migrate, true },
 	[NET_TO_SQLITE] = { node_migrate, true },
+	[NET_REPLICA_TO_ETCD] = { node_migrate, true },
 };
 
 /* True once one worker of each token is there. */

@@ -9,6 +9,7 @@
 
 #include "kekd/clock.h"
 #include "kekd/control.h"
+#include "kekd/etcd.h"
 #include "kekd/log.h"
 
 #include <errno.h>
@@ -104,7 +105,9 @@ keep_former(struct migration *m, const char *path)
 
 	clock_format(clock_real_us(), now);
 	now[strcspn(now, ".")] = '\0'; /* whole seconds */
-	if (snprintf(m->kept, sizeof(m->kept), "%s.sqlite-%s", path, now) >= (int)sizeof(m->kept))
+	if (snprintf(m->kept, sizeof(m->kept), "%s.%s-%s", path,
+		    m->n->part.task == NET_REPLICA_TO_ETCD ? "replica" : "sqlite",
+		    now) >= (int)sizeof(m->kept))
 		return -ENAMETOOLONG;
 	return move(path, m->kept);
 }
@@ -181,7 +184,19 @@ verify(struct migration *m, struct store *store, const char *whose)
 	return err < 0 ? err : KEKD_EHELD;
 }
 
-/* Only the one node that the cluster has may take it elsewhere. */
+static int
+check_member(const struct migration *m)
+{
+	const char *node = m->n->part.node;
+
+	if (cluster_has_member(&m->cluster, node))
+		return 0;
+	log_error("node %s is no member of cluster %s: is this the right node?", node,
+		m->cluster.name);
+	return KEKD_EINVALID;
+}
+
+/* Only the one node that the cluster has may take it away from etcd. */
 static int
 check_alone(const struct migration *m)
 {
@@ -195,10 +210,7 @@ check_alone(const struct migration *m)
 				c->members[i], c->members[i]);
 			return KEKD_EINVALID;
 		}
-	if (cluster_has_member(c, node))
-		return 0;
-	log_error("node %s is no member of cluster %s: is this the right node?", node, c->name);
-	return KEKD_EINVALID;
+	return check_member(m);
 }
 
 static int
@@ -260,7 +272,7 @@ copy_to_etcd(struct migration *m)
 	int err = verify(m, m->sqlite, "this node's metadata");
 
 	if (err == 0)
-		err = check_alone(m);
+		err = check_member(m);
 	if (err == 0)
 		err = open_target(m);
 	if (err == 0)
@@ -284,20 +296,70 @@ go_on(struct migration *m)
 	return err == 0 ? verify(m, m->n->store, "the copy in etcd") : err;
 }
 
+/* `commit` comes last: an etcd without it has nothing, or a part of a copy. */
+static int
+is_in_etcd(struct node *n, bool *ret_there)
+{
+	struct etcd *etcd = NULL;
+	json_t *reply = NULL, *body = NULL;
+	int err = etcd_open(&n->part.store, &etcd);
+
+	if (err == 0)
+		body = json_pack("{s:o}", "key", etcd_key(etcd, "commit"));
+	if (err == 0)
+		err = body ? etcd_call(etcd, "kv/range", body, true, &reply, NULL) : -ENOMEM;
+	if (err == 0)
+		*ret_there = json_array_size(json_object_get(reply, "kvs")) > 0;
+	else
+		log_error("etcd cannot be read: %s",
+			etcd && *etcd_error(etcd) ? etcd_error(etcd) : kekd_strerror(err));
+	json_decref(body);
+	json_decref(reply);
+	etcd_freep(&etcd);
+	return err;
+}
+
+/* The metadata is etcd's already. Or was, of one that is lost for good. */
+static int
+look_at_replica(struct migration *m)
+{
+	bool there = false;
+	int err = is_in_etcd(m->n, &there);
+
+	if (err < 0)
+		return err;
+	m->done_before = there;
+	if (there || m->n->part.task == NET_REPLICA_TO_ETCD)
+		return 0;
+	log_error("metadata.db is a replica of etcd's, and etcd has no cluster %s: see that "
+		  "store.endpoints are right. If that etcd is lost for good, and no other node's "
+		  "revision is above this one's: \"kekd migrate --to etcd --from-replica\"",
+		m->n->part.cluster);
+	return KEKD_EINVALID;
+}
+
+static int
+open_source(struct migration *m, int replica)
+{
+	const char *state_dir = m->n->part.state_dir;
+
+	return replica == 1   ? store_open_replica(state_dir, &m->sqlite)
+	       : replica == 0 ? store_open_sqlite(state_dir, false, &m->sqlite)
+			      : 0; /* there is none */
+}
+
 static int
 migrate_to_etcd(struct migration *m)
 {
-	const char *state_dir = m->n->part.state_dir;
-	int replica = store_is_replica(state_dir), err;
-	bool there = replica == 0;
+	int replica = store_is_replica(m->n->part.state_dir), err;
+	bool there = replica >= 0;
 
-	if (replica == 1) {
-		m->done_before = true;
-		return 0;
-	}
-	err = replica < 0 && replica != -ENOENT ? replica : make_work_dir(m);
-	if (err == 0 && there)
-		err = store_open_sqlite(state_dir, false, &m->sqlite);
+	err = replica == 1 ? look_at_replica(m) : replica == -ENOENT ? 0 : replica;
+	if (err < 0 || m->done_before)
+		return err;
+	err = make_work_dir(m);
+	if (err == 0)
+		err = open_source(m, replica);
 	if (err == 0)
 		err = there ? copy_to_etcd(m) : go_on(m);
 	close_stores(m);
@@ -423,7 +485,7 @@ prepare(struct migration *m)
 int
 node_migrate(struct node *n)
 {
-	struct migration m = { .n = n, .to_etcd = n->part.task == NET_TO_ETCD };
+	struct migration m = { .n = n, .to_etcd = n->part.task != NET_TO_SQLITE };
 	int err = prepare(&m);
 
 	if (err < 0)

@@ -39,6 +39,9 @@ static const char help[] =
 	"  kekd migrate --to etcd|sqlite [--config FILE]\n"
 	"                                 take a single node's metadata to etcd, or back; the\n"
 	"                                 configuration says store.engine: etcd\n"
+	"  kekd migrate --to etcd --from-replica [--config FILE]\n"
+	"                                 the former etcd is lost: fill an empty one with what\n"
+	"                                 this node has of it\n"
 	"  kekd retry-pin [TOKEN] [--config FILE]\n"
 	"                                 let the kekd that runs try a refused PIN once more\n"
 	"  kekd --version, --help\n"
@@ -66,6 +69,7 @@ struct command_line {
 	const char *word;   /* the token of retry-pin, which may be NULL; a backup's path */
 	const char *output; /* of a join: "json", or NULL */
 	const char *to;	    /* of a migration: an engine */
+	bool from_replica;
 	bool adopt;
 };
 
@@ -101,6 +105,7 @@ take_words(struct command_line *cl, int count, char **words)
 		return false;
 	if ((cl->output && (cl->mode != MODE_JOIN || strcmp(cl->output, "json") != 0)) ||
 		(cl->mode == MODE_MIGRATE) != (cl->to != NULL) ||
+		(cl->from_replica && (!cl->to || strcmp(cl->to, "etcd") != 0)) ||
 		(cl->to && strcmp(cl->to, "etcd") != 0 && strcmp(cl->to, "sqlite") != 0))
 		return false;
 	return !cl->adopt || cl->mode == MODE_INIT;
@@ -132,6 +137,7 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 		{ "pin-source", required_argument, NULL, 'P' },
 		{ "output", required_argument, NULL, 'o' },
 		{ "to", required_argument, NULL, 't' },
+		{ "from-replica", no_argument, NULL, 'R' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -146,6 +152,8 @@ parse(int argc, char **argv, struct command_line *cl, int *ret_status)
 			cl->mode = MODE_CHECK;
 		} else if (option == 'A') {
 			cl->adopt = true;
+		} else if (option == 'R') {
+			cl->from_replica = true;
 		} else if (task_option(cl, option)) {
 			*task_option(cl, option) = optarg;
 		} else if (option == 'V') {
@@ -284,7 +292,10 @@ run(const struct command_line *cl)
 		return parent_run(config, cl->config, cl->adopt ? NET_ADOPT : NET_INIT, -1);
 	if (cl->mode == MODE_MIGRATE)
 		return parent_run(config, cl->config,
-			strcmp(cl->to, "etcd") == 0 ? NET_TO_ETCD : NET_TO_SQLITE, -1);
+			cl->from_replica	      ? NET_REPLICA_TO_ETCD
+			: strcmp(cl->to, "etcd") == 0 ? NET_TO_ETCD
+						      : NET_TO_SQLITE,
+			-1);
 	if (cl->mode == MODE_RESTORE || cl->mode == MODE_DRILL)
 		return run_backup(cl, config);
 	return parent_run(config, cl->config, NET_SERVE, -1);

@@ -723,15 +723,15 @@ refuse_replica(struct sqlite_store *q)
 	return KEKD_ESTORE;
 }
 
-int
-store_open_sqlite(const char *dir, bool create, struct store **ret_store)
+static int
+open_watched(const char *dir, bool create, bool replica, struct store **ret_store)
 {
 	struct sqlite_store *q = NULL;
 	int err = sqlite_open(dir, create, &q);
 
 	if (err < 0)
 		return err;
-	err = refuse_replica(q);
+	err = replica ? 0 : refuse_replica(q);
 	if (err == 0)
 		err = sqlite_watch_begin(q);
 	if (err < 0) {
@@ -740,4 +740,16 @@ store_open_sqlite(const char *dir, bool create, struct store **ret_store)
 	}
 	*ret_store = &q->store;
 	return 0;
+}
+
+int
+store_open_sqlite(const char *dir, bool create, struct store **ret_store)
+{
+	return open_watched(dir, create, false, ret_store);
+}
+
+int
+store_open_replica(const char *dir, struct store **ret_store)
+{
+	return open_watched(dir, false, true, ret_store);
 }

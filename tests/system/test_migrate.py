@@ -347,3 +347,70 @@ def test_killed_around_the_renames_the_copy_still_takes_its_place(pair, at):
     with node.http("app") as app:
         assert app.unwrap(blob) == b"secret"
     assert "migrate.new" not in state(node)
+
+
+def test_an_etcd_that_is_lost_for_good_is_filled_from_a_nodes_replica(make_pair):
+    pair = make_pair().start()
+    one, two = pair.roles()
+    with one.http("admin-1") as admin, one.http("app") as app:
+        admin.rotate()
+        blob = app.wrap(b"secret")
+        number = int(app.get("/v1/whoami").headers["Kekd-Revision"])
+    wait_for(lambda: revision(two) == number, "the standby has it, too")
+    one.stop()
+    two.stop()
+    pair.etcd.lose()
+    pair.etcd.start()
+    told = migrate(one, "etcd", status=1)
+    assert "no cluster test" in told and "--from-replica" in told
+    assert not pair.etcd.all()
+    done = one.run("migrate", "--to", "etcd", "--from-replica")
+    assert done.returncode == 0 and f"revision {number}" in done.stdout, done.stdout
+    one.start()
+    pair.active()
+    assert revision(one) == number
+    # The other one knows another etcd, and takes this one up after the same check as at first.
+    os.rename(two.path("state", "metadata.db"), two.path("former"))
+    two.joined()
+    two.start()
+    with two.http("app") as app:
+        assert app.unwrap(blob) == b"secret"
+    wait_for(lambda: one.kekctl("key", "rotate", "demo", status=None).returncode == 0,
+             "both are there, and a rotation is proven", every=0.5)
+
+
+def test_a_replica_is_no_source_where_etcd_has_the_cluster(make_pair):
+    pair = make_pair().start()
+    one, two = pair.roles()
+    two.stop()
+    done = two.run("migrate", "--to", "etcd", "--from-replica")
+    assert done.returncode == 0 and "already" in done.stdout
+    two.start()
+    assert two.run("migrate", "--to", "sqlite", "--from-replica").returncode == 2
+
+
+def test_a_backup_is_restored_into_an_empty_etcd_by_way_of_a_single_node(make_pair):
+    pair = make_pair().start()
+    one, two = pair.roles()
+    with one.http("app") as app:
+        blob = app.wrap(b"secret")
+    one.kekctl("backup", "create", one.path("b.backup"))
+    one.stop()
+    two.stop()
+    pair.etcd.lose()
+    pair.etcd.start()
+    os.rename(one.path("state", "metadata.db"), one.path("former"))
+    done = with_engine(one, etcd=False).run("restore", one.path("b.backup"))
+    assert done.returncode == 0, done.stdout
+    migrate(with_engine(one, etcd=True), "etcd")
+    one.start()
+    pair.active()
+    for name in ("metadata.db", "accepted"):
+        os.rename(two.path("state", name), two.path("former-" + name))
+    two.joined()
+    two.start()
+    with one.http("app") as a, two.http("app") as b:
+        assert a.unwrap(blob) == b.unwrap(blob) == b"secret"
+    pair.active().kekctl("cluster", "confirm")
+    wait_for(lambda: pair.active().kekctl("key", "rotate", "demo", status=None).returncode == 0,
+             "changes are made again", every=0.5)
