@@ -24,7 +24,8 @@ MINUTES = 30 if os.environ.get("KEKD_TEST_LONG") else 3
 @pytest.mark.skipif(not PRESENT, reason="no etcd here")
 def test_whatever_happens_to_a_pair_its_clients_saw_nothing_that_cannot_be():
     done = subprocess.run([os.path.join(FAULTS, "pair"), "--minutes", str(MINUTES)], check=False,
-                          env=dict(os.environ, KEKD_BUILD=BUILD), text=True,
+                          env=dict(os.environ, KEKD_BUILD=BUILD, PYTEST_XDIST_WORKER="gw8"),
+                          text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           timeout=60 * MINUTES + 300)
     assert done.returncode == 0, done.stdout
