@@ -156,6 +156,11 @@ def try_wrap(node, key="demo"):
         return h.call("POST", f"/v1/keys/{key}/wrap", {"plaintext": b64(b"x")})
 
 
+def try_unwrap(node, blob):
+    with node.http("app") as h:
+        return h.try_unwrap(blob)
+
+
 def test_with_metadata_that_is_too_old_each_keys_rule_decides(make_pair):
     pair = make_pair(store={"max_staleness": "12s"}).start()
     with pair.active().http("admin-1") as h:
@@ -182,6 +187,8 @@ def test_with_metadata_that_is_too_old_each_keys_rule_decides(make_pair):
 def test_a_version_that_an_old_copy_does_not_know_is_looked_up_or_said_to_be_unknown(pair,
                                                                                      tmp_path):
     node = pair.standby()
+    with node.http("app") as h:
+        known = h.wrap(b"of version 1")
     node.stop()
     shutil.copytree(node.path("state"), tmp_path / "state")
     node.start()
@@ -199,7 +206,7 @@ def test_a_version_that_an_old_copy_does_not_know_is_looked_up_or_said_to_be_unk
                 os.chown(os.path.join(directory, name), node.uid, node.uid)
     node.etcd.cut()
     node.start(ready=False)
-    wait_for(lambda: node.health("live")[0] == 200 and try_wrap(node).status == 200,
+    wait_for(lambda: node.health("live")[0] == 200 and try_unwrap(node, known).status == 200,
              "it serves by its copy", 60)
     with node.http("app") as h:
         assert h.try_unwrap(blob).code == "version_unknown_here"
