@@ -137,6 +137,10 @@ typedef int sealed_next_fn(const char *path, const json_t *body, void *user, jso
 int sealed_confirm(struct sealed *s, const char *generation, sealed_next_fn *next, void *user,
 	uint64_t *ret_number, char ret_error[JSON_ERROR_SIZE]);
 
+/* store.h's spare_put and spare_take; 1 and 0 where the engine has none. */
+int sealed_spare_put(struct sealed *s, const char *name, uint64_t number);
+int sealed_spare_take(struct sealed *s, const char *name, uint64_t *ret_number);
+
 /* ---- backups ---- */
 
 /* Every record but `commit`, in order of path, verified once more; body is borrowed. Not 0 ends it.

@@ -12,9 +12,13 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 #define FAST_NS (600 * CLOCK_S)
 #define ATTEMPTS 8 /* members that reserve at the same moment */
+/* Of the first block that a node of a pair reserves so much is kept on its disk, for a start that
+ * finds no store: the rest of a block is lost with the process. */
+#define SPARE (1ull << 16)
 
 struct nonce_block {
 	atomic_uint_least64_t left;
@@ -150,6 +154,28 @@ next_record(json_t *blocks, const char *node, uint64_t reserved, uint64_t size)
 	return json_pack("{s:I, s:O}", "reserved", (json_int_t)(reserved + size), "blocks", blocks);
 }
 
+/* What of a new block is left once there is a spare. */
+static uint64_t
+keep_spare(struct sealed *store, const char *version, uint64_t size)
+{
+	return size > 2 * SPARE && sealed_spare_put(store, version, SPARE) == 0 ? size - SPARE
+										: size;
+}
+
+/* The store is away: what was kept for that. Gone from the disk before the first of them is drawn.
+ */
+static int
+take_spare(struct nonce_block *b, struct sealed *store, const char *version)
+{
+	uint64_t spare;
+
+	if (sealed_spare_take(store, version, &spare) != 0 || spare == 0)
+		return KEKD_ESTORE;
+	atomic_store(&b->half, 0);
+	atomic_fetch_add(&b->left, spare);
+	return 0;
+}
+
 static int
 reserve_once(struct nonce_block *b, struct sealed *store, const char *path, const char *node)
 {
@@ -174,7 +200,7 @@ reserve_once(struct nonce_block *b, struct sealed *store, const char *path, cons
 	err = body ? sealed_put_own(store, path, record.commit, body, &number) : -ENOMEM;
 	if (err == 0) {
 		atomic_store(&b->reserved, reserved + size);
-		add(b, size);
+		add(b, keep_spare(store, strchr(path, '/') + 1, size));
 	}
 out:
 	json_decref(body);
@@ -222,5 +248,5 @@ nonce_reserve(
 	snprintf(path, sizeof(path), "nonces/%s", id);
 	for (int i = 0; i < ATTEMPTS && err == KEKD_EPRECONDITION; i++)
 		err = reserve_once(b, store, path, node);
-	return err;
+	return err == KEKD_ESTORE ? take_spare(b, store, id) : err;
 }

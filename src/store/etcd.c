@@ -569,6 +569,25 @@ engine_close(struct store *s)
 	free(e);
 }
 
+static int
+engine_spare_put(struct store *s, const char *name, uint64_t number)
+{
+	uint64_t before;
+	int err = replica_spare(&etcd_of(s)->replica, name, &before);
+
+	if (err < 0)
+		return err;
+	return before > 0 ? 1 : replica_set_spare(&etcd_of(s)->replica, name, number);
+}
+
+static int
+engine_spare_take(struct store *s, const char *name, uint64_t *ret_number)
+{
+	int err = replica_spare(&etcd_of(s)->replica, name, ret_number);
+
+	return err < 0 || *ret_number == 0 ? err : replica_set_spare(&etcd_of(s)->replica, name, 0);
+}
+
 static const struct store_engine etcd_engine = {
 	.name = "etcd",
 	.get = engine_get,
@@ -580,6 +599,8 @@ static const struct store_engine etcd_engine = {
 	.image = engine_image,
 	.foreign = engine_foreign,
 	.adopt = engine_adopt,
+	.spare_put = engine_spare_put,
+	.spare_take = engine_spare_take,
 	.close = engine_close,
 };
 

@@ -6,8 +6,11 @@
 #include "kekd/log.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define SPARE_NAME_SIZE (sizeof("spare/") + STORE_PATH_MAX)
 
 static int
 read_number(struct sqlite_store *q, const char *name, uint64_t *ret_number)
@@ -140,4 +143,28 @@ replica_revision(struct replica *r, const char *path, uint64_t *ret_revision)
 		err = sqlite_failed(r->db, "reading a revision");
 	sqlite_done(st);
 	return err;
+}
+
+static void
+spare_name(const char *name, char ret_name[SPARE_NAME_SIZE])
+{
+	snprintf(ret_name, SPARE_NAME_SIZE, "spare/%s", name);
+}
+
+int
+replica_spare(struct replica *r, const char *name, uint64_t *ret_number)
+{
+	char full[SPARE_NAME_SIZE];
+
+	spare_name(name, full);
+	return read_number(r->db, full, ret_number);
+}
+
+int
+replica_set_spare(struct replica *r, const char *name, uint64_t number)
+{
+	char full[SPARE_NAME_SIZE];
+
+	spare_name(name, full);
+	return sqlite_meta_set(r->db, full, NULL, (int64_t)number);
 }

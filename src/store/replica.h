@@ -30,5 +30,9 @@ struct replica_change {
 int replica_write(struct replica *r, const struct replica_change *changes, size_t count);
 /* 0: there is no such record. */
 int replica_revision(struct replica *r, const char *path, uint64_t *ret_revision);
+/* What is kept for the time when etcd is away (store.h, spare_put); 0: nothing. 0 or KEKD_ESTORE.
+ */
+int replica_spare(struct replica *r, const char *name, uint64_t *ret_number);
+int replica_set_spare(struct replica *r, const char *name, uint64_t number); /* durable */
 
 #endif

@@ -475,3 +475,22 @@ seal_rewrite(struct sealed *s, struct sealed_entry *const *entries, size_t count
 		txn_free(t);
 	return err;
 }
+
+/* ---- beside the store ---- */
+
+int
+sealed_spare_put(struct sealed *s, const char *name, uint64_t number)
+{
+	const struct store_engine *e = s->config.store->engine;
+
+	return e->spare_put ? e->spare_put(s->config.store, name, number) : 1;
+}
+
+int
+sealed_spare_take(struct sealed *s, const char *name, uint64_t *ret_number)
+{
+	const struct store_engine *e = s->config.store->engine;
+
+	*ret_number = 0;
+	return e->spare_take ? e->spare_take(s->config.store, name, ret_number) : 0;
+}

@@ -220,3 +220,21 @@ def test_a_version_that_an_old_copy_does_not_know_is_looked_up_or_said_to_be_unk
         unknown[5] ^= 1
         assert h.try_unwrap(bytes(unknown)).code == "unwrap_failed"
         assert h.try_unwrap(blob, "none").code == "key_not_found"
+
+
+def test_a_node_that_starts_without_etcd_still_wraps_by_ivs_that_it_kept(pair):
+    node = pair.standby()
+    with node.http("app") as h:
+        blob = h.wrap(b"x")
+    node.etcd.cut()
+    for kill, code in ((True, None), (False, "store_unavailable")):
+        if kill:
+            node.kill_all()
+        else:
+            node.stop()
+        node.start(ready=False)
+        wait_for(lambda: node.health("live")[0] == 200 and try_unwrap(node, blob).status == 200,
+                 "it serves by its copy", 60)
+        assert try_wrap(node).code == code, "what was kept is used once"
+    node.etcd.heal()
+    wait_for(lambda: try_wrap(node).status == 200, "etcd is back", 60)
