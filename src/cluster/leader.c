@@ -174,14 +174,29 @@ tell_changed(struct leader *l)
 
 /* These ask etcd, and are called without the lock. The lease is this thread's alone to change. */
 
+/* What is asked may arrive though no answer comes back: then the keepalives of a node that can
+ * change nothing would keep every other one from leading. */
+static void
+give_up_unheard(struct leader *l)
+{
+	if (!l->status.lease || clock_boot_ns() < l->status.until_ns + l->ttl_ns)
+		return;
+	log_warning("etcd has not answered for two lives of this node's lease: it is given up, for "
+		    "another node that hears etcd");
+	leader_revoke(l);
+}
+
 static void
 keep_lease(struct leader *l)
 {
-	bool had = l->status.lease != 0;
 	uint64_t started_ns = clock_boot_ns();
-	int err = had ? leader_keepalive(l) : leader_grant(l);
 	uint64_t pause_ns = l->ttl_ns / 3;
+	bool had;
+	int err;
 
+	give_up_unheard(l);
+	had = l->status.lease != 0;
+	err = had ? leader_keepalive(l) : leader_grant(l);
 	if (err == -ENOENT) {
 		log_warning(
 			"the lease of this node ran out, or was taken away: asking for a new one");
