@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an auditor asks of a pair: each node's log is witnessed by the other, usage of all members is
-in one report, and what is not known of one of them stops a destruction. And what a node does whose
-copy of the metadata is old."""
+"""What an auditor asks of a pair: each node's log is witnessed by the other, usage of all members
+is in one report, and what is not known of one of them stops a destruction. And what a node does
+whose copy of the metadata is old."""
 
 import hashlib
 import json

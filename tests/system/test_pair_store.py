@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What etcd's root may do to a pair that runs: nothing of it is served, the last good state is, also
-after a restart, and a restore that an operator wanted is taken once he says so."""
+"""What etcd's root may do to a pair that runs: nothing of it is served, the last good state is,
+also after a restart, and a restore that an operator wanted is taken once he says so."""
 
 import json
 
