@@ -146,6 +146,8 @@ etcd_member_signal(struct etcd_servers *s, size_t i, int signal)
 	if (m->pid == 0)
 		return;
 	kill(m->pid, signal);
+	if (signal == SIGSTOP)
+		waitpid(m->pid, NULL, WUNTRACED); /* its threads run on for a moment */
 	if (signal != SIGKILL && signal != SIGTERM)
 		return;
 	waitpid(m->pid, NULL, 0);

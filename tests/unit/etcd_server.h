@@ -31,7 +31,7 @@ bool etcd_installed(void);
 /* Returns when etcd answers; fails the test when it does not. */
 void etcd_servers_start(struct etcd_servers *s, size_t count, bool tls);
 void etcd_servers_stop(struct etcd_servers *s); /* may be all zero */
-/* SIGKILL and SIGTERM wait for its end. */
+/* SIGKILL and SIGTERM wait for its end, SIGSTOP until it stands still. */
 void etcd_member_signal(struct etcd_servers *s, size_t i, int signal);
 void etcd_member_start(struct etcd_servers *s, size_t i); /* again, with what it had */
 void etcd_servers_wait(struct etcd_servers *s);		  /* until etcd answers, without users */
