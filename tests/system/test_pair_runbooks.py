@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runbooks of doc/operations.md for a pair, as somebody would go through them."""
+
+import os
+import re
+import subprocess
+import threading
+
+import pytest
+
+from etcd import PRESENT
+from kekd import BUILD, TOP, wait_for
+from pki import spiffe
+
+OPERATIONS = os.path.join(TOP, "doc", "operations.md")
+needs_etcd = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
+
+
+def manual():
+    with open(OPERATIONS, encoding="utf-8") as f:
+        return f.read()
+
+
+def commands(program):
+    """As they stand in the manual: in back quotes, or on indented lines."""
+    text = manual()
+    found = re.findall(rf"`({program} [^`]+)`", text)
+    found += re.findall(rf"^ {{4,}}({program} .*)$", text, re.MULTILINE)
+    return sorted({" ".join(c.split("#")[0].split()) for c in found})
+
+
+def told(*arguments):
+    done = subprocess.run([os.path.join(BUILD, arguments[0]), *arguments[1:]], text=True,
+                          capture_output=True, check=False, cwd="/")
+    return done.returncode, done.stdout
+
+
+def test_every_command_of_the_manual_exists_with_its_options():
+    general = told("kekctl", "help")[1]
+    assert len(commands("kekctl")) > 40
+    for command in commands("kekctl"):
+        words = []
+        for word in command.split()[1:]:
+            if not re.fullmatch(r"[a-z-]+", word) or word.startswith("-"):
+                break
+            words.append(word)
+        if words[:1] == ["help"]:
+            continue
+        status, text = told("kekctl", *words, "--help")
+        assert status == 0, command
+        for option in re.findall(r"--[a-z-]+", command):
+            assert option in text + general, command
+    text = told("kekd", "--help")[1]
+    for command in commands("kekd"):
+        for word in re.findall(r"(?<= )(?:--[a-z-]+|[a-z-]+\b)", command):
+            assert word in text, command
+
+
+def test_every_metric_and_code_that_the_manual_names_exists():
+    with open(os.path.join(TOP, "doc", "metrics.md"), encoding="utf-8") as f:
+        known = set(re.findall(r"`(kekd_\w+)`", f.read()))
+    for name in re.findall(r"`(kekd_[a-z_]+[a-z])[`{]", manual()):
+        assert name in known or any(k.startswith(name) for k in known), name
+
+
+def status(node):
+    """kekctl cluster status, as rows by name."""
+    shown = node.kekctl("cluster", "status").stdout.decode()
+    rows = [line.split() for line in shown.splitlines() if line.startswith("node-")]
+    return {row[0]: row for row in rows}
+
+
+def ready(node, name):
+    return status(node).get(name, [""] * 3)[2] == "ready"
+
+
+def all_ready(pair):
+    names = [n.name for n in pair.running()]
+    wait_for(lambda: all(ready(pair.active(), name) for name in names), "all are ready", every=0.2)
+
+
+def wrap_everywhere(pair):
+    """A node that has never wrapped under a version cannot begin to while etcd is away."""
+    for node in pair.running():
+        with node.http("app") as app:
+            app.wrap(b"x")
+
+
+class Load:
+    """A client with all endpoints; nothing that it asks may fail."""
+
+    def __init__(self, pair):
+        self.pair, self.done, self.failures = pair, 0, []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        with self.pair.http("app") as h:
+            while not self.stop.is_set():
+                try:
+                    assert h.unwrap(h.wrap(b"%d" % self.done)) == b"%d" % self.done
+                    self.done += 1
+                except Exception as e:  # whatever it is, the client saw it
+                    self.failures.append(repr(e))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.stop.set()
+        self.thread.join()
+
+
+@needs_etcd
+def test_a_node_that_is_lost_is_forgotten_and_another_takes_its_place(make_pair):
+    pair = make_pair().start()
+    one, two = pair.roles()
+    all_ready(pair)
+    two.kill_all()
+    wait_for(lambda: status(one)[two.name][1] == "ABSENT", "it is seen to be away", 15, 0.2)
+    failed = one.kekctl("key", "rotate", "demo", status=5)
+    assert two.name.encode() in failed.stderr and b"member_unproven" in failed.stderr
+    one.kekctl("cluster", "forget", two.name, "--yes")
+    one.kekctl("key", "rotate", "demo")
+    three = pair.make_node()
+    one.kekctl("cluster", "members", "add", three.name)
+    three.joined()
+    three.start()
+    all_ready(pair)
+    one.kekctl("key", "rotate", "demo")
+    assert two.run().returncode == 78  # it was forgotten, and says so
+
+
+@needs_etcd
+def test_a_node_that_lost_its_state_alone_keeps_its_name(make_pair):
+    pair = make_pair().start()
+    one, two = pair.roles()
+    two.stop()
+    for name in os.listdir(two.path("state")):
+        os.unlink(two.path("state", name))
+    two.joined()
+    two.start()
+    all_ready(pair)
+    one.kekctl("key", "rotate", "demo")
+    two.kekctl("audit", "verify", two.audit_dir)
+
+
+@needs_etcd
+def test_an_etcd_that_is_lost_for_good_is_made_anew_while_a_node_serves_on(make_pair):
+    pair = make_pair().start()
+    all_ready(pair)
+    wrap_everywhere(pair)
+    one, two = pair.roles()
+    with Load(pair) as load:
+        two.etcd.refuse()
+        pair.etcd.lose()
+        pair.etcd.start()
+        one.stop()
+        done = one.run("migrate", "--to", "etcd", "--from-replica")
+        assert done.returncode == 0, done.stdout
+        one.start()
+        pair.active()
+        two.stop()
+        two.etcd.heal()
+        for name in os.listdir(two.path("state")):
+            if name.startswith("metadata.db"):
+                os.unlink(two.path("state", name))
+        two.joined()
+        two.start()
+        all_ready(pair)
+        before = load.done
+        wait_for(lambda: load.done > before + 20, "both serve")
+    assert not load.failures
+    pair.active().kekctl("key", "rotate", "demo")
+
+
+@needs_etcd
+def test_a_node_that_was_cut_off_catches_up_by_itself(make_pair):
+    pair = make_pair().start()
+    all_ready(pair)
+    wrap_everywhere(pair)
+    one, two = pair.roles()
+    two.etcd.cut()
+    two.etcd.refuse()
+    wait_for(lambda: status(one)[two.name][1] == "ABSENT", "it is seen to be cut off", 20, 0.2)
+    with one.http("admin-1") as admin:
+        admin.put_client("later", ["uri:" + spiffe("later")], [])
+    with two.http("app") as app:
+        app.wrap(b"served on")
+    two.etcd.heal()
+    all_ready(pair)
+    wait_for(lambda: status(one)[two.name][8] == "0", "it has caught up", every=0.2)
+
+
+@needs_etcd
+def test_both_nodes_are_upgraded_in_turn_and_no_request_fails(make_pair):
+    pair = make_pair().start()
+    all_ready(pair)
+    with Load(pair) as load:
+        for _ in range(2):
+            active, standby = pair.roles()
+            standby.stop()
+            standby.start()
+            all_ready(pair)
+            active.kekctl("cluster", "step-down")
+            assert pair.active(but=active) is standby
+    assert not load.failures and load.done > 0
+    pair.active().kekctl("cluster", "level", "1", status=None)
