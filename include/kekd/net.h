@@ -198,7 +198,7 @@ struct node {
 	bool proofs_done;
 	uint64_t next_summary_ns, next_rotations_ns;
 	struct node_proving *proving;
-	bool member_unwritten;
+	bool member_unwritten, member_hurry;
 	uint64_t member_written_ns, member_again_ns;
 	int member_err;
 	bool copies_news; /* they are to be counted again */
@@ -206,6 +206,7 @@ struct node {
 	struct { /* the member that was last waited for in vain */
 		char member[STR_NAME_MAX + 1];
 		uint64_t ns, revision;
+		bool fails;
 	} vain;
 	struct uuid signing_id; /* CKA_ID of the key for signatures */
 	unsigned signing_token;

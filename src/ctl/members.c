@@ -141,7 +141,7 @@ show_head(const json_t *c)
 	table_field(t, "Active", "%s", active(members));
 	table_field(t, "Revision", "%lld", newest(members));
 	if (json_is_integer(json_object_get(copies, "least")))
-		table_field(t, "Copies", "each version is proven in %s different token%s or more",
+		table_field(t, "Copies", "every version is proven in at least %s token%s",
 			show_number(copies, "least"), number_of(copies, "least") == 1 ? "" : "s");
 	if (json_array_size(forgotten) > 0)
 		table_field(t, "Forgotten", "%s", show_list(forgotten, ", "));

@@ -335,7 +335,7 @@ say(struct node *n, const char *id)
 	if (!list)
 		list = json_array();
 	json_array_append_new(list, json_string(id));
-	node_note_member(n, "destroyed", list);
+	node_note_member(n, "destroyed", list, true);
 }
 
 /* The active has committed that it goes: it goes here too, and the active hears of it by
@@ -382,7 +382,7 @@ forget_said(struct node *n, const struct key_version *v)
 	json_array_foreach(list, i, entry)
 		if (!json_is_string(entry) || strcmp(json_string_value(entry), id) != 0)
 			json_array_append(left, entry);
-	node_note_member(n, "destroyed", left);
+	node_note_member(n, "destroyed", left, false);
 }
 
 /* False: there is nothing to watch over any more. */

@@ -14,8 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WRITE_NS (200 * CLOCK_MS)     /* what others wait for */
-#define WRITE_ACTIVE_NS CLOCK_S	      /* what nobody waits for */
+#define WRITE_HURRY_NS (20 * CLOCK_MS) /* what somebody waits for */
+#define WRITE_NS CLOCK_S
 #define WRITE_ALONE_NS (60 * CLOCK_S) /* what nobody reads yet */
 #define WRITE_AGAIN_NS CLOCK_S
 
@@ -139,7 +139,7 @@ store(struct node *n, json_t *body)
 	snprintf(path, sizeof(path), "members/%s", n->part.node);
 	err = sealed_put_own(n->sealed, path, STORE_ANY, body, &number);
 	if (err == 0)
-		n->member_unwritten = false;
+		n->member_unwritten = n->member_hurry = false;
 	return err;
 }
 
@@ -156,7 +156,7 @@ node_set_member(struct node *n, const char *name, json_t *value)
 }
 
 void
-node_note_member(struct node *n, const char *name, json_t *value)
+node_note_member(struct node *n, const char *name, json_t *value, bool hurry)
 {
 	json_t *next = NULL;
 
@@ -167,6 +167,7 @@ node_note_member(struct node *n, const char *name, json_t *value)
 	if (!next || keep(n, n->part.node, next) != 0)
 		return;
 	n->member_unwritten = true;
+	n->member_hurry |= hurry;
 	n->copies_news = true;
 }
 
@@ -175,7 +176,17 @@ interval(struct node *n)
 {
 	if (!node_has_others(n))
 		return WRITE_ALONE_NS;
-	return node_leads(n) ? WRITE_ACTIVE_NS : WRITE_NS;
+	return n->member_hurry && !node_leads(n) ? WRITE_HURRY_NS : WRITE_NS;
+}
+
+unsigned
+node_member_due_ms(struct node *n, unsigned most_ms)
+{
+	uint64_t now = clock_boot_ns(), due = n->member_written_ns + interval(n);
+
+	if (!n->member_unwritten || n->member_err != 0 || due > now + most_ms * CLOCK_MS)
+		return most_ms;
+	return due > now ? (unsigned)((due - now) / CLOCK_MS) + 1 : 0;
 }
 
 void

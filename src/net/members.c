@@ -108,29 +108,35 @@ find_unproven(
 	return NULL;
 }
 
-/* It was waited for already, and has not come back since: whoever changes many keys does not wait
- * that long for each. */
+/* It was waited for already, and fails still or has said nothing since: whoever changes many keys
+ * does not wait that long for each. */
 static bool
 was_in_vain(struct node *n, const char *member)
 {
 	return strcmp(n->vain.member, member) == 0 && clock_boot_ns() < n->vain.ns + VAIN_NS &&
-	       n->vain.revision == proofs_of(n, member).revision;
+	       (n->vain.fails || n->vain.revision == proofs_of(n, member).revision);
+}
+
+static bool
+fails(const struct waiting *w, const struct proofs *p)
+{
+	return p->more || find_failing(p, w->key->name, w->version);
 }
 
 static bool
 give_up_on(struct node *n, struct waiting *w, const char *member, const struct proofs *p, bool vain)
 {
 	uint64_t now = clock_boot_ns(), waited = now - w->start_ns;
-	bool fails = p->more || find_failing(p, w->key->name, w->version);
 
 	if (!is_present(n, member) && waited >= (vain ? 0 : ABSENT_NS))
 		return true;
-	if (!fails)
+	if (!fails(w, p)) {
 		w->failing_ns = 0;
-	else if (w->failing_ns == 0)
+		return waited >= (vain && !n->vain.fails ? AGAIN_NS : WAIT_NS);
+	}
+	if (w->failing_ns == 0)
 		w->failing_ns = now;
-	return waited >= (vain ? AGAIN_NS : WAIT_NS) ||
-	       (w->failing_ns != 0 && now - w->failing_ns >= FAILING_NS);
+	return now - w->failing_ns >= (vain ? AGAIN_NS : FAILING_NS);
 }
 
 static const char *
@@ -158,6 +164,7 @@ fail(struct node *n, const struct waiting *w, const char *member, const struct p
 	snprintf(n->vain.member, sizeof(n->vain.member), "%s", member);
 	n->vain.ns = clock_boot_ns();
 	n->vain.revision = p->revision;
+	n->vain.fails = fails(w, p);
 	snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
 		"key %s: version %u waits: member %s has not proven it: %s. Bring it back, or "
 		"\"kekctl cluster forget\" it, then repeat",

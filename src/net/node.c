@@ -484,7 +484,7 @@ node_tick(struct node *n)
 		node_tick_retention(n);
 		node_tick_member(n);
 		node_tick_copies(n);
-		return more ? 0 : TICK_MS;
+		return more ? 0 : node_member_due_ms(n, TICK_MS);
 	case NODE_HELD:
 		poll_store(n);
 		judge_store(n);

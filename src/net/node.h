@@ -94,8 +94,9 @@ json_t *node_member(const struct node *n, const char *name); /* the own one's; b
 json_t *node_member_of(struct node *n, const char *node, const char *name); /* any node's */
 /* Stores the own record with this member; takes value. */
 int node_set_member(struct node *n, const char *name, json_t *value);
-/* The same, some time later, by node_tick_member. */
-void node_note_member(struct node *n, const char *name, json_t *value);
+/* The same, some time later, by node_tick_member. hurry: another member waits for it. */
+void node_note_member(struct node *n, const char *name, json_t *value, bool hurry);
+unsigned node_member_due_ms(struct node *n, unsigned most_ms); /* until then */
 void node_tick_member(struct node *n);
 void node_close_members(struct node *n);
 

@@ -20,7 +20,7 @@
 #define AGAIN_FIRST_NS (100 * CLOCK_MS) /* a token that is shared or synchronised may be late */
 #define AGAIN_NS (5 * CLOCK_S)
 #define AGAIN_SHARE 20 /* of the time, asking again takes one part in this many at most */
-#define TELL_NS (50 * CLOCK_MS)
+#define TELL_NS (200 * CLOCK_MS)
 #define LOGGED_MAX 20 /* in one pass */
 
 struct unproven {
@@ -53,6 +53,7 @@ struct node_proving {
 	char (*serials)[TOKEN_SERIAL_SIZE]; /* of each logical token, when it was proven in */
 	uint64_t revision;		    /* up to which all records were looked at */
 	bool news;			    /* not told yet */
+	bool waited_for;		    /* a rotation waits for some of it */
 	uint64_t told_ns;
 };
 
@@ -275,6 +276,7 @@ follow_version(struct node *n, const struct change *c, const struct key_version 
 		forget(p, c->now->name, v->number);
 	} else if (!needs_proof(before)) {
 		prove_new(n, c->now, v);
+		p->waited_for |= v->state == VERSION_STAGED;
 	} else {
 		u = find(p, c->now->name, v->number);
 		if (u)
@@ -435,11 +437,13 @@ ask_again(struct node *n, size_t i)
 	_cleanup_(key_unrefp) struct key *k = keyring_find(n->keyring, u.key);
 	const struct key_version *v = k ? key_find_version(k, u.version) : NULL;
 
-	if (!needs_proof(v))
+	if (!needs_proof(v)) {
 		forget(n->proving, u.key, u.version);
-	else if (prove(n, k, v) == 0)
+	} else if (prove(n, k, v) == 0) {
+		n->proving->waited_for |= v->state == VERSION_STAGED;
 		log_info("key %s version %u is proven now in token %s", k->name, v->number,
 			v->token);
+	}
 }
 
 static uint64_t
@@ -603,12 +607,14 @@ tell(struct node *n)
 	struct node_proving *p = n->proving;
 	uint64_t now = clock_boot_ns();
 
-	if (!p->news || (!p->through && !p->withdrawn) || now < p->told_ns + TELL_NS)
+	if (!p->news || (!p->through && !p->withdrawn) ||
+		(!p->waited_for && now < p->told_ns + TELL_NS))
 		return;
 	p->news = false;
 	p->told_ns = now;
-	node_note_member(n, "tokens", tokens_json(n));
-	node_note_member(n, "proofs", proofs_json(n));
+	node_note_member(n, "tokens", tokens_json(n), false);
+	node_note_member(n, "proofs", proofs_json(n), p->waited_for);
+	p->waited_for = false;
 }
 
 bool

@@ -97,7 +97,7 @@ def test_both_nodes_prove_every_version_and_say_so(pair, roles):
         wait_for(lambda: admin.status()["copies"] == {
             "least": 1, "versions": [{"tokens": 1, "versions": total}]}, "counted", 10)
     shown = pair.kekctl("cluster", "status").stdout.decode()
-    assert f"{total}/{total}" in shown and "1 different token" in shown
+    assert f"{total}/{total}" in shown and "at least 1 token" in shown
     metrics = active.kekctl("metrics", "kekd_version_copies").stdout.decode()
     assert f'kekd_version_copies{{tokens="1"}} {total}' in metrics, metrics
     assert "kekd_version_copies_least 1" in metrics
@@ -446,7 +446,11 @@ def test_a_suspended_actives_token_is_not_touched_past_its_lease(make_pair, tmp_
         kill(net, signal.SIGCONT)
     changing.join(30)
     assert alive(net)
-    wait_for(lambda: "was to begin earlier" in active.log(), "the worker refused", 15)
+    try:
+        wait_for(lambda: "was to begin earlier" in active.log(), "the worker refused", 15)
+    except AssertionError as e:
+        calls = [" ".join(line) for line in faults.lines() if "Sign" not in str(line)]
+        raise AssertionError(f"{e}\n{active.log()[-1500:]}\n{calls}") from None
     wait_for(lambda: active.health("active")[0] == 503, "it does not lead any more", 10)
     assert pair.active() is standby
     if what == "create":
