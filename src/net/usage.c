@@ -68,7 +68,7 @@ log_since(struct node *n)
 	if (!store_is_etcd(n->store) || node_member(n, "audit_key"))
 		return oldest;
 	clock_format(clock_real_us(), now);
-	node_note_member(n, "joined", json_string(now));
+	node_note_member(n, "joined", json_string(now), false);
 	return 0;
 }
 

@@ -241,7 +241,17 @@ class Pair:
         active.kekctl("cluster", "members", "add", node.name)
         # With a token of its own it may lack the seal key, which is a test's own matter.
         node.joined(status=0 if self.shared_token else None)
-        return node.start(ready)
+        node.start(ready)
+        if ready and self.shared_token:
+            self.wait_signing(node)
+        return node
+
+    @staticmethod
+    def wait_signing(node):
+        """It has made its own key. SoftHSM overlooks, until the next change, what another process
+        makes in the same token in the same instant."""
+        with node.http("admin-1") as h:
+            wait_for(lambda: h.status()["audit"]["signing"]["state"] == "ready", "it signs")
 
     def remove(self):
         faults = []
