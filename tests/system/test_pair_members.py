@@ -315,6 +315,7 @@ def test_a_standby_with_a_token_of_its_own_blocks_rotations_until_that_is_a_clon
             node.write_config()
         first.start()
     pair.active()
+    second.joined()  # what failed before for the lack of that key
     with first.http("admin-1") as admin:
         second.start()
         wait_for(lambda: try_rotate(admin).status == 200, "what was staged is in both", 20)
