@@ -59,7 +59,6 @@ class Load:
         self.history, self.crashes = [], []
         self.rotations = []  # (version, activation) as acknowledged
         self.blobs = []
-        self.wraps = True  # false: unwraps alone, from now on
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         work = [self.compute] * clients + ([self.turn] if rotate else [])
@@ -126,8 +125,7 @@ class Load:
     def compute(self, h, rng):
         """One wrap or unwrap."""
         key = rng.choice(self.keys)
-        unwraps = self.blobs and (rng.random() < 0.6 or not self.wraps)
-        blob = rng.choice(self.blobs) if unwraps else None
+        blob = rng.choice(self.blobs) if self.blobs and rng.random() < 0.6 else None
         if blob:
             key, ciphertext, plaintext = blob
             reply = self.call(h, "unwrap", key, "POST", f"/v1/keys/{key}/unwrap",

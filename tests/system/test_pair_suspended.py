@@ -109,6 +109,17 @@ def at_commit(pair, faults, node, key, number, act):
 
 
 @contextmanager
+def past_its_own_deadline(pair, faults, node, key, number, act):
+    """The same, and the commit reaches etcd last of all: when the node has given it up already."""
+    asker, held = hold_commit(pair, node, key, number, act)
+    node.suspend()
+    yield asker, lambda: None
+    held.release()
+    time.sleep(AFTER)
+    node.etcd.heal()
+
+
+@contextmanager
 def at_token(pair, faults, node, key, number, act):
     """While a worker looks for the object, after the number-th commit of the key: what it does to
     the token comes next."""
@@ -204,6 +215,7 @@ ROTATE = {
     "storing the canary": (at_commit, 2),
     "waiting for the proof": (at_proof, None),
     "activating": (at_commit, 3),
+    "activating long ago": (past_its_own_deadline, 3),
 }
 
 
