@@ -180,6 +180,24 @@ pause_for(uint64_t ns)
 	nanosleep(&ts, NULL);
 }
 
+static bool
+may_wait(struct node *n)
+{
+	struct leader *l = atomic_load(&n->leader);
+
+	return (!l || leader_may_change(l)) && atomic_load(&n->phase) != NODE_STOPPING;
+}
+
+static int
+fail_here(const struct key *k, const struct key_version *v, char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
+		"key %s: version %u stays staged: this node does not make the changes any more: "
+		"repeat the change",
+		k->name, v->number);
+	return KEKD_ENOTACTIVE;
+}
+
 static int
 wait_for_proofs(void *user, const struct key *k, const struct key_version *v,
 	char ret_error[LIFECYCLE_ERROR_SIZE])
@@ -194,6 +212,8 @@ wait_for_proofs(void *user, const struct key *k, const struct key_version *v,
 
 	node_cluster(n, &c);
 	while ((member = find_unproven(n, &c, &w, &p))) {
+		if (!may_wait(n))
+			return fail_here(k, v, ret_error);
 		if (look_ns == LOOK_FIRST_NS)
 			vain = was_in_vain(n, member);
 		if (give_up_on(n, &w, member, &p, vain))

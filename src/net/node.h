@@ -44,6 +44,8 @@ void node_summarise(struct node *n);   /* when it is time to */
 
 /* rotation.c: rotates one key that is due. True: there may be another. Control thread. */
 bool node_rotate_due(struct node *n);
+/* A member is back: what failed for the lack of its proof is tried soon. Control thread. */
+void node_retry_rotations(struct node *n);
 
 /* usage.c: how the usage evidence comes to the store and back. Control thread. */
 void node_load_usage(struct node *n, const char *name, json_t *body, uint64_t commit);

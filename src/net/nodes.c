@@ -66,6 +66,7 @@ node_load_peer(
 {
 	json_t *copy = body ? json_deep_copy(body) : NULL;
 	struct node_peer *p;
+	bool back;
 
 	if (strcmp(name, n->part.node) == 0 || strlen(name) > STR_NAME_MAX) {
 		json_decref(copy);
@@ -73,6 +74,7 @@ node_load_peer(
 	}
 	pthread_mutex_lock(&n->lock);
 	p = find(n, name);
+	back = copy && !p;
 	if (p && !copy) {
 		drop(n, p);
 	} else if (copy && (p || n->peers_count < NODE_PEERS_MAX)) {
@@ -87,6 +89,8 @@ node_load_peer(
 	}
 	pthread_mutex_unlock(&n->lock);
 	json_decref(copy);
+	if (back)
+		node_retry_rotations(n);
 }
 
 json_t *

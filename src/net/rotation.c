@@ -104,6 +104,22 @@ note_failure(
 		rotation_reason_name(reason), text, (unsigned long long)s);
 }
 
+void
+node_retry_rotations(struct node *n)
+{
+	struct node_rotations *r = &n->rotations;
+	uint64_t soon = clock_boot_ns() + AGAIN_FIRST_S * CLOCK_S;
+
+	pthread_mutex_lock(&n->lock);
+	for (size_t i = 0; i < r->failing_count; i++) {
+		if (r->failing[i].err != KEKD_ENOPROOF || r->failing[i].again_ns <= soon)
+			continue;
+		r->failing[i].again_ns = soon;
+		r->failing[i].again_us = clock_real_us() + AGAIN_FIRST_S * 1000000ull;
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
 /* Rotated by somebody else, frozen, or of another period now: none of ours any more. */
 static void
 forget_settled(struct node *n)

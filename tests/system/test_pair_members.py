@@ -216,6 +216,31 @@ def test_what_is_disabled_at_the_active_is_refused_by_the_standby_within_a_secon
         wait_for(lambda: app.try_unwrap(blob, key="off").status == 200, "it is back", 2)
 
 
+def test_the_standbys_workers_drop_their_copies_of_what_the_active_disables(make_pair, tmp_path):
+    faults = Faults(str(tmp_path))
+    pair = make_pair(nodes=1, store=STORE)
+    begin_with(pair)
+    pair.settings = {"module": FAULTY_MODULE, "environment": faults.environment}
+    standby = pair.make_node()
+    pair.join(standby)
+    active = pair.nodes[0]
+    if not active.is_active():
+        pair.kekctl("cluster", "step-down")
+        wait_for(active.is_active, "the first one leads", 20)
+    with active.http("admin-1") as admin, standby.http("app") as app:
+        admin.rotate()
+        wait_for(lambda: app.call("POST", "/v1/keys/demo/wrap", {"plaintext": "eA=="}).status == 200,
+                 "the standby has it", 5)
+        for _ in range(20):
+            app.wrap(b"x")
+        wait_for(lambda: proven(admin, standby.name) == 2, "it has proven both", 10)
+        before = len(faults.calls("C_DestroyObject"))
+        etag = admin.ok("GET", "/v1/keys/demo").etag
+        admin.ok("POST", "/v1/keys/demo/versions/1/disable", {}, etag=etag)
+        wait_for(lambda: len(faults.calls("C_DestroyObject")) > before, "a copy is dropped", 1)
+    assert "kekd:test:demo:v1" in objects(standby)
+
+
 # ---- the end of a version ----
 
 def old_version(h, key):
