@@ -648,16 +648,21 @@ start_threads(struct etcd_store *e)
 	return KEKD_ESTORE;
 }
 
-/* Nothing can be served from an empty replica: etcd has to answer first. */
+/* Nothing can be served from an empty replica: etcd has to answer first, and all of it, however
+ * long that takes, as long as it answers. */
 static int
 read_first(struct etcd_store *e)
 {
-	uint64_t until = clock_monotonic_ns() + (3 * e->settings->timeout_ms + 1000) * CLOCK_MS;
+	uint64_t patience = (3 * e->settings->timeout_ms + 1000) * CLOCK_MS;
+	uint64_t until = clock_monotonic_ns() + patience;
 	bool synced;
 
 	pthread_mutex_lock(&e->lock);
-	while (!e->synced && clock_monotonic_ns() < until)
+	while (!e->synced && clock_monotonic_ns() < until) {
 		etcd_wait(e, until);
+		if (e->answered_ns + patience > until)
+			until = e->answered_ns + patience;
+	}
 	synced = e->synced;
 	if (!synced)
 		log_error("etcd cannot be read, and there is no local replica yet: %s", e->error);

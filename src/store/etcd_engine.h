@@ -81,6 +81,7 @@ struct etcd_store {
 	} look;
 	uint64_t synced_ns; /* the last that was reached; 0: none since the start */
 	uint64_t opened_ns, opened_age_ns;
+	uint64_t answered_ns; /* CLOCK_MONOTONIC */
 	bool synced, reachable, held, closing, want_deep;
 	uint64_t pending, full_reads, reconnects, compactions;
 	char error[ETCD_ERROR_SIZE];
@@ -124,6 +125,9 @@ int etcd_read_keys(struct etcd_store *e, struct etcd *calls, const char *after, 
 /* The records at these paths, at a revision: the reply's "responses". */
 int etcd_read_values(struct etcd_store *e, struct etcd *calls, const char *const *paths,
 	size_t count, uint64_t revision, json_t **ret_reply);
+/* The keys from first to last with their values, at a revision: the reply's "kvs". */
+int etcd_read_range(struct etcd_store *e, struct etcd *calls, const char *first, const char *last,
+	uint64_t revision, json_t **ret_reply);
 const json_t *etcd_header(const json_t *reply);
 /* The i-th range of a txn's reply: its "kvs". */
 const json_t *etcd_kvs(const json_t *reply, size_t i);

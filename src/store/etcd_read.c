@@ -2,6 +2,7 @@
 /* The etcd engine's questions, and how etcd's JSON becomes records. */
 #include "etcd_engine.h"
 
+#include "kekd/clock.h"
 #include "kekd/err.h"
 #include "kekd/secret.h"
 
@@ -104,6 +105,7 @@ note(struct etcd_store *e, const json_t *reply, uint64_t floor, uint64_t term)
 		etcd_want_compare(e, true);
 	else if (revision > e->highest)
 		e->highest = revision;
+	e->answered_ns = clock_monotonic_ns();
 	e->reachable = true;
 	e->error[0] = '\0';
 	pthread_mutex_unlock(&e->lock);
@@ -203,4 +205,14 @@ etcd_read_values(struct etcd_store *e, struct etcd *calls, const char *const *pa
 	json_t *body = json_pack("{s:o}", "success", ranges(calls, paths, count, revision));
 
 	return etcd_ask(e, calls, "kv/txn", body, true, ret_reply, NULL);
+}
+
+int
+etcd_read_range(struct etcd_store *e, struct etcd *calls, const char *first, const char *last,
+	uint64_t revision, json_t **ret_reply)
+{
+	json_t *body = json_pack("{s:o,s:o,s:o}", "key", etcd_key(calls, first), "range_end",
+		etcd_key_next(calls, last), "revision", etcd_number(revision));
+
+	return etcd_ask(e, calls, "kv/range", body, true, ret_reply, NULL);
 }

@@ -19,6 +19,8 @@
 
 #define PAUSE_MIN_NS (200 * CLOCK_MS)
 #define PAUSE_MAX_NS (2 * CLOCK_S)
+#define RANGE_BYTES ((size_t)4 << 20)
+#define RANGE_MAX ((size_t)1000)
 #define STREAM_GOOD_NS (5 * CLOCK_S) /* a stream that lasted so long was no failure */
 
 /* ---- batches ---- */
@@ -365,7 +367,7 @@ fetch_changed(struct compare *c)
 		const struct seen_key *before = pathmap_find(&c->e->view, k->path);
 		if (!etcd_is_record(k->path))
 			continue;
-		if (!c->deep && before && before->revision == k->revision) {
+		if (before && before->revision == k->revision) {
 			memcpy(k->sha256, before->sha256, sizeof(k->sha256));
 			continue;
 		}
@@ -376,6 +378,64 @@ fetch_changed(struct compare *c)
 		}
 	}
 	return err < 0 ? err : fetch(c, keys, n);
+}
+
+/* ---- all values ---- */
+
+/* Of what lies between the two: names that are none of records are passed over. */
+static int
+take_range(struct compare *c, const json_t *kvs, size_t *ret_bytes)
+{
+	const json_t *kv;
+	size_t i;
+	int err = 0;
+
+	json_array_foreach(kvs, i, kv) {
+		char *name = etcd_name_of(c->e->watch, json_object_get(kv, "key"));
+		struct seen_key *k = name ? pathmap_find(&c->now, name) : NULL;
+		if (!name)
+			return KEKD_ESTORE;
+		if (k && etcd_is_record(name))
+			err = take_value(c, k, kv);
+		free(name);
+		if (err < 0)
+			return err;
+		*ret_bytes += json_string_length(json_object_get(kv, "value"));
+	}
+	return 0;
+}
+
+static int
+fetch_range(struct compare *c, size_t from, size_t to, size_t *ret_bytes)
+{
+	const struct seen_key *first = c->now.items[from], *last = c->now.items[to - 1];
+	json_t *reply = NULL;
+	int err = etcd_read_range(c->e, c->e->watch, first->path, last->path, c->revision, &reply);
+
+	if (err == 0)
+		err = take_range(c, json_object_get(reply, "kvs"), ret_bytes);
+	json_decref(reply);
+	return err;
+}
+
+/* As many at once as make a few MiB, going by those before. */
+static int
+fetch_all(struct compare *c)
+{
+	size_t from = 0, step = ETCD_FETCH_MAX, bytes = 0, to;
+	int err = 0;
+
+	/* Keys of others sort first here, and anywhere in etcd: they come along. */
+	while (from < c->now.count &&
+		!etcd_is_record(((struct seen_key *)c->now.items[from])->path))
+		from++;
+	for (; err == 0 && from < c->now.count; from = to) {
+		to = from + step < c->now.count ? from + step : c->now.count;
+		err = fetch_range(c, from, to, &bytes);
+		step = bytes > 0 ? RANGE_BYTES / (bytes / to + 1) : RANGE_MAX;
+		step = step > RANGE_MAX ? RANGE_MAX : step < ETCD_FETCH_MAX ? ETCD_FETCH_MAX : step;
+	}
+	return err;
 }
 
 static int
@@ -452,7 +512,7 @@ compare(struct compare *c)
 		return KEKD_ESTORE;
 	/* What the replica is an image of may be another history, too, whatever its revisions. */
 	c->batch->anew = anew || first;
-	err = fetch_changed(c);
+	err = c->deep ? fetch_all(c) : fetch_changed(c);
 	if (err == 0)
 		err = find_deleted(c);
 	if (err < 0)
