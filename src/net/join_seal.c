@@ -74,7 +74,8 @@ static const struct {
 			"means, or configure the token that all share" },
 	{ KEKD_ERECORD, "look at the cluster's nodes: kekctl status names what is refused there" },
 	{ KEKD_EHELD, "look at the cluster's nodes: kekctl status says what is held and why" },
-	{ KEKD_EINVALID, "give this node an empty state_dir, if it is new to this cluster" },
+	{ KEKD_EINVALID, "give this node an empty state_dir, if it is new to this cluster; the one "
+			 "that was alone before begins with \"kekd migrate --to etcd\"" },
 	{ KEKD_EAUDIT, "make audit.dir writable for kekd-net's user" },
 	{ KEKD_EHSM, "kekd's log has the token's own words; then try again" },
 };

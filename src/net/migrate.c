@@ -296,20 +296,21 @@ go_on(struct migration *m)
 	return err == 0 ? verify(m, m->n->store, "the copy in etcd") : err;
 }
 
-/* `commit` comes last: an etcd without it has nothing, or a part of a copy. */
+/* How many keys begin so? */
 static int
-is_in_etcd(struct node *n, bool *ret_there)
+count_in_etcd(struct node *n, const char *path, uint64_t *ret_count)
 {
 	struct etcd *etcd = NULL;
 	json_t *reply = NULL, *body = NULL;
 	int err = etcd_open(&n->part.store, &etcd);
 
 	if (err == 0)
-		body = json_pack("{s:o}", "key", etcd_key(etcd, "commit"));
+		body = json_pack("{s:o, s:o, s:b}", "key", etcd_key(etcd, path), "range_end",
+			etcd_key_end(etcd, path), "count_only", 1);
 	if (err == 0)
 		err = body ? etcd_call(etcd, "kv/range", body, true, &reply, NULL) : -ENOMEM;
 	if (err == 0)
-		*ret_there = json_array_size(json_object_get(reply, "kvs")) > 0;
+		*ret_count = etcd_u64(reply, "count");
 	else
 		log_error("etcd cannot be read: %s",
 			etcd && *etcd_error(etcd) ? etcd_error(etcd) : kekd_strerror(err));
@@ -323,13 +324,14 @@ is_in_etcd(struct node *n, bool *ret_there)
 static int
 look_at_replica(struct migration *m)
 {
-	bool there = false;
-	int err = is_in_etcd(m->n, &there);
+	uint64_t count = 0;
+	int err = count_in_etcd(m->n, "commit", &count);
 
 	if (err < 0)
 		return err;
-	m->done_before = there;
-	if (there || m->n->part.task == NET_REPLICA_TO_ETCD)
+	/* It comes last: an etcd without it has nothing, or a part of a copy. */
+	m->done_before = count > 0;
+	if (count > 0 || m->n->part.task == NET_REPLICA_TO_ETCD)
 		return 0;
 	log_error("metadata.db is a replica of etcd's, and etcd has no cluster %s: see that "
 		  "store.endpoints are right. If that etcd is lost for good, and no other node's "
@@ -338,11 +340,18 @@ look_at_replica(struct migration *m)
 	return KEKD_EINVALID;
 }
 
+/* What an earlier copy into another etcd has left is of no use for an empty one. */
 static int
 open_source(struct migration *m, int replica)
 {
 	const char *state_dir = m->n->part.state_dir;
+	uint64_t count = 0;
+	int err = replica >= 0 ? count_in_etcd(m->n, "", &count) : 0;
 
+	if (err < 0)
+		return err;
+	if (replica >= 0 && count == 0)
+		empty_work_dir(m);
 	return replica == 1   ? store_open_replica(state_dir, &m->sqlite)
 	       : replica == 0 ? store_open_sqlite(state_dir, false, &m->sqlite)
 			      : 0; /* there is none */

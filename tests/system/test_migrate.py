@@ -414,3 +414,44 @@ def test_a_backup_is_restored_into_an_empty_etcd_by_way_of_a_single_node(make_pa
     pair.active().kekctl("cluster", "confirm")
     wait_for(lambda: pair.active().kekctl("key", "rotate", "demo", status=None).returncode == 0,
              "changes are made again", every=0.5)
+
+
+def test_a_node_that_accepted_more_than_the_replica_does_not_follow_it(make_pair):
+    pair = make_pair().start()
+    one, two = pair.roles()
+    two.stop()
+    with one.http("admin-1") as admin:
+        admin.put_client("later", ["uri:" + spiffe("later")], [])
+    number = revision(one)
+    one.stop()
+    pair.etcd.lose()
+    pair.etcd.start()
+    done = two.run("migrate", "--to", "etcd", "--from-replica")
+    assert done.returncode == 0, done.stdout
+    os.rename(one.path("state", "metadata.db"), one.path("former"))
+    told = one.joined(status=78).stdout
+    assert "older" in told, told
+    # So that one is taken instead.
+    os.rename(one.path("former"), one.path("state", "metadata.db"))
+    pair.etcd.lose()
+    pair.etcd.start()
+    done = one.run("migrate", "--to", "etcd", "--from-replica")
+    assert done.returncode == 0 and f"revision {number}" in done.stdout, done.stdout
+    os.rename(two.path("state", "metadata.db"), two.path("former"))
+    two.joined()
+    one.start()
+    two.start()
+    assert revision(two) == number
+
+
+def test_what_a_copy_into_another_etcd_left_behind_is_in_nobodys_way(pair, full):
+    node = pair.nodes[0]
+    node.etcd.delay(0.02)
+    assert killed(node, "etcd", copied_to_etcd(pair, 90))
+    node.etcd.heal()
+    pair.etcd.lose()
+    pair.etcd.start()
+    migrate(node, "etcd")
+    node.start()
+    pair.active()
+    check_whole(node, full)

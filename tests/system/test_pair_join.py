@@ -2,15 +2,17 @@
 """kekd join: a further node is told what it lacks, one thing after the other, before it is
 started."""
 
+import glob
 import json
 import os
+import re
 import shutil
 import time
 
 import pytest
 
 from etcd import PRESENT
-from kekd import wait_for
+from kekd import BUILD, HSM_USER, USER, wait_for
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
 
@@ -222,3 +224,47 @@ def test_a_single_node_is_told_what_a_pair_takes(make_server):
     shown = next(line for line in done.stdout.splitlines() if line.startswith("{"))
     rows = {r["check"]: r for r in json.loads(shown)["checks"]}
     assert "store.engine: etcd" in rows["configuration"]["next"]
+
+
+def with_wrong_clock(node, offset):
+    """kekd-net gets no LD_PRELOAD from outside: a program of its name puts it in."""
+    library = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
+    if not library:
+        pytest.skip("libfaketime is not installed (package faketime)")
+    os.mkdir(node.path("libexec"))
+    os.symlink(os.path.join(BUILD, "kekd-hsm"), node.path("libexec", "kekd-hsm"))
+    with open(node.path("libexec", "kekd-net"), "w", encoding="utf-8") as f:
+        f.write("#!/bin/sh\nASAN_OPTIONS=verify_asan_link_order=0 FAKETIME_DONT_FAKE_MONOTONIC=1 "
+                f"DONT_FAKE_MONOTONIC=1 LD_PRELOAD={library} FAKETIME={offset} "
+                f"exec {BUILD}/kekd-net\n")
+    os.chmod(node.path("libexec", "kekd-net"), 0o755)
+    node.environment["KEKD_LIBEXECDIR"] = node.path("libexec")
+
+
+@pytest.mark.parametrize(("offset", "words"), [("+90s", "ahead of"), ("-90s", "behind")])
+def test_a_clock_that_is_wrong_is_told_of_with_how_far(first, offset, words):
+    _, two = first.nodes
+    add(first)
+    with_wrong_clock(two, offset)
+    rows = report(two)
+    assert states(rows) == {"clock": "missing"}
+    assert words in rows["clock"]["text"]
+    assert 85 <= int(re.search(r"is (\d+) s ", rows["clock"]["text"])[1]) <= 95
+    assert "NTP" in rows["clock"]["next"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for users of its own")
+def test_a_node_with_users_of_its_own_joins_over_tls_and_with_etcds_users(make_pair):
+    pair = make_pair(members=3, tls=True, client_certificates=True, auth=True,
+                     user=USER, hsm_user=HSM_USER)
+    one, two = pair.nodes
+    one.init().start()
+    pair.active()
+    one.populate()
+    add(pair)
+    rows = report(two, status=0)
+    assert "as user node-2" in rows["etcd"]["text"]
+    assert os.stat(two.path("state", "accepted")).st_uid == USER
+    two.start()
+    with one.http("app") as a, two.http("app") as b:
+        assert b.unwrap(a.wrap(b"secret")) == b"secret"
