@@ -45,6 +45,14 @@ def settled(pair, seconds=SETTLED):
     return pair.roles()
 
 
+def logs_verify(pair):
+    """Each node's log is whole, and holds against what the other witnessed of it."""
+    for node in pair.nodes:
+        for witness in pair.nodes:
+            if witness is not node:
+                node.kekctl("audit", "verify", node.audit_dir, "--witness", witness.audit_dir)
+
+
 class Load:
     """In use for as long as its block. nodes: what its clients know of; rotate: the key that is
     rotated all the while, or None; timeout: of wrap and unwrap, on one node."""

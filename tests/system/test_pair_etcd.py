@@ -199,6 +199,25 @@ def test_without_quorum_of_etcd_every_node_serves_on_and_changes_wait(make_pair,
         assert labels(pair.active()) == {}
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_node_that_loses_one_member_of_etcd_after_the_other_goes_on_with_the_next(
+        make_pair, fault):
+    pair = make_pair(members=3).start()
+    a, b = settled(pair)
+    epoch = pair.epoch()
+    with Load(pair) as load:
+        load.rotates()
+        for number in range(3):
+            for node in pair.nodes:
+                FAULTS[fault](node.etcd.all[number])
+            load.rotates()
+            load.rotates()
+            for node in pair.nodes:
+                node.etcd.all[number].heal()
+        assert pair.leader() == a.name and pair.epoch() == epoch
+    assert settled(pair) == (a, b)
+
+
 def test_an_etcd_that_takes_a_second_for_each_call_costs_time_and_no_role(pair):
     a, b = pair.roles()
     epoch = pair.epoch()

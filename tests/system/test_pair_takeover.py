@@ -11,7 +11,7 @@ import pytest
 from etcd import PRESENT
 from kekd import kill, wait_for
 from pair import LEASE
-from pair_load import Load, settled
+from pair_load import Load, logs_verify, settled
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
 
@@ -62,6 +62,7 @@ def test_both_nodes_are_killed_in_turn_and_no_rotation_is_lost(pair):
             epochs.append(pair.epoch())
         load.rotates()
     assert epochs == sorted(set(epochs))
+    logs_verify(pair)
 
 
 def test_when_the_standby_is_killed_nothing_is_refused_and_the_active_stays(pair):
