@@ -175,7 +175,7 @@ class Etcd:
     one of the test's CA. auth: etcd's own users; a node's may touch /kekd/CLUSTER/ alone."""
 
     def __init__(self, pki, members=1, tls=False, client_certificates=False, auth=False,
-                 cluster="test", extra=(), directory=None):
+                 cluster="test", extra=(), directory=None, address="127.0.0.1"):
         self.pki = pki
         self.dir = directory or tempfile.mkdtemp(prefix="kekd-etcd-")
         os.chmod(self.dir, 0o755)
@@ -187,7 +187,7 @@ class Etcd:
         self.ca = pki.ca.pem
         self.certificate = self.client = None
         if tls:
-            self.certificate = pki.ca.issue("etcd", "DNS:localhost,IP:127.0.0.1",
+            self.certificate = pki.ca.issue("etcd", f"DNS:localhost,IP:127.0.0.1,IP:{address}",
                                             eku="serverAuth,clientAuth", nameless=True)
             # With users and client certificates etcd's gateway refuses one that has a common name:
             # at etcd's other door that would be the user's name.

@@ -37,11 +37,13 @@ def holds_lock(pid):
 class Node(Kekd):
     """One of a pair. tokens_of: the node whose token directory is this one's too; None: its own."""
 
+    etcd_host = "127.0.0.1"  # where it reaches its proxies before etcd
+
     def __init__(self, pair, number, tokens_of=None, **options):
         self.pair = pair
         self.name = f"node-{number}"
         self.tokens_of = tokens_of
-        self.etcd = Proxies([m.port for m in pair.etcd.members])
+        self.etcd = Proxies([m.port for m in pair.etcd.members], self.etcd_host)
         super().__init__(pair.pki, node=self.name, **options)
         self.settings["url"] = self.url
         self.settings["store"] = {**self.store_settings(), **pair.store}
@@ -67,7 +69,7 @@ class Node(Kekd):
     def store_settings(self):
         etcd = self.pair.etcd
         store = {"engine": "etcd",
-                 "endpoints": [f"{etcd.scheme}://127.0.0.1:{p}" for p in self.etcd.ports]}
+                 "endpoints": [f"{etcd.scheme}://{self.etcd_host}:{p}" for p in self.etcd.ports]}
         if etcd.tls:
             store["ca"] = self.copied(etcd.ca, "etcd-ca.pem")
         if etcd.client_certificates:
@@ -202,14 +204,16 @@ class Everywhere(Http):
 class Pair:
     """members, tls, auth, client_certificates: etcd's. shared_token: all nodes use the token
     directory of the first; else each has a token of its own, empty but the first's. store: more of
-    that section of each configuration; settings: of Kekd."""
+    that section of each configuration; kinds: {number: another class than Node}; settings: of
+    Kekd."""
 
     def __init__(self, pki, nodes=2, members=1, tls=False, auth=False, client_certificates=False,
-                 shared_token=True, store=None, etcd=None, **settings):
+                 shared_token=True, store=None, etcd=None, kinds=None, **settings):
         self.pki = pki
         self.store = {"lease": f"{LEASE}s", **(store or {})}
         self.settings = settings
         self.shared_token = shared_token
+        self.kinds = kinds or {}
         self.nodes = []
         self.etcd = etcd or Etcd(pki, members, tls, client_certificates, auth)
         try:
@@ -223,7 +227,9 @@ class Pair:
     def make_node(self):
         """One more; it does not belong to the cluster before `join`."""
         first = self.nodes[0] if self.nodes and self.shared_token else None
-        self.nodes.append(Node(self, len(self.nodes) + 1, tokens_of=first, **self.settings))
+        number = len(self.nodes) + 1
+        kind = self.kinds.get(number, Node)
+        self.nodes.append(kind(self, number, tokens_of=first, **self.settings))
         return self.nodes[-1]
 
     def start(self):

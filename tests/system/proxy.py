@@ -190,10 +190,11 @@ def reset(writer):
 
 
 class Proxy:
-    """Before 127.0.0.1:target_port, on a port of its own (self.port)."""
+    """Before target:target_port, on a port of its own (self.port) of this host."""
 
-    def __init__(self, target_port):
-        self.target = ("127.0.0.1", target_port)
+    def __init__(self, target_port, host="127.0.0.1", target="127.0.0.1"):
+        self.host = host
+        self.target = (target, target_port)
         self.port = free_port()
         self.server = None
         self.connections = {}
@@ -217,7 +218,7 @@ class Proxy:
 
     async def listen(self):
         if self.server is None:
-            self.server = await asyncio.start_server(self.accept, "127.0.0.1", self.port)
+            self.server = await asyncio.start_server(self.accept, self.host, self.port)
 
     async def accept(self, reader, writer):
         connection = Connection(self, reader, writer)
@@ -309,8 +310,8 @@ class Proxy:
 class Proxies:
     """Several that suffer the same: one node's way to every member of etcd."""
 
-    def __init__(self, ports):
-        self.all = [Proxy(p) for p in ports]
+    def __init__(self, ports, host="127.0.0.1"):
+        self.all = [Proxy(p, host) for p in ports]
         self.ports = [p.port for p in self.all]
 
     @property
