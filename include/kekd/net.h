@@ -233,6 +233,8 @@ struct node {
 	char instance[UUID_TEXT_SIZE]; /* of this node's replica */
 	uint64_t store_opened_ns;
 	enum node_role told_role; /* to the log */
+	char told_leader[STR_NAME_MAX + 1];
+	uint64_t told_epoch;
 	struct control_job hand_over;
 	pthread_mutex_t lock;	     /* of what follows */
 	struct cluster cluster;	     /* read it by node_cluster */

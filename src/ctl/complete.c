@@ -98,9 +98,10 @@ complete_run(int argc, char **argv)
 		say_kind(open->argument, strlen(open->argument));
 	else if (last[0] == '-')
 		say_options(c);
-	else if (!c)
+	/* One command's words may be another one's first. */
+	else if (!c || n == a.words_count - skip)
 		command_next_words(a.words + skip, a.words_count - skip);
-	else if (!skip)
+	if (!open && last[0] != '-' && c && !skip)
 		say_argument(c, a.words_count - n);
 	return CTL_OK;
 }

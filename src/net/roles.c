@@ -276,10 +276,16 @@ tell_role(struct node *n)
 	struct http_active active;
 
 	node_leader(n, &active);
-	if (role == n->told_role ||
-		(role == ROLE_STANDBY && strcmp(active.node, n->part.node) == 0))
+	if (role == n->told_role && strcmp(active.node, n->told_leader) == 0 &&
+		(role != ROLE_ACTIVE || n->told_epoch == node_epoch(n)))
+		return;
+	/* This node is about to be the active, or cannot renew its lease: that is told elsewhere.
+	 */
+	if (role == ROLE_STANDBY && strcmp(active.node, n->part.node) == 0)
 		return;
 	n->told_role = role;
+	n->told_epoch = node_epoch(n);
+	memcpy(n->told_leader, active.node, sizeof(n->told_leader));
 	if (role == ROLE_ACTIVE) {
 		log_info("this node makes the changes now, in epoch %llu",
 			(unsigned long long)node_epoch(n));

@@ -3,10 +3,12 @@
 level, and that a node alone has nothing to hand over. A pair: test_pair.py."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
-from kekd import wait_for
+from kekd import BUILD, wait_for
 
 ROUTES = (("forget", {"node": "node-2"}), ("level", {"level": 1}), ("step-down", {}),
           ("promote", {}))
@@ -155,3 +157,9 @@ def test_kekctl_shows_and_changes_the_members(own):
     assert own.kekctl("cluster", "promote", status=5).stderr
     assert own.kekctl("cluster", "step-down", "--pause", "1m", status=5).stderr
     assert b"members" in own.kekctl("help", "cluster", "members", "add").stdout
+
+
+def test_completion_goes_on_where_one_command_begins_with_another():
+    done = subprocess.run([os.path.join(BUILD, "kekctl"), "complete", "cluster", "members", ""],
+                          check=True, capture_output=True)
+    assert done.stdout.startswith(b"add\t")

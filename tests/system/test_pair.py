@@ -242,6 +242,7 @@ def test_kekctl_shows_the_nodes_and_follows_to_the_active(pair):
     shown = b.kekctl("cluster", "status").stdout.decode()
     assert a.name in shown and "standby" in shown and b.url in shown
     assert f"standby of {a.name}" in b.kekctl("status").stdout.decode()
+    assert f"this node is a standby of {a.name}" in b.log()
     b.kekctl("key", "create", "followed")
     wait_for(lambda: knows(a, "followed"), "the key is there")
 
