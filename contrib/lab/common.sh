@@ -187,12 +187,14 @@ taken() {
 
 # kekd_start DIR PORT
 kekd_start() {
+	local pid
 	! taken "$2" || die "port $2 is in use: choose another with --port"
 	setsid "$build/kekd" --config "$1/kekd.yaml" >>"$1/kekd.log" 2>&1 </dev/null &
-	echo $! >"$1/kekd.pid"
+	pid=$!
+	echo "$pid" >"$1/kekd.pid"
 	for _ in $(seq 300); do
 		! health "$2" ready || return 0
-		kekd_running "$1" || break
+		[ -e "/proc/$pid" ] || break # its name is not kekd yet in its first moment
 		sleep 0.1
 	done
 	tail -20 "$1/kekd.log" >&2

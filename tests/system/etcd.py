@@ -65,7 +65,7 @@ class Member:
             "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
             "--initial-cluster", self.etcd.initial_cluster(),
             "--initial-cluster-token", self.etcd.token, "--initial-cluster-state", "new",
-            "--logger", "zap", "--log-outputs", "stderr", *self.etcd.extra]
+            "--bcrypt-cost", "4", "--logger", "zap", "--log-outputs", "stderr", *self.etcd.extra]
         if self.etcd.tls:
             files = self.etcd.certificate
             for kind in ("", "peer-"):

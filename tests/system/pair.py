@@ -299,6 +299,21 @@ class Pair:
         self.active(seconds, but)
         return time.monotonic() - begin
 
+    def all_ready(self, seconds=PATIENCE):
+        """Each node knows of each that it is there and has proven everything: rotations go
+        through."""
+        names = {n.name for n in self.running()}
+
+        def knows(node):
+            with node.http("admin-1") as admin:
+                members = admin.ok("GET", "/v1/cluster").json["members"]
+            return names <= {m["node"] for m in members if m.get("ready")}
+
+        for node in self.running():
+            wait_for(lambda node=node: knows(node), f"{node.name} knows of ready members", seconds,
+                     0.1)
+        return self
+
     # -- speaking to it
 
     @property

@@ -8,25 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from etcd import PRESENT
-from kekd import b64, wait_for
+from kekd import b64
 from pair import LEASE
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="no etcd here")
 
 
-def all_ready(pair):
-    def ready():
-        with pair.http("admin-1") as admin:
-            members = admin.ok("GET", "/v1/cluster").json["members"]
-            return all(m.get("ready") for m in members)
-    wait_for(ready, "every member is ready")
-
-
 @pytest.fixture(scope="module")
 def pair(make_shared_pair):
-    pair = make_shared_pair().start()
-    all_ready(pair)
-    return pair
+    return make_shared_pair().start().all_ready()
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +27,7 @@ def whole(pair):
         if node.process is None:
             node.start()
     pair.active()
-    all_ready(pair)
+    pair.all_ready()
 
 
 def primary(pair, key="demo"):
