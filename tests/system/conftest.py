@@ -18,8 +18,20 @@ from pair import Pair  # noqa: E402
 from pki import Pki  # noqa: E402
 
 
+# Mostly waiting for what a fault makes a pair do. Its code is under sanitizers in the other files.
+FAULTS = ("test_pair_commits", "test_pair_etcd", "test_pair_network", "test_pair_runbooks",
+          "test_pair_suspended", "test_pair_takeover", "test_lab_pair")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "stress: measures times; not run under sanitizers")
+    config.addinivalue_line("markers", "faults: waits long; not run under sanitizers")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.module.__name__ in FAULTS:
+            item.add_marker("faults")
 
 
 @pytest.fixture(scope="session")
