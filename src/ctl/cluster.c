@@ -241,7 +241,9 @@ const struct ctl_command ctl_cluster_commands[] = {
 		" approvals destroy-wait approval-ttl ", 0, 0, run_set },
 	{ "cluster confirm", "", "Lets changes be made again after a restore",
 		"After \"kekd restore\" the server wraps and unwraps, and changes nothing before\n"
-		"this: look at keys and clients, and repeat what the audit log says was lost.",
+		"this: look at keys and clients, and repeat what the audit log says was lost.\n"
+		"Where a snapshot of etcd was put back on purpose, it is the same; ask the node\n"
+		"that has accepted most (--endpoint), and the others follow.",
 		"", 0, 0, run_confirm },
 	{ "cluster freeze", "", "Lets the whole service unwrap, and no longer wrap",
 		"Wrap, generate and rewrap answer \"frozen\", and no key rotates by itself.\n"
