@@ -125,7 +125,7 @@ static void
 a_member_is_added_once_and_up_to_16(void **state)
 {
 	static struct cluster c;
-	char error[JSON_ERROR_SIZE] = "", name[8];
+	char error[JSON_ERROR_SIZE] = "", name[16];
 
 	(void)state;
 	assert_int_equal(read_into(record(), &c), 0);
@@ -145,7 +145,7 @@ static void
 a_member_is_forgotten_for_ever_but_not_the_last(void **state)
 {
 	static struct cluster c;
-	char error[JSON_ERROR_SIZE] = "", name[8];
+	char error[JSON_ERROR_SIZE] = "", name[16];
 
 	(void)state;
 	assert_int_equal(read_into(record(), &c), 0);
