@@ -18,6 +18,7 @@
 
 #define MARKS_EVERY_NS (60 * CLOCK_S)
 #define RESOLVE_EVERY_NS (5 * CLOCK_S)
+#define RESOLVE_NS (1 * CLOCK_S)
 
 bool
 store_is_etcd(const struct store *s)
@@ -75,51 +76,7 @@ gone(const char *path, uint64_t revision)
 	return n;
 }
 
-/* Not every second a time-out long, unless another thread has reached etcd since. */
-static bool
-may_ask(struct etcd_store *e)
-{
-	bool reachable;
-
-	pthread_mutex_lock(&e->lock);
-	reachable = e->reachable;
-	pthread_mutex_unlock(&e->lock);
-	return reachable || clock_boot_ns() >= e->resolve_after_ns;
-}
-
-/* A commit whose outcome is not known may have written here: only etcd can tell. */
-static int
-resolve(struct etcd_store *e, const char *path)
-{
-	struct news *n = NULL;
-	uint64_t now = 0, known = 0;
-	int err;
-
-	if (!may_ask(e))
-		return KEKD_ESTORE;
-	err = etcd_read_now(e, e->calls, path, &n, &now);
-	if (err < 0)
-		e->resolve_after_ns = clock_boot_ns() + RESOLVE_EVERY_NS;
-	if (err == 0)
-		err = etcd_known_revision(e, path, &known);
-	if (err == 0 && !n && known > 0)
-		n = gone(path, now);
-	if (err < 0) {
-		etcd_news_free(n);
-		return err;
-	}
-	etcd_news_free(pathmap_remove(&e->uncertain, path));
-	if (!n)
-		return 0;
-	if (n->revision <= known) {
-		etcd_news_free(n);
-		return 0;
-	}
-	err = etcd_overlay_put(e, n);
-	if (err < 0)
-		etcd_news_free(n);
-	return err < 0 ? KEKD_ESTORE : 0;
-}
+static int resolve(struct etcd_store *e);
 
 static int
 engine_get(struct store *s, const char *path, struct store_record *ret_record)
@@ -129,7 +86,7 @@ engine_get(struct store *s, const char *path, struct store_record *ret_record)
 	int err = 0;
 
 	if (pathmap_find(&e->uncertain, path))
-		err = resolve(e, path);
+		err = resolve(e);
 	if (err < 0)
 		return err;
 	n = pathmap_find(&e->overlay, path);
@@ -380,10 +337,10 @@ put_back(struct etcd_store *e, struct batch *rest)
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* What is queued goes into the overlay. The number of changes, or negative. */
 static int
-engine_poll(struct store *s, store_watch_fn *fn, void *user)
+take_all(struct etcd_store *e, store_watch_fn *fn, void *user)
 {
-	struct etcd_store *e = etcd_of(s);
 	struct batch *b = take_queue(e), *next;
 	int changes = 0, n = 0;
 
@@ -399,6 +356,85 @@ engine_poll(struct store *s, store_watch_fn *fn, void *user)
 		put_back(e, b);
 	publish_pending(e);
 	return n < 0 ? n : changes;
+}
+
+/* What get took in out of turn. What has left the overlay since is known to whoever asks. */
+static int
+tell_untold(struct etcd_store *e, store_watch_fn *fn, void *user)
+{
+	int changes = 0;
+
+	for (size_t i = 0; i < e->untold.count; i++) {
+		const char *path = ((const struct news *)e->untold.items[i])->path;
+		const struct news *n = pathmap_find(&e->overlay, path);
+		struct store_record change = { 0 };
+		if (!n)
+			continue;
+		change = (struct store_record){ n->path, n->revision, n->body, n->len };
+		if (fn)
+			fn(&change, user);
+		changes++;
+	}
+	pathmap_clear(&e->untold, etcd_news_free);
+	return changes;
+}
+
+static int
+engine_poll(struct store *s, store_watch_fn *fn, void *user)
+{
+	struct etcd_store *e = etcd_of(s);
+	int before = tell_untold(e, fn, user), n = take_all(e, fn, user);
+
+	return n < 0 ? n : before + n;
+}
+
+/* ---- what a commit may have written ---- */
+
+static void
+remember(const struct store_record *change, void *user)
+{
+	struct etcd_store *e = user;
+	struct news *n;
+
+	if (pathmap_find(&e->untold, change->path))
+		return;
+	n = gone(change->path, change->revision);
+	if (n && pathmap_add(&e->untold, n) == 0)
+		return;
+	etcd_news_free(n);
+	log_error("no memory to take note of a change to %s: restart kekd", change->path);
+}
+
+/* Not every second a time-out long, unless another thread has reached etcd since. */
+static bool
+may_ask(struct etcd_store *e)
+{
+	bool reachable;
+
+	pthread_mutex_lock(&e->lock);
+	reachable = e->reachable;
+	pthread_mutex_unlock(&e->lock);
+	return reachable || clock_boot_ns() >= e->resolve_after_ns;
+}
+
+/* Only etcd can tell the outcome. Whole revisions of it are taken in, as the watch has them: one
+ * record of a commit alone, or one from before and one from after it, is no state of the store. */
+static int
+resolve(struct etcd_store *e)
+{
+	int err;
+
+	if (!may_ask(e))
+		return KEKD_ESTORE;
+	err = etcd_look(e, e->calls, RESOLVE_NS);
+	if (err < 0) {
+		e->resolve_after_ns = clock_boot_ns() + RESOLVE_EVERY_NS;
+		return err;
+	}
+	err = take_all(e, remember, e);
+	if (err >= 0)
+		pathmap_clear(&e->uncertain, etcd_news_free);
+	return err < 0 ? err : 0;
 }
 
 /* ---- what was judged ---- */
@@ -560,6 +596,7 @@ engine_close(struct store *s)
 	pathmap_clear(&e->overlay, etcd_news_free);
 	pathmap_clear(&e->deleted, etcd_news_free);
 	pathmap_clear(&e->uncertain, etcd_news_free);
+	pathmap_clear(&e->untold, etcd_news_free);
 	replica_close(&e->replica);
 	etcd_freep(&e->calls);
 	etcd_freep(&e->watch);

@@ -58,6 +58,7 @@ struct etcd_store {
 	struct pathmap overlay;	  /* news: what etcd has and the replica has not */
 	struct pathmap deleted;	  /* news: own deletions that the watch has not told of yet */
 	struct pathmap uncertain; /* news without a body: a commit may have changed it */
+	struct pathmap untold;	  /* news without a body: what get took in, for poll to tell of */
 	uint64_t revision;	  /* the highest that get knows of */
 	uint64_t taken;		  /* poll has all up to it */
 	uint64_t marked_ns;	  /* when the replica's marks were last written */
@@ -114,9 +115,6 @@ struct news *etcd_news(char *path, const json_t *kv);
 /* kv/range or kv/txn, noted (etcd_note). Takes body over; NULL: -ENOMEM as KEKD_ESTORE. */
 int etcd_ask(struct etcd_store *e, struct etcd *calls, const char *path, json_t *body, bool repeat,
 	json_t **ret_reply, uint64_t *ret_sent_ns);
-/* The record now, linearizable. *ret_news NULL: none. */
-int etcd_read_now(struct etcd_store *e, struct etcd *calls, const char *path,
-	struct news **ret_news, uint64_t *ret_revision);
 /* A page of the keys at a revision (0: now) behind `after` (a key of etcd's, base64; NULL: from the
  * first). */
 int etcd_read_keys(struct etcd_store *e, struct etcd *calls, const char *after, uint64_t revision,

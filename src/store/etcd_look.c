@@ -161,7 +161,9 @@ etcd_look(struct etcd_store *e, struct etcd *calls, uint64_t wait_ns)
 
 	if (err < 0)
 		return err;
-	if (etcd_wait_position(e, revision, wait_ns < LOOK_WAIT_NS ? wait_ns / 4 : LOOK_WAIT_NS))
+	/* Most of the time is left for what it takes when the watch hangs. */
+	if (etcd_wait_position(
+		    e, revision, wait_ns < 4 * LOOK_WAIT_NS ? wait_ns / 4 : LOOK_WAIT_NS))
 		return 0;
 	err = check_prefix(e, calls);
 	now = clock_monotonic_ns();

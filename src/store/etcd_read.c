@@ -135,26 +135,6 @@ etcd_ask(struct etcd_store *e, struct etcd *calls, const char *path, json_t *bod
 
 /* ---- reading ---- */
 
-int
-etcd_read_now(struct etcd_store *e, struct etcd *calls, const char *path, struct news **ret_news,
-	uint64_t *ret_revision)
-{
-	json_t *reply = NULL;
-	const json_t *kv;
-	int err = etcd_ask(e, calls, "kv/range", json_pack("{s:o}", "key", etcd_key(calls, path)),
-		true, &reply, NULL);
-
-	if (err < 0)
-		return err == -ENOENT ? KEKD_ESTORE : err;
-	kv = json_array_get(json_object_get(reply, "kvs"), 0);
-	*ret_news = kv ? etcd_news(strdup(path), kv) : NULL;
-	*ret_revision = etcd_u64(etcd_header(reply), "revision");
-	if (kv && !*ret_news)
-		err = KEKD_ESTORE;
-	json_decref(reply);
-	return err;
-}
-
 /* The key that sorts directly behind this one. */
 static json_t *
 key_behind(const char *after)

@@ -411,6 +411,55 @@ a_commit_whose_answer_was_lost_is_found_done(void **state)
 	wait_for(&f->a, SEALED_HOLD_NONE, 0);
 }
 
+/* Also where the watch hangs just then, and etcd is gone right after. */
+static void
+a_commit_whose_answer_was_lost_is_whole_in_the_image(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t number = 0;
+
+	NEEDS_ETCD();
+	must_put(&f->a, "keys/a", 1);
+	must_put(&f->a, "keys/b", 1);
+	sealed_poll(f->a.sealed);
+	proxy_freeze_watches(f->proxy);
+	proxy_lose_answer(f->proxy);
+	assert_int_equal(put(&f->a, "keys/a", 2, &number), 0);
+	proxy_cut(f->proxy, true);
+	restart(&f->a);
+	assert_int_equal(status_of(&f->a).hold, SEALED_HOLD_NONE);
+	assert_int_equal(sealed_number(f->a.sealed), number);
+	assert_value(&f->a, "keys/a", 2);
+	proxy_cut(f->proxy, false);
+	must_put(&f->a, "keys/a", 3);
+}
+
+/* What was taken in to find the outcome of one commit is told as if the watch had just said so. */
+static void
+what_others_changed_meanwhile_is_told_after_a_lost_answer(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t number = 0;
+
+	NEEDS_ETCD();
+	must_put(&f->a, "keys/a", 1);
+	add_b(f);
+	assert_int_equal(put_own(&f->b, "members/n2", 1), 0);
+	wait_for_value(&f->a, "members/n2", 1);
+	assert_int_equal(put_own(&f->b, "members/n2", 2), 0);
+	proxy_lose_answer(f->proxy);
+	assert_int_equal(put(&f->a, "keys/a", 2, &number), 0);
+	wait_for_value(&f->a, "members/n2", 2);
+	wait_for_value(&f->b, "keys/a", 2);
+	assert_int_equal(status_of(&f->a).hold, SEALED_HOLD_NONE);
+	must_put(&f->a, "keys/a", 3);
+	proxy_cut(f->proxy, true);
+	restart(&f->a);
+	assert_int_equal(status_of(&f->a).hold, SEALED_HOLD_NONE);
+	assert_value(&f->a, "keys/a", 3);
+	assert_value(&f->a, "members/n2", 2);
+}
+
 /* ---- etcd's root ---- */
 
 static void
@@ -829,6 +878,8 @@ main(int argc, char **argv)
 		TEST(another_active_goes_on_from_where_the_first_was),
 		TEST(a_node_that_is_gone_takes_its_own_record_with_it),
 		TEST(a_commit_whose_answer_was_lost_is_found_done),
+		TEST(a_commit_whose_answer_was_lost_is_whole_in_the_image),
+		TEST(what_others_changed_meanwhile_is_told_after_a_lost_answer),
 		TEST(an_edited_record_is_refused_and_the_last_good_one_serves),
 		TEST(a_deleted_record_holds_the_store_and_serves_on),
 		TEST(an_older_record_and_one_that_was_deleted_are_refused),

@@ -365,6 +365,7 @@ the_outcome_of_a_commit_whose_answer_is_lost_is_asked_of_etcd(void **state)
 		commit_as(f->lab.store, STORE_OWNER_ACTIVE, "keys/a", "2", STORE_ANY, &revision),
 		KEKD_ESTORE);
 	assert_body(f->lab.store, "keys/a", "2");
+	wait_for_news(f->lab.store, 1);
 	/* And while etcd is away nothing is claimed of it. */
 	proxy_lose_answer(f->proxy);
 	assert_int_equal(
