@@ -123,14 +123,27 @@ kms_key_id(const struct key *k)
 	return *text ? json_string(text) : json_null();
 }
 
+/* Nothing becomes the primary that one of them has not proven. */
+static json_t *
+provers(struct node *n)
+{
+	json_t *names = json_array();
+	struct cluster c;
+
+	node_cluster(n, &c);
+	for (size_t i = 0; i < c.members_count; i++)
+		json_array_append_new(names, json_string(c.members[i]));
+	return names;
+}
+
 static json_t *
 plan_json(struct node *n, const struct key *k, const struct plan *p, const struct wish *w)
 {
-	return json_pack("{s:b, s:s, s:i, s:s, s:b, s:b, s:[s], s:o, s:b, s:o, s:o, s:o, s:o, s:I, "
+	return json_pack("{s:b, s:s, s:i, s:s, s:b, s:b, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:I, "
 			 "s:o, s:o}",
 		"dry_run", true, "key", k->name, "version", (int)p->number, "token", p->token,
 		"token_ready", hsm_token_ready(n->hsm, p->token_index), "already_staged",
-		p->staged != NULL, "proven_by", n->part.node, "abandons",
+		p->staged != NULL, "proven_by", provers(n), "abandons",
 		keys_number_json(p->abandoned ? p->abandoned->number : 0), "activates",
 		!w->stage_only, "primary", keys_number_json(k->primary), "unwraps", still_unwrap(k),
 		"kms_key_id", kms_key_id(k), "next_kms_key_id",

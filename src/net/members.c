@@ -166,9 +166,11 @@ fail(struct node *n, const struct waiting *w, const char *member, const struct p
 	n->vain.revision = p->revision;
 	n->vain.fails = fails(w, p);
 	snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
-		"key %s: version %u waits: member %s has not proven it: %s. Bring it back, or "
-		"\"kekctl cluster forget\" it, then repeat",
-		w->key->name, w->version, member, reason(n, w, member, p));
+		"key %s: version %u waits: member %s has not proven it: %s. %s, or \"kekctl "
+		"cluster "
+		"forget\" it, then repeat",
+		w->key->name, w->version, member, reason(n, w, member, p),
+		is_present(n, member) && fails(w, p) ? "Clone its token" : "Bring it back");
 	return KEKD_ENOPROOF;
 }
 

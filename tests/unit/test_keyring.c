@@ -556,6 +556,43 @@ readers_see_whole_records_while_they_are_replaced(void **state)
 	keyring_freep(&c.r);
 }
 
+struct seen {
+	unsigned calls;
+	const struct key *before, *now;
+};
+
+static void
+see(struct key *before, struct key *now, void *user)
+{
+	struct seen *s = user;
+
+	*s = (struct seen){ s->calls + 1, before, now };
+}
+
+static void
+an_observer_is_told_what_took_the_place_of_what(void **state)
+{
+	struct keyring *r;
+	struct seen s = { 0 };
+	struct key *first = numbered_key(1), *second = numbered_key(1);
+
+	(void)state;
+	assert_int_equal(keyring_open(&r), 0);
+	keyring_observe(r, see, &s);
+	assert_int_equal(keyring_publish(r, first), 0);
+	assert_int_equal(s.calls, 1);
+	assert_null(s.before);
+	assert_ptr_equal(s.now, first);
+	assert_int_equal(keyring_publish(r, second), 0);
+	assert_int_equal(s.calls, 2);
+	assert_ptr_equal(s.before, first);
+	assert_ptr_equal(s.now, second);
+	keyring_observe(r, NULL, NULL);
+	assert_int_equal(keyring_publish(r, numbered_key(1)), 0);
+	assert_int_equal(s.calls, 2);
+	keyring_freep(&r);
+}
+
 int
 main(void)
 {
@@ -575,6 +612,7 @@ main(void)
 		cmocka_unit_test(a_summary_tells_of_all_keys_and_names_the_first_few),
 		cmocka_unit_test(
 			with_100_times_the_keys_a_change_and_a_page_do_not_cost_30_times_as_much),
+		cmocka_unit_test(an_observer_is_told_what_took_the_place_of_what),
 		cmocka_unit_test(readers_see_whole_records_while_they_are_replaced),
 	};
 
