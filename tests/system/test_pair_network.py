@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One node of a pair is another host: a network namespace of its own, whose cable drops every packet
-without a word to either end."""
+"""One node of a pair is another host: a network namespace of its own, whose cable drops every
+packet without a word to either end."""
 
 import itertools
 import os
