@@ -18,9 +18,11 @@ from pair import Pair  # noqa: E402
 from pki import Pki  # noqa: E402
 
 
+# Promises with a time in them: alone on the machine.
+STRESS = ("test_pair_network", "test_pair_takeover")
 # Mostly waiting for what a fault makes a pair do. Its code is under sanitizers in the other files.
-FAULTS = ("test_pair_commits", "test_pair_etcd", "test_pair_network", "test_pair_runbooks",
-          "test_pair_suspended", "test_pair_takeover", "test_lab_pair")
+FAULTS = ("test_pair_commits", "test_pair_etcd", "test_pair_runbooks", "test_pair_suspended",
+          "test_lab_pair")
 
 
 def pytest_configure(config):
@@ -32,6 +34,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.module.__name__ in FAULTS:
             item.add_marker("faults")
+        if item.module.__name__ in STRESS:
+            item.add_marker("stress")
 
 
 @pytest.fixture(scope="session")

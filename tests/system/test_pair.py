@@ -249,52 +249,6 @@ def test_kekctl_shows_the_nodes_and_follows_to_the_active(pair):
 
 # ---- another one takes over ----
 
-def test_a_killed_active_is_followed_by_the_other_within_its_lease_and_nothing_fails(own_pair):
-    pair = own_pair
-    a, b = pair.roles()
-    all_ready(pair)
-    with pair.http("admin-1") as h:
-        h.rotate()
-    wait_for(lambda: knows(b, version=2), "the standby has the rotation")
-    with Load(pair) as load:
-        time.sleep(0.5)
-        a.kill_all()
-        took = pair.takes_over(LEASE + 2, a)
-        time.sleep(0.5)
-    assert not load.failures and load.done > 10, load.failures[:3]
-    print(f"killed: {took:.2f} s")
-    # What needs no proof of the one that is gone can be changed.
-    with b.http("admin-1") as h:
-        etag = h.ok("GET", "/v1/keys/demo").etag
-        h.ok("PATCH", "/v1/keys/demo", {"labels": {"after": "all"}}, etag=etag)
-    assert not rows(b)[a.name]["present"]
-    a.start()
-    all_ready(pair)
-    assert pair.roles() == (b, a)
-    with a.http("admin-1") as h:
-        assert h.key()["labels"] == {"after": "all"}
-
-
-def test_a_clean_stop_hands_over_within_a_second(own_pair):
-    pair = own_pair
-    all_ready(pair)
-    for _ in range(2):
-        a, b = pair.roles()
-        done = []
-        with Load(pair) as load:
-            begin = time.monotonic()
-            stopper = threading.Thread(target=a.stop)
-            stopper.start()
-            wait_for(b.is_active, "the other one is active", 5, 0.01)
-            done.append(time.monotonic() - begin)
-            stopper.join()
-        assert not load.failures, load.failures[:3]
-        print(f"stopped: {done[0]:.2f} s")
-        assert done[0] < 1
-        a.start()
-        all_ready(pair)
-
-
 def test_one_that_stepped_down_stays_a_standby_for_a_while(own_pair):
     pair = own_pair
     a, b = pair.roles()
