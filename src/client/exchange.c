@@ -74,6 +74,8 @@ static void
 set_limits(struct kekd_client *c, const struct call *call)
 {
 	curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+	/* A name service that does not answer costs no more than the request's time. */
+	curl_easy_setopt(c->curl, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(c->curl, CURLOPT_TIMEOUT_MS, call->limit_ms);
 	curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT_MS, call->connect_ms);
 	curl_easy_setopt(c->curl, CURLOPT_TCP_KEEPALIVE, 1L);
