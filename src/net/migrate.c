@@ -98,13 +98,26 @@ move(const char *from, const char *to)
 	return -errno;
 }
 
+/* Whole seconds, and nothing that a shell or another file system would mind in a name. */
+static void
+name_time(char ret_text[CLOCK_TEXT_SIZE])
+{
+	char now[CLOCK_TEXT_SIZE], *out = ret_text;
+
+	clock_format(clock_real_us(), now);
+	for (const char *p = now; *p && *p != '.'; p++)
+		if (*p != '-' && *p != ':')
+			*out++ = *p;
+	*out++ = 'Z';
+	*out = '\0';
+}
+
 static int
 keep_former(struct migration *m, const char *path)
 {
 	char now[CLOCK_TEXT_SIZE];
 
-	clock_format(clock_real_us(), now);
-	now[strcspn(now, ".")] = '\0'; /* whole seconds */
+	name_time(now);
 	if (snprintf(m->kept, sizeof(m->kept), "%s.%s-%s", path,
 		    m->n->part.task == NET_REPLICA_TO_ETCD ? "replica" : "sqlite",
 		    now) >= (int)sizeof(m->kept))

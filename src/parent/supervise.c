@@ -26,8 +26,7 @@ extern char **environ;
 #define DRAIN_TIME_NS (20 * CLOCK_S)
 #define WORKERS_TIME_NS (5 * CLOCK_S)
 #define INIT_TIME_NS (120 * CLOCK_S)
-#define RESTORE_TIME_NS (3600 * CLOCK_S) /* every record is sealed anew, every version proven */
-#define TASK_TIME_NS(p) ((p)->file >= 0 ? RESTORE_TIME_NS : INIT_TIME_NS)
+#define LONG_TIME_NS (3600 * CLOCK_S) /* every record is verified or sealed anew */
 #define KEY_SIZE 32
 #define POLL_MAX (2 + CONFIG_TOKENS_MAX * CONFIG_WORKERS_MAX)
 
@@ -54,6 +53,12 @@ parent_end(struct parent *p, int status)
 		child_kill(&p->net, SIGTERM);
 }
 
+static uint64_t
+task_time_ns(const struct parent *p)
+{
+	return p->task == NET_INIT || p->task == NET_ADOPT ? INIT_TIME_NS : LONG_TIME_NS;
+}
+
 static void
 phase_tick(struct parent *p, uint64_t now_ns)
 {
@@ -72,7 +77,7 @@ phase_tick(struct parent *p, uint64_t now_ns)
 		p->phase_end_ns = now_ns + WORKERS_TIME_NS;
 	} else if (p->phase == PARENT_RUNNING && p->init && late) {
 		log_error("this did not get done in %llu s: see what was said before",
-			TASK_TIME_NS(p) / CLOCK_S);
+			(unsigned long long)(task_time_ns(p) / CLOCK_S));
 		parent_end(p, CHILD_EXIT_FAILED);
 	}
 	if (p->phase != PARENT_RUNNING || p->init)
@@ -409,7 +414,7 @@ parent_run(struct config *config, const char *config_path, enum net_task task, i
 	if (status == CHILD_EXIT_OK) {
 		for (unsigned i = 0; i < p.listen_count; i++)
 			log_info("listening on %s", config->listen[i]);
-		p.phase_end_ns = clock_boot_ns() + TASK_TIME_NS(&p);
+		p.phase_end_ns = clock_boot_ns() + task_time_ns(&p);
 		notify_open(&p);
 		loop(&p);
 		status = p.status;

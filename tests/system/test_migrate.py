@@ -78,7 +78,7 @@ def test_a_single_nodes_metadata_goes_to_etcd_and_back_and_every_data_key_with_i
 
     with_engine(node, etcd=True)
     told = migrate(node, "etcd")
-    kept = re.search(r"kept as (\S+)/(metadata\.db\.sqlite-\S+?);", told)[2]
+    kept = re.search(r"kept as (\S+)/(metadata\.db\.sqlite-\d{8}T\d{6}Z);", told)[2]
     assert kept in state(node) and "migrate.new" not in state(node)
     assert f"revision {before}" in told
     assert pair.etcd.json("cluster")["body"]["members"] == ["node-1"]
