@@ -283,8 +283,10 @@ def test_the_end_of_a_version_is_told_once_the_log_can_be_written_again(make_ser
     with server.http("admin-1") as admin:
         old_version(admin, "late")
         faults.set("C_DestroyObject delay 3000")
+        faults.forget()
         assert destroy(admin, 1, "late").status == 200
     wait_for(lambda: told("intent"), "it begins")
+    wait_for(lambda: faults.calls("C_DestroyObject"), "the token is asked")
     # The log's file is gone, and where the next one would be is something else.
     last = server.audit_records()[-1]["seq"]
     in_the_way = [os.path.join(server.audit_dir, f"audit-{last + n:020}.jsonl")
