@@ -222,3 +222,32 @@ def test_an_active_that_was_suspended_in_a_destruction_does_nothing_of_it(pair, 
             version = next(v for v in h.key(key)["versions"] if v["version"] == 1)
         assert sorted(version["destroy"]["confirmed"]) == sorted(n.name for n in pair.nodes)
         assert len(objects(b, key)) == 2
+
+
+# ---- without a change under way ----
+
+def test_an_active_that_was_suspended_for_less_than_its_lease_is_the_active_still(pair):
+    a, b = settled(pair)
+    epoch = pair.epoch()
+    with Load(pair) as load:
+        for _ in range(3):
+            load.rotates()
+            a.suspend()
+            time.sleep(LEASE / 4)
+            a.resume()
+        load.rotates()
+        assert pair.epoch() == epoch
+    assert pair.roles() == (a, b)
+
+
+def test_nodes_that_were_both_suspended_beyond_their_leases_agree_on_one_active(pair):
+    epoch = pair.epoch()
+    for node in pair.nodes:
+        node.suspend()
+    wait_for(lambda: pair.leader() is None, "no lease is left", LEASE + 10)
+    for node in pair.nodes:
+        node.resume()
+    a, b = settled(pair)
+    assert pair.epoch() > epoch and pair.leader() == a.name and not b.is_active()
+    with Load(pair) as load:
+        load.rotates()
