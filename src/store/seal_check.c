@@ -279,17 +279,25 @@ is_successor(const struct sealed *s)
 	return false;
 }
 
+static bool
+is_confirmed_store(const struct sealed *s)
+{
+	struct store *store = s->config.store;
+	char identity[64];
+
+	return *s->seen.store && store->engine->identity(store, identity) == 0 &&
+	       strcmp(identity, s->seen.store) == 0;
+}
+
 /* Another database, and nobody has confirmed just that one. */
 static bool
 is_foreign(const struct sealed *s)
 {
 	struct store *store = s->config.store;
-	char identity[64];
 
 	if (!store->engine->foreign || !store->engine->foreign(store))
 		return false;
-	return !*s->seen.store || store->engine->identity(store, identity) < 0 ||
-	       strcmp(identity, s->seen.store) != 0 || !(is_successor(s) || accepted_counts(s));
+	return !is_confirmed_store(s) || !(is_successor(s) || accepted_counts(s));
 }
 
 static bool
@@ -600,8 +608,9 @@ seal_image(struct sealed *s)
 	const struct store_engine *engine = store->engine;
 	int err = 0;
 
+	/* It may have become another one since it was judged: the next poll judges that. */
 	if (s->hold == SEALED_HOLD_NONE && engine->foreign && engine->foreign(store))
-		err = engine->adopt(store);
+		err = is_confirmed_store(s) ? engine->adopt(store) : KEKD_ESTORE;
 	if (err == 0 && engine->settled)
 		err = engine->settled(store, s->hold == SEALED_HOLD_NONE, is_settled, s);
 	return err;
