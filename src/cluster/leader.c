@@ -296,6 +296,7 @@ act(struct leader *l)
 {
 	uint64_t now_ns = clock_boot_ns();
 	void (*due)(struct leader *) = NULL;
+	int err = 0;
 
 	if (l->wish) {
 		fulfil(l);
@@ -310,9 +311,11 @@ act(struct leader *l)
 	pthread_mutex_unlock(&l->lock);
 	if (due)
 		due(l);
-	else if (leader_campaign(l) == KEKD_ESTORE)
-		l->yield_ns = clock_boot_ns() + l->ttl_ns / 10;
+	else
+		err = leader_campaign(l);
 	pthread_mutex_lock(&l->lock);
+	if (err == KEKD_ESTORE)
+		l->yield_ns = clock_boot_ns() + l->ttl_ns / 10;
 	return true;
 }
 

@@ -119,7 +119,31 @@ is_own_instance(struct leader *l, const json_t *kv)
 	return own;
 }
 
-/* What is there of an earlier run of this node is replaced; another instance's is not. */
+static void
+note_tried(struct leader *l, uint64_t lease)
+{
+	l->tried[l->tried_count++ % LEADER_TRIED] = lease;
+}
+
+static bool
+was_tried(const struct leader *l, uint64_t lease)
+{
+	for (size_t i = 0; i < LEADER_TRIED && i < l->tried_count; i++)
+		if (l->tried[i] == lease)
+			return true;
+	return false;
+}
+
+/* May what is there be replaced? Of a process with this one's state it may once, when this one
+ * starts: that is mostly its own earlier run. If it runs, too, and has come later, it keeps the
+ * name, or the two would take it from each other for ever. */
+static bool
+is_replaced(struct leader *l, const json_t *kv)
+{
+	return is_own_instance(l, kv) && (!l->named || was_tried(l, etcd_u64(kv, "lease")));
+}
+
+/* What is there of an earlier run of this node is replaced; another process' is not. */
 static int
 claim_name(struct leader *l, uint64_t lease)
 {
@@ -138,9 +162,9 @@ claim_name(struct leader *l, uint64_t lease)
 		}
 		kv = read_by(reply, 0);
 		mod_revision = etcd_u64(kv, "mod_revision");
-		err = kv && !is_own_instance(l, kv)	     ? KEKD_EPRECONDITION
-		      : kv && etcd_u64(kv, "lease") == lease ? 1
-							     : 0;
+		err = kv && etcd_u64(kv, "lease") == lease ? 1
+		      : kv && !is_replaced(l, kv)	   ? KEKD_EPRECONDITION
+							   : 0;
 		json_decref(reply);
 		if (err)
 			return err > 0 ? 0 : err;
@@ -165,8 +189,10 @@ tell_conflict(struct leader *l, bool conflict)
 	l->status.conflict = conflict;
 	if (conflict)
 		snprintf(l->status.error, sizeof(l->status.error),
-			"another kekd with its own state runs as node %s: give one of the two "
-			"another name",
+			l->named ? "another kekd, with its own state or a copy of this one's, has "
+				   "taken the name of node %s: stop one of the two"
+				 : "another kekd with its own state runs as node %s: give one of "
+				   "the two another name",
 			l->node);
 	if (conflict && !l->told_conflict)
 		log_error("%s", l->status.error);
@@ -181,9 +207,12 @@ leader_grant(struct leader *l)
 
 	if (err)
 		return err;
+	note_tried(l, lease);
 	err = claim_name(l, lease);
 	if (err)
 		revoke(l, lease);
+	else
+		l->named = true;
 	pthread_mutex_lock(&l->lock);
 	if (err == 0 || err == KEKD_EPRECONDITION)
 		tell_conflict(l, err != 0);

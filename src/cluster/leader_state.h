@@ -13,6 +13,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#define LEADER_TRIED 32 /* more than are asked for in the life of one */
+
 enum leader_wish { LEADER_NOTHING, LEADER_STEP_DOWN, LEADER_PROMOTE };
 
 struct leader {
@@ -51,6 +53,10 @@ struct leader {
 	struct etcd *calls;
 	uint64_t keepalive_ns, check_ns; /* when the next is due */
 	bool told_away, told_conflict;
+	bool named; /* this process has had its name once */
+	uint64_t
+		tried[LEADER_TRIED]; /* leases that it claimed the name with, the newest anywhere */
+	size_t tried_count;
 	/* The watcher's own. */
 	struct etcd *watch;
 	uint64_t watch_from;

@@ -450,6 +450,35 @@ test_a_node_that_starts_again_has_its_name_at_once(void **state)
 	assert_false(shared(1)->conflict);
 }
 
+/* A state directory that was copied: whoever came last has the name, and it stays so. */
+static void
+test_of_two_processes_with_one_state_one_has_the_name(void **state)
+{
+	uint64_t lease;
+
+	(void)state;
+	if (!etcd_installed())
+		skip();
+	etcd_servers_start(&servers, 1, false);
+	spawn(0, "a", "instance-a", true);
+	assert_true(WITHIN(10000, shared(0)->active));
+	spawn(1, "a", "instance-a", true);
+	assert_true(WITHIN(5000, shared(1)->lease));
+	assert_true(WITHIN(3 * TTL_S * 1000, shared(0)->conflict));
+	lease = shared(1)->lease;
+	assert_true(WITHIN(2 * TTL_S * 1000, shared(1)->active));
+	assert_non_null(strstr(shared(0)->error, "copy"));
+	sleep(3 * TTL_S);
+	assert_int_equal(shared(1)->lease, lease);
+	assert_true(shared(1)->active);
+	assert_int_equal(shared(1)->elections, 1);
+	assert_int_equal(shared(0)->lease, 0);
+	assert_int_equal(shared(0)->elections, 1);
+	end(1, SIGKILL);
+	assert_true(WITHIN(3 * TTL_S * 1000, shared(0)->active));
+	assert_false(shared(0)->conflict);
+}
+
 static void
 test_a_user_with_the_clusters_prefix_alone_may_lead(void **state)
 {
@@ -520,6 +549,8 @@ main(void)
 		cmocka_unit_test_teardown(
 			test_a_second_process_with_the_same_name_never_leads, stop),
 		cmocka_unit_test_teardown(test_a_node_that_starts_again_has_its_name_at_once, stop),
+		cmocka_unit_test_teardown(
+			test_of_two_processes_with_one_state_one_has_the_name, stop),
 		cmocka_unit_test_teardown(
 			test_a_user_with_the_clusters_prefix_alone_may_lead, stop),
 		cmocka_unit_test_teardown(test_a_lost_key_or_lease_is_noticed, stop),
