@@ -176,7 +176,8 @@ static const char *const hold_texts[] = {
 	[SEALED_HOLD_NONE] = "it is not held",
 	[SEALED_HOLD_BEHIND] =
 		"it is older than what this node last accepted, or another copy: put back "
-		"the newest copy of the database",
+		"the newest copy of the database; an etcd that was restored on purpose is "
+		"confirmed by \"kekctl cluster confirm\"",
 	[SEALED_HOLD_STATE] =
 		"a record was deleted, inserted or put back by another program: put the "
 		"records back as they were, or the newest copy of the database",

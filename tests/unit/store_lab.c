@@ -213,9 +213,11 @@ store_lab_open(struct store_lab *l, const struct etcd_servers *servers, const ch
 	l->direct_settings.cluster = l->cluster;
 	l->settings = l->direct_settings;
 	l->settings.timeout_ms = 1000;
-	l->endpoints[0] = url;
-	l->settings.endpoints = l->endpoints;
-	l->settings.endpoints_count = 1;
+	if (url) {
+		l->endpoints[0] = url;
+		l->settings.endpoints = l->endpoints;
+		l->settings.endpoints_count = 1;
+	}
 	assert_int_equal(etcd_open(&l->direct_settings, &l->direct), 0);
 	if (beside)
 		take_lease(l);

@@ -22,8 +22,8 @@ struct store_lab {
 	_Atomic unsigned wakes;
 };
 
-/* url: of the proxy, or of etcd. beside: another node of the same cluster, which leads; NULL: a
- * cluster of its own, led by this one. */
+/* url: of the proxy, or of etcd; NULL: all members. beside: another node of the same cluster, which
+ * leads; NULL: a cluster of its own, led by this one. */
 void store_lab_open(struct store_lab *l, const struct etcd_servers *servers, const char *url,
 	const char *node, const struct store_lab *beside);
 void store_lab_close(struct store_lab *l); /* may be all zero */
