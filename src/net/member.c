@@ -72,6 +72,9 @@ node_load_member(
 	/* Refused or gone: the last good one stays. */
 	if (!body || strlen(name) > STR_NAME_MAX)
 		return;
+	/* Nobody else writes the own one: what comes late is older than what is here. */
+	if (strcmp(name, n->part.node) == 0 && n->member_unwritten)
+		return;
 	if (strcmp(name, n->part.node) != 0)
 		node_note_checkpoint(n, name, body);
 	if (keep(n, name, json_deep_copy(body)) != 0)
