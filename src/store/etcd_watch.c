@@ -263,6 +263,7 @@ struct compare {
 	uint64_t revision, term, sent_ns;
 	char cluster_id[32];
 	bool deep;
+	bool other; /* another history: a record of one revision has two contents */
 };
 
 static void
@@ -322,6 +323,21 @@ list_keys(struct compare *c)
 	return err;
 }
 
+/* Of own commits that the watch has not told of yet the revision alone is known. */
+static bool
+is_hashed(const struct seen_key *k)
+{
+	static const uint8_t none[sizeof(k->sha256)];
+
+	return memcmp(k->sha256, none, sizeof(none)) != 0;
+}
+
+static bool
+is_same(const struct seen_key *a, const struct seen_key *b)
+{
+	return memcmp(a->sha256, b->sha256, sizeof(a->sha256)) == 0;
+}
+
 static int
 take_value(struct compare *c, struct seen_key *k, const json_t *kv)
 {
@@ -331,11 +347,11 @@ take_value(struct compare *c, struct seen_key *k, const json_t *kv)
 	if (!n)
 		return KEKD_ESTORE;
 	hash(k, n->body, n->len);
-	if (before && before->revision == k->revision &&
-		memcmp(before->sha256, k->sha256, sizeof(k->sha256)) == 0) {
+	if (before && before->revision == k->revision && is_same(before, k)) {
 		etcd_news_free(n);
 		return 0;
 	}
+	c->other |= before && before->revision == k->revision && is_hashed(before);
 	return etcd_batch_add(c->batch, n);
 }
 
@@ -451,14 +467,27 @@ find_deleted(struct compare *c)
 	return err;
 }
 
+/* What leases and heartbeats write makes up for lost revisions soon, but not a key's own. */
+static bool
+went_back(const struct compare *c)
+{
+	for (size_t i = 0; i < c->now.count; i++) {
+		const struct seen_key *k = c->now.items[i];
+		const struct seen_key *before = pathmap_find(&c->e->view, k->path);
+		if (before && k->revision < before->revision)
+			return true;
+	}
+	return false;
+}
+
 /* A restored etcd goes back, in its revisions or its terms, or has another id. */
 static bool
 is_another_history(struct compare *c, uint64_t floor, uint64_t term)
 {
 	struct etcd_store *e = c->e;
 
-	return *e->cluster_id &&
-	       (c->revision < floor || c->term < term || strcmp(c->cluster_id, e->cluster_id) != 0);
+	return *e->cluster_id && (c->revision < floor || c->term < term ||
+					 strcmp(c->cluster_id, e->cluster_id) != 0 || went_back(c));
 }
 
 /* Takes the batch. */
@@ -517,7 +546,8 @@ compare(struct compare *c)
 		err = find_deleted(c);
 	if (err < 0)
 		return err;
-	adopt_history(c, anew);
+	c->batch->anew |= c->other;
+	adopt_history(c, anew || (c->other && !first));
 	pathmap_clear(&c->e->view, seen_free);
 	c->e->view = c->now;
 	c->now = (struct pathmap){ 0 };

@@ -584,6 +584,28 @@ a_whole_older_etcd_is_held_and_its_newest_state_serves(void **state)
 	assert_value(&f->a, "keys/c", 2);
 }
 
+/* What leases and heartbeats write soon after makes up for the revisions that were lost. */
+static void
+a_restored_etcd_whose_revisions_have_caught_up_is_held_too(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t number;
+
+	NEEDS_ETCD();
+	must_put(&f->a, "keys/a", 1);
+	store_lab_snapshot(&f->servers);
+	number = must_put(&f->a, "keys/a", 2);
+	sealed_poll(f->a.sealed);
+	proxy_cut(f->proxy, true);
+	store_lab_restore(&f->servers);
+	for (int i = 0; i < 20; i++)
+		store_lab_write(&f->a.lab, "alive/n9", "{}");
+	proxy_cut(f->proxy, false);
+	wait_for(&f->a, SEALED_HOLD_BEHIND, 2); /* keys/a, commit */
+	assert_value(&f->a, "keys/a", 2);
+	assert_int_equal(sealed_number(f->a.sealed), number);
+}
+
 /* ---- a wanted restore ---- */
 
 static int
@@ -884,6 +906,7 @@ main(int argc, char **argv)
 		TEST(a_deleted_record_holds_the_store_and_serves_on),
 		TEST(an_older_record_and_one_that_was_deleted_are_refused),
 		TEST(a_whole_older_etcd_is_held_and_its_newest_state_serves),
+		TEST(a_restored_etcd_whose_revisions_have_caught_up_is_held_too),
 		TEST(a_restored_etcd_is_taken_when_it_is_confirmed_and_the_others_follow),
 		TEST(a_node_that_had_accepted_more_wants_a_confirm_of_its_own),
 		TEST(a_confirm_that_was_broken_off_is_gone_on_with),
