@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -608,6 +609,45 @@ what_is_not_good_never_reaches_the_replica(void **state)
 	assert_absent(f->lab.store, "keys/b");
 }
 
+/* A file size limit is the full disk that every user can make. */
+static void
+a_full_disk_does_not_undo_what_etcd_has(void **state)
+{
+	struct fixture *f = *state;
+	char *body = malloc(STORE_BODY_MAX);
+	struct store_op op = { STORE_PUT, "keys/big", 0, body, STORE_BODY_MAX };
+	struct rlimit old, tight;
+	struct store_record r = { 0 };
+	uint64_t revision;
+
+	NEEDS_ETCD();
+	assert_non_null(body);
+	memset(body, 'x', STORE_BODY_MAX);
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	tight = (struct rlimit){ 200000, old.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+	assert_int_equal(
+		f->lab.store->engine->commit(f->lab.store, STORE_OWNER_ACTIVE, &op, 1, &revision),
+		0);
+	assert_int_equal(f->lab.store->engine->get(f->lab.store, "keys/big", &r), 0);
+	assert_int_equal(r.len, STORE_BODY_MAX);
+	store_record_free(&r);
+	/* The image is behind, and says so: nothing is to be accepted on it. */
+	assert_int_equal(
+		f->lab.store->engine->settled(f->lab.store, true, all_good, NULL), KEKD_ESTORE);
+	assert_int_equal(status_of(f->lab.store).pending, 1);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	settle(f->lab.store);
+	assert_int_equal(status_of(f->lab.store).pending, 0);
+	proxy_cut(f->proxy, true);
+	store_lab_reopen(&f->lab);
+	assert_int_equal(f->lab.store->engine->get(f->lab.store, "keys/big", &r), 0);
+	assert_int_equal(r.len, STORE_BODY_MAX);
+	store_record_free(&r);
+	free(body);
+}
+
 static void
 a_listing_lays_what_is_new_over_the_replica(void **state)
 {
@@ -933,6 +973,7 @@ main(int argc, char **argv)
 		TEST(the_replica_serves_while_etcd_is_away_at_the_start),
 		TEST(an_empty_replica_needs_etcd),
 		TEST(what_is_not_good_never_reaches_the_replica),
+		TEST(a_full_disk_does_not_undo_what_etcd_has),
 		TEST(a_listing_lays_what_is_new_over_the_replica),
 		TEST(a_single_nodes_store_is_not_taken_for_a_replica_nor_the_reverse),
 		TEST(a_restored_etcd_is_another_history),
