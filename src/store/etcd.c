@@ -297,7 +297,7 @@ take_batch(struct etcd_store *e, struct batch *b, store_watch_fn *fn, void *user
 	int changes = 0;
 
 	if (b->anew)
-		e->revision = e->taken = 0;
+		e->revision = e->taken = e->compact_revision = 0;
 	for (size_t i = 0; i < b->count; i++) {
 		int n = b->items[i] ? take_news(e, b, b->items[i], fn, user) : 0;
 		if (n < 0)
