@@ -555,6 +555,19 @@ node_lead_alone(struct node *n)
 	return KEKD_ENOTACTIVE;
 }
 
+#define INIT_TRIES 5
+
+/* An etcd that has only just begun, or has much to do, is asked again: an operator waits for it. */
+static int
+read_etcd(struct node *n)
+{
+	int err = KEKD_ESTORE;
+
+	for (int i = 0; i < INIT_TRIES && err == KEKD_ESTORE; i++)
+		err = store_etcd_catch_up(n->store, n->part.store.timeout_ms);
+	return err;
+}
+
 static int
 open_empty_store(struct node *n)
 {
@@ -566,7 +579,7 @@ open_empty_store(struct node *n)
 		return store_open_sqlite(n->part.state_dir, true, &n->store);
 	err = node_open_etcd(n);
 	if (err == 0)
-		err = store_etcd_catch_up(n->store, n->part.store.timeout_ms);
+		err = read_etcd(n);
 	if (err == 0)
 		err = n->store->engine->list(n->store, "", NULL, 1, &p);
 	empty = err == 0 && p.count == 0;
@@ -592,6 +605,11 @@ node_init_cluster(struct node *n)
 		return CHILD_EXIT_OPERATOR;
 	}
 	err = open_empty_store(n);
+	if (err != 0 && n->part.store.endpoints) {
+		log_error("etcd, or its copy in %s: %s: see above", n->part.state_dir,
+			kekd_strerror(err));
+		return CHILD_EXIT_FAILED;
+	}
 	if (err != 0) {
 		log_error("%s/metadata.db: %s", n->part.state_dir, kekd_strerror(err));
 		return CHILD_EXIT_FAILED;
