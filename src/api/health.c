@@ -72,8 +72,11 @@ check_store(struct node *n, json_t *reasons, json_t *warnings)
 	if (!store)
 		return; /* the phase says so */
 	sealed_status(store, &status);
+	/* What somebody did to etcd must not take both nodes from a load balancer: they serve the
+	 * last good state. */
 	if (status.hold != SEALED_HOLD_NONE)
-		add(reasons, "the store is held: %s", sealed_hold_text(status.hold));
+		add(status.good && node_role(n) != ROLE_SINGLE ? warnings : reasons,
+			"the store is held: %s", sealed_hold_text(status.hold));
 	if (status.refused > 0)
 		add(warnings,
 			"records refused because they were changed outside of kekd: %zu; see "

@@ -63,6 +63,8 @@ def test_what_roots_hand_does_to_a_key_is_not_served_and_a_restart_changes_nothi
     for node in (active, standby):
         held(node, "state")
         assert unwraps(node, blob) == 200
+        status, body = node.health()
+        assert status == 200 and "held" in str(body["warnings"]), body
     assert pair.kekctl("key", "rotate", "demo", status=None).returncode != 0
     restart(standby)
     held(standby, "state")
