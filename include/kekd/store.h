@@ -90,9 +90,10 @@ struct store_engine {
 	/* The operator wants it so: from now on the image is of this one. 0 or KEKD_ESTORE. */
 	int (*adopt)(struct store *s);
 	/* A number that this node keeps by a name for the time when the store is away, beside its
-	 * copy of the records: 0 when it is kept (durable), 1 when there is one already. take: what
-	 * there was, which is gone (durable) when it returns; 0: none. NULL: the store is never
-	 * away while the node is there. Control thread. */
+	 * copy of the records: 0 when it is kept (durable), in place of what was there; 1 when more
+	 * than half of it is there still. take: half of what there was, rounded up, which is gone
+	 * (durable) when it returns; 0: none. NULL: the store is never away while the node is
+	 * there. Control thread. */
 	int (*spare_put)(struct store *s, const char *name, uint64_t number);
 	int (*spare_take)(struct store *s, const char *name, uint64_t *ret_number);
 	void (*close)(struct store *s);

@@ -162,8 +162,8 @@ keep_spare(struct sealed *store, const char *version, uint64_t size)
 										: size;
 }
 
-/* The store is away: what was kept for that. Gone from the disk before the first of them is drawn.
- */
+/* The store is away: half of what was kept for that, so that some are there when the node starts
+ * once more. Gone from the disk before the first of them is drawn. */
 static int
 take_spare(struct nonce_block *b, struct sealed *store, const char *version)
 {

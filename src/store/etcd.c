@@ -614,15 +614,21 @@ engine_spare_put(struct store *s, const char *name, uint64_t number)
 
 	if (err < 0)
 		return err;
-	return before > 0 ? 1 : replica_set_spare(&etcd_of(s)->replica, name, number);
+	return before > number / 2 ? 1 : replica_set_spare(&etcd_of(s)->replica, name, number);
 }
 
+/* Half each time: the next start may find no etcd either. */
 static int
 engine_spare_take(struct store *s, const char *name, uint64_t *ret_number)
 {
-	int err = replica_spare(&etcd_of(s)->replica, name, ret_number);
+	uint64_t number;
+	int err = replica_spare(&etcd_of(s)->replica, name, &number);
 
-	return err < 0 || *ret_number == 0 ? err : replica_set_spare(&etcd_of(s)->replica, name, 0);
+	if (err == 0 && number > 0)
+		err = replica_set_spare(&etcd_of(s)->replica, name, number / 2);
+	if (err == 0)
+		*ret_number = number - number / 2;
+	return err;
 }
 
 static const struct store_engine etcd_engine = {
