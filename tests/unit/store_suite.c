@@ -30,19 +30,19 @@ ignore(const struct store_record *change, void *user)
 			skip(); \
 	} while (0)
 
-static struct store_op
+struct store_op
 put(const char *path, uint64_t expected, const char *body)
 {
 	return (struct store_op){ STORE_PUT, path, expected, body, strlen(body) };
 }
 
-static int
+int
 commit(struct store *s, const struct store_op *ops, size_t count, uint64_t *ret_revision)
 {
 	return s->engine->commit(s, STORE_OWNER_ACTIVE, ops, count, ret_revision);
 }
 
-static uint64_t
+uint64_t
 put_one(struct store *s, const char *path, const char *body)
 {
 	struct store_op op = put(path, STORE_ANY, body);
@@ -52,7 +52,7 @@ put_one(struct store *s, const char *path, const char *body)
 	return revision;
 }
 
-static void
+void
 assert_body(struct store *s, const char *path, const char *body, uint64_t revision)
 {
 	struct store_record r;
@@ -65,7 +65,7 @@ assert_body(struct store *s, const char *path, const char *body, uint64_t revisi
 	store_record_free(&r);
 }
 
-static void
+void
 assert_absent(struct store *s, const char *path)
 {
 	struct store_record r;

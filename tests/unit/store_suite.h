@@ -13,6 +13,13 @@ struct suite {
 	struct store *(*second)(struct suite *s); /* another program's connection, to be freed */
 };
 
+/* The words of the tests. */
+struct store_op put(const char *path, uint64_t expected, const char *body);
+int commit(struct store *s, const struct store_op *ops, size_t count, uint64_t *ret_revision);
+uint64_t put_one(struct store *s, const char *path, const char *body); /* its revision */
+void assert_body(struct store *s, const char *path, const char *body, uint64_t revision);
+void assert_absent(struct store *s, const char *path);
+
 void a_commit_writes_all_with_one_revision(void **state);
 void one_failed_compare_leaves_everything_as_it_was(void **state);
 void a_commit_has_at_most_100_operations(void **state);

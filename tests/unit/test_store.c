@@ -89,49 +89,6 @@ teardown(void **state)
 	return 0;
 }
 
-static struct store_op
-put(const char *path, uint64_t expected, const char *body)
-{
-	return (struct store_op){ STORE_PUT, path, expected, body, strlen(body) };
-}
-
-static int
-commit(struct store *s, const struct store_op *ops, size_t count, uint64_t *ret_revision)
-{
-	return s->engine->commit(s, STORE_OWNER_ACTIVE, ops, count, ret_revision);
-}
-
-static uint64_t
-put_one(struct store *s, const char *path, const char *body)
-{
-	struct store_op op = put(path, STORE_ANY, body);
-	uint64_t revision = 0;
-
-	assert_int_equal(commit(s, &op, 1, &revision), 0);
-	return revision;
-}
-
-static void
-assert_body(struct store *s, const char *path, const char *body, uint64_t revision)
-{
-	struct store_record r;
-
-	assert_int_equal(s->engine->get(s, path, &r), 0);
-	assert_string_equal(r.path, path);
-	assert_string_equal(r.body, body);
-	assert_int_equal(r.len, strlen(body));
-	assert_int_equal(r.revision, revision);
-	store_record_free(&r);
-}
-
-static void
-assert_absent(struct store *s, const char *path)
-{
-	struct store_record r;
-
-	assert_int_equal(s->engine->get(s, path, &r), -ENOENT);
-}
-
 /* Another program at work. */
 static void
 outside(const struct fixture *f, const char *sql)

@@ -112,12 +112,6 @@ open_other(struct fixture *f)
 	store_lab_open(&f->other, &servers, servers.members[0].url, "n2", &f->lab);
 }
 
-static struct store_op
-put(const char *path, uint64_t expected, const char *body)
-{
-	return (struct store_op){ STORE_PUT, path, expected, body, strlen(body) };
-}
-
 static int
 commit_as(struct store *s, enum store_owner owner, const char *path, const char *body,
 	uint64_t expected, uint64_t *ret_revision)
@@ -127,31 +121,14 @@ commit_as(struct store *s, enum store_owner owner, const char *path, const char 
 	return s->engine->commit(s, owner, &op, 1, ret_revision);
 }
 
-static uint64_t
-put_one(struct store *s, const char *path, const char *body)
-{
-	uint64_t revision = 0;
-
-	assert_int_equal(commit_as(s, STORE_OWNER_ACTIVE, path, body, STORE_ANY, &revision), 0);
-	return revision;
-}
-
 static void
-assert_body(struct store *s, const char *path, const char *body)
+assert_content(struct store *s, const char *path, const char *body)
 {
 	struct store_record r = { 0 };
 
 	assert_int_equal(s->engine->get(s, path, &r), 0);
 	assert_string_equal(r.body, body);
 	store_record_free(&r);
-}
-
-static void
-assert_absent(struct store *s, const char *path)
-{
-	struct store_record r = { 0 };
-
-	assert_int_equal(s->engine->get(s, path, &r), -ENOENT);
 }
 
 /* Until poll has told of so many. */
@@ -228,17 +205,17 @@ what_another_node_writes_is_told(void **state)
 	put_one(f->lab.store, "keys/a", "1");
 	put_one(f->lab.store, "keys/b", "1");
 	open_other(f);
-	assert_body(f->other.store, "keys/a", "1");
+	assert_content(f->other.store, "keys/a", "1");
 	put_one(f->lab.store, "keys/a", "2");
 	wait_for_news(f->other.store, 1);
-	assert_body(f->other.store, "keys/a", "2");
+	assert_content(f->other.store, "keys/a", "2");
 	store_lab_delete(&f->lab, "keys/b");
 	wait_for_news(f->other.store, 1);
 	assert_absent(f->other.store, "keys/b");
 	assert_int_equal(
 		commit_as(f->other.store, STORE_OWNER_NODE, "members/n2", "x", 0, &revision), 0);
 	wait_for_news(f->lab.store, 1);
-	assert_body(f->lab.store, "members/n2", "x");
+	assert_content(f->lab.store, "members/n2", "x");
 	assert_absent(f->lab.store, "keys/b");
 }
 
@@ -274,7 +251,7 @@ who_does_not_lead_changes_nothing(void **state)
 		commit_as(f->lab.store, STORE_OWNER_ACTIVE, "keys/a", "2", STORE_ANY, &revision),
 		KEKD_ENOTACTIVE);
 	assert_int_equal(store_lab_read(&f->lab, "keys/a", "1"), before);
-	assert_body(f->lab.store, "keys/a", "1");
+	assert_content(f->lab.store, "keys/a", "1");
 	/* A node's own records need no leadership. */
 	assert_int_equal(
 		commit_as(f->lab.store, STORE_OWNER_NODE, "usage/n1", "x", 0, &revision), 0);
@@ -312,11 +289,11 @@ a_record_of_nodes_ends_with_the_lease(void **state)
 	assert_int_equal(
 		commit_as(f->lab.store, STORE_OWNER_NODE, "members/n1", "x", 0, &revision), 0);
 	open_other(f);
-	assert_body(f->other.store, "nodes/n1", "here");
+	assert_content(f->other.store, "nodes/n1", "here");
 	store_lab_revoke(&f->lab);
 	wait_for_news(f->other.store, 1);
 	assert_absent(f->other.store, "nodes/n1");
-	assert_body(f->other.store, "members/n1", "x");
+	assert_content(f->other.store, "members/n1", "x");
 }
 
 static void
@@ -334,7 +311,7 @@ a_conflict_is_told_and_what_is_there_is_known_at_once(void **state)
 		commit_as(f->lab.store, STORE_OWNER_ACTIVE, "keys/a", "2", mine, &revision),
 		KEKD_EPRECONDITION);
 	assert_int_equal(f->lab.store->engine->poll(f->lab.store, store_lab_ignore, NULL), 1);
-	assert_body(f->lab.store, "keys/a", "theirs");
+	assert_content(f->lab.store, "keys/a", "theirs");
 	assert_int_equal(
 		commit_as(f->lab.store, STORE_OWNER_ACTIVE, "keys/a", "2", theirs, &revision), 0);
 	/* With a watch that brings nothing, too. */
@@ -343,13 +320,13 @@ a_conflict_is_told_and_what_is_there_is_known_at_once(void **state)
 	assert_int_equal(commit_as(f->lab.store, STORE_OWNER_NODE, "nonces/v", "2", 5, &revision),
 		KEKD_EPRECONDITION);
 	wait_for_news(f->lab.store, 1);
-	assert_body(f->lab.store, "nonces/v", "theirs");
+	assert_content(f->lab.store, "nonces/v", "theirs");
 	store_lab_write(&f->lab, "keys/a", "again");
 	assert_int_equal(
 		commit_as(f->lab.store, STORE_OWNER_ACTIVE, "keys/a", "3", revision, &revision),
 		KEKD_EPRECONDITION);
 	wait_for_news(f->lab.store, 1);
-	assert_body(f->lab.store, "keys/a", "again");
+	assert_content(f->lab.store, "keys/a", "again");
 }
 
 static void
@@ -365,7 +342,7 @@ the_outcome_of_a_commit_whose_answer_is_lost_is_asked_of_etcd(void **state)
 	assert_int_equal(
 		commit_as(f->lab.store, STORE_OWNER_ACTIVE, "keys/a", "2", STORE_ANY, &revision),
 		KEKD_ESTORE);
-	assert_body(f->lab.store, "keys/a", "2");
+	assert_content(f->lab.store, "keys/a", "2");
 	wait_for_news(f->lab.store, 1);
 	/* And while etcd is away nothing is claimed of it. */
 	proxy_lose_answer(f->proxy);
@@ -376,7 +353,7 @@ the_outcome_of_a_commit_whose_answer_is_lost_is_asked_of_etcd(void **state)
 	assert_int_equal(f->lab.store->engine->get(f->lab.store, "keys/a", &r), KEKD_ESTORE);
 	proxy_cut(f->proxy, false);
 	wait_for_news(f->lab.store, 1);
-	assert_body(f->lab.store, "keys/a", "3");
+	assert_content(f->lab.store, "keys/a", "3");
 }
 
 static void
@@ -443,7 +420,7 @@ a_watch_goes_on_after_a_cut(void **state)
 	store_lab_erase(&f->lab, "keys/b");
 	proxy_cut(f->proxy, false);
 	wait_for_news(f->lab.store, 2);
-	assert_body(f->lab.store, "keys/a", "2");
+	assert_content(f->lab.store, "keys/a", "2");
 	assert_absent(f->lab.store, "keys/b");
 	store_lab_write(&f->lab, "keys/a", "3");
 	wait_for_news(f->lab.store, 1);
@@ -467,8 +444,8 @@ what_was_compacted_during_a_cut_is_read_as_a_whole(void **state)
 	store_lab_compact(&f->lab);
 	proxy_cut(f->proxy, false);
 	wait_for_news(f->lab.store, 2);
-	assert_body(f->lab.store, "keys/a", "v49");
-	assert_body(f->lab.store, "keys/z", "new");
+	assert_content(f->lab.store, "keys/a", "v49");
+	assert_content(f->lab.store, "keys/z", "new");
 }
 
 static void
@@ -489,7 +466,7 @@ a_watch_that_hangs_in_silence_is_noticed(void **state)
 		usleep(10000);
 	}
 	assert_int_equal(n, 1);
-	assert_body(f->lab.store, "keys/a", "2");
+	assert_content(f->lab.store, "keys/a", "2");
 	print_message("a hanging watch was noticed after %.1f s\n",
 		(double)(clock_boot_ns() - start) / 1e9);
 	/* catch_up does not wait for that. */
@@ -517,7 +494,7 @@ catching_up_sees_what_was_written_before_it(void **state)
 		assert_int_equal(store_etcd_catch_up(f->lab.store, 2000), 0);
 		assert_int_equal(
 			f->lab.store->engine->poll(f->lab.store, store_lab_ignore, NULL), 1);
-		assert_body(f->lab.store, "keys/a", body);
+		assert_content(f->lab.store, "keys/a", body);
 	}
 	print_message("a write and a catch-up: %.1f ms\n", (double)(clock_boot_ns() - start) / 1e8);
 	proxy_cut(f->proxy, true);
@@ -557,8 +534,8 @@ the_replica_serves_while_etcd_is_away_at_the_start(void **state)
 	settle(f->lab.store);
 	proxy_cut(f->proxy, true);
 	store_lab_reopen(&f->lab);
-	assert_body(f->lab.store, "keys/a", "1");
-	assert_body(f->lab.store, "keys/b", "theirs");
+	assert_content(f->lab.store, "keys/a", "1");
+	assert_content(f->lab.store, "keys/b", "theirs");
 	assert_false(status_of(f->lab.store).synced);
 	assert_true(status_of(f->lab.store).age_ns < 60 * CLOCK_S);
 	assert_int_equal(
@@ -567,7 +544,7 @@ the_replica_serves_while_etcd_is_away_at_the_start(void **state)
 	store_lab_write(&f->lab, "keys/a", "meanwhile");
 	proxy_cut(f->proxy, false);
 	wait_for_news(f->lab.store, 1);
-	assert_body(f->lab.store, "keys/a", "meanwhile");
+	assert_content(f->lab.store, "keys/a", "meanwhile");
 	assert_true(status_of(f->lab.store).reachable);
 }
 
@@ -597,15 +574,15 @@ what_is_not_good_never_reaches_the_replica(void **state)
 	store_lab_erase(&f->lab, "keys/b");
 	wait_for_news(f->lab.store, 2);
 	/* Judged as bad: nothing is settled. */
-	assert_body(f->lab.store, "keys/a", "forged");
+	assert_content(f->lab.store, "keys/a", "forged");
 	assert_absent(f->lab.store, "keys/b");
 	proxy_cut(f->proxy, true);
 	store_lab_reopen(&f->lab);
-	assert_body(f->lab.store, "keys/a", "good");
-	assert_body(f->lab.store, "keys/b", "good");
+	assert_content(f->lab.store, "keys/a", "good");
+	assert_content(f->lab.store, "keys/b", "good");
 	proxy_cut(f->proxy, false);
 	wait_for_news(f->lab.store, 2);
-	assert_body(f->lab.store, "keys/a", "forged");
+	assert_content(f->lab.store, "keys/a", "forged");
 	assert_absent(f->lab.store, "keys/b");
 }
 
@@ -684,7 +661,7 @@ a_listing_lays_what_is_new_over_the_replica(void **state)
 	}
 	assert_int_equal(total, 58);
 	assert_string_equal(after, "keys/k77");
-	assert_body(f->lab.store, "keys/k02", "new");
+	assert_content(f->lab.store, "keys/k02", "new");
 }
 
 static void
@@ -733,8 +710,8 @@ a_restored_etcd_is_another_history(void **state)
 	store_lab_restore(&own);
 	/* The same id, and revisions that were given before. */
 	wait_for_news(lab.store, 3);
-	assert_body(lab.store, "keys/a", "one");
-	assert_body(lab.store, "keys/b", "one");
+	assert_content(lab.store, "keys/a", "one");
+	assert_content(lab.store, "keys/b", "one");
 	assert_absent(lab.store, "keys/c");
 	assert_true(status_of(lab.store).synced);
 	assert_int_equal(etcd_compact((struct etcd_store *)lab.store, 0), 0);
@@ -742,7 +719,7 @@ a_restored_etcd_is_another_history(void **state)
 	/* It goes on from there, with revisions below those of before. */
 	store_lab_write(&lab, "keys/a", "three");
 	wait_for_news(lab.store, 1);
-	assert_body(lab.store, "keys/a", "three");
+	assert_content(lab.store, "keys/a", "three");
 	store_lab_lead(&lab);
 	revision = put_one(lab.store, "keys/a", "four");
 	assert_int_equal(store_lab_read(&lab, "keys/a", "four"), revision);
@@ -851,7 +828,7 @@ an_etcd_without_quorum_refuses_changes_and_the_records_are_read(void **state)
 	assert_int_equal(
 		commit_as(lab.store, STORE_OWNER_ACTIVE, "keys/b", "2", STORE_ANY, &revision),
 		KEKD_ESTORE);
-	assert_body(lab.store, "keys/a", "1");
+	assert_content(lab.store, "keys/a", "1");
 	assert_int_equal(store_etcd_catch_up(lab.store, 1000), KEKD_ESTORE);
 	assert_false(status_of(lab.store).reachable);
 	etcd_member_start(&three, 1);
@@ -885,7 +862,7 @@ compaction_keeps_an_hour_and_followers_go_on(void **state)
 	assert_int_equal(proxy_count(f->proxy, "/v3/kv/compaction"), 1);
 	put_one(f->lab.store, "keys/a", "3");
 	open_other(f);
-	assert_body(f->other.store, "keys/a", "3");
+	assert_content(f->other.store, "keys/a", "3");
 	store_lab_write(&f->lab, "keys/a", "4");
 	wait_for_body(f->lab.store, "keys/a", "4");
 }
@@ -941,7 +918,7 @@ ten_thousand_records_are_read_quickly(void **state)
 	settle(f->other.store);
 	print_message("settled in %.0f ms, %zu MiB more memory\n",
 		(double)(clock_boot_ns() - start) / 1e6, (resident_kib() - before) / 1024);
-	assert_body(f->other.store, "keys/k9999", body);
+	assert_content(f->other.store, "keys/k9999", body);
 	start = clock_boot_ns();
 	store_lab_reopen(&f->other);
 	print_message("reopened in %.0f ms", (double)(clock_boot_ns() - start) / 1e6);
