@@ -53,12 +53,24 @@ leader_lost(struct leader *l)
 	leader_publish(l);
 }
 
+/* Whoever may write to etcd may have written it, and it goes into logs and answers: what is no name
+ * and no URL is none. */
+static bool
+is_plain(const char *text, size_t size)
+{
+	size_t i = 0;
+
+	while (i < size && text[i] > ' ' && text[i] < 0x7f)
+		i++;
+	return i < size && !text[i];
+}
+
 static void
 take_text(char *ret_text, size_t size, const json_t *object, const char *name)
 {
 	const char *text = json_string_value(json_object_get(object, name));
 
-	snprintf(ret_text, size, "%s", text ? text : "");
+	snprintf(ret_text, size, "%s", text && is_plain(text, size) ? text : "");
 }
 
 static void

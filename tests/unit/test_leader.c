@@ -450,6 +450,23 @@ test_a_node_that_starts_again_has_its_name_at_once(void **state)
 	assert_false(shared(1)->conflict);
 }
 
+/* A leader key that no node has put: nobody leads by it, and nothing of it is passed on. */
+static void
+test_what_is_no_name_in_the_leader_key_is_nobodys(void **state)
+{
+	(void)state;
+	start_pair(1);
+	assert_true(WITHIN(2000, strcmp(shared(1)->leader_node, "a") == 0));
+	assert_int_equal(
+		etcd_ctl(&servers, "put /kekd/test/leader '{\"node\": \"a\\nb\", \"url\": \"\"}'"),
+		0);
+	assert_true(WITHIN(2000, strcmp(shared(1)->leader_node, "a") != 0));
+	assert_string_equal(shared(1)->leader_node, "");
+	assert_true(WITHIN(2000, !shared(0)->active && !shared(1)->active));
+	assert_int_equal(wish(1, 'p'), 0);
+	assert_true(WITHIN(2000, strcmp(shared(0)->leader_node, "b") == 0));
+}
+
 /* A state directory that was copied: whoever came last has the name, and it stays so. */
 static void
 test_of_two_processes_with_one_state_one_has_the_name(void **state)
@@ -549,6 +566,7 @@ main(void)
 		cmocka_unit_test_teardown(
 			test_a_second_process_with_the_same_name_never_leads, stop),
 		cmocka_unit_test_teardown(test_a_node_that_starts_again_has_its_name_at_once, stop),
+		cmocka_unit_test_teardown(test_what_is_no_name_in_the_leader_key_is_nobodys, stop),
 		cmocka_unit_test_teardown(
 			test_of_two_processes_with_one_state_one_has_the_name, stop),
 		cmocka_unit_test_teardown(
