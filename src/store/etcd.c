@@ -316,8 +316,16 @@ take_batch(struct etcd_store *e, struct batch *b, store_watch_fn *fn, void *user
 static void
 publish_pending(struct etcd_store *e)
 {
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < e->overlay.count; i++)
+		bytes += etcd_news_size(e->overlay.items[i]);
 	pthread_mutex_lock(&e->lock);
 	e->pending = e->overlay.count;
+	for (const struct batch *b = e->first; b; b = b->next)
+		bytes += etcd_batch_size(b);
+	e->unsettled = bytes;
+	pthread_cond_broadcast(&e->changed);
 	pthread_mutex_unlock(&e->lock);
 }
 
@@ -659,6 +667,7 @@ new_store(const struct etcd_settings *settings, const char *node)
 	e->settings = settings;
 	e->node = node;
 	e->last = &e->first;
+	e->room = ETCD_ROOM;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

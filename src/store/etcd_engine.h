@@ -85,6 +85,7 @@ struct etcd_store {
 	uint64_t answered_ns; /* CLOCK_MONOTONIC */
 	bool synced, reachable, held, closing, want_deep;
 	uint64_t pending, full_reads, reconnects, compactions;
+	size_t unsettled, room; /* bytes of what is queued and in the overlay; and at most */
 	char error[ETCD_ERROR_SIZE];
 	pthread_t watcher, looker;
 	bool watcher_runs, looker_runs;
@@ -139,6 +140,13 @@ void etcd_watch_end(struct etcd_store *e);
 struct batch *etcd_batch_new(uint64_t position); /* or NULL */
 void etcd_batch_free(struct batch *b);
 int etcd_batch_add(struct batch *b, struct news *n); /* takes n over, also when it fails */
+/* Bytes that it takes in memory, about. */
+size_t etcd_news_size(const struct news *n);
+size_t etcd_batch_size(const struct batch *b);
+/* So much may wait for being judged, or be refused, at once: whoever fills etcd does not fill the
+ * memory of every node. */
+#define ETCD_ROOM ((size_t)1 << 30)
+void etcd_set_room(struct etcd_store *e, size_t bytes); /* for tests */
 /* For poll; takes b over. */
 void etcd_queue(struct etcd_store *e, struct batch *b);
 void etcd_queue_locked(struct etcd_store *e, struct batch *b); /* wakes nobody outside */

@@ -21,6 +21,7 @@
 #define PAUSE_MAX_NS (2 * CLOCK_S)
 #define RANGE_BYTES ((size_t)4 << 20)
 #define RANGE_MAX ((size_t)1000)
+#define FULL_PAUSE_NS (60 * CLOCK_S)
 #define STREAM_GOOD_NS (5 * CLOCK_S) /* a stream that lasted so long was no failure */
 
 /* ---- batches ---- */
@@ -65,6 +66,54 @@ etcd_batch_add(struct batch *b, struct news *n)
 	return 0;
 }
 
+/* ---- how much there is room for ---- */
+
+size_t
+etcd_news_size(const struct news *n)
+{
+	return n->len + sizeof(*n) + 100;
+}
+
+size_t
+etcd_batch_size(const struct batch *b)
+{
+	size_t bytes = sizeof(*b);
+
+	for (size_t i = 0; i < b->count; i++)
+		bytes += b->items[i] ? etcd_news_size(b->items[i]) : 0;
+	return bytes;
+}
+
+void
+etcd_set_room(struct etcd_store *e, size_t bytes)
+{
+	pthread_mutex_lock(&e->lock);
+	e->room = bytes;
+	pthread_mutex_unlock(&e->lock);
+}
+
+static bool
+has_room(struct etcd_store *e, size_t bytes)
+{
+	bool room;
+
+	pthread_mutex_lock(&e->lock);
+	room = e->unsettled + bytes <= e->room;
+	pthread_mutex_unlock(&e->lock);
+	return room;
+}
+
+static int
+is_full(struct etcd_store *e)
+{
+	etcd_note_failure(e,
+		"etcd has more that this node cannot accept than it has room for: "
+		"remove what is not kekd's from under /kekd/CLUSTER/, then restart kekd");
+	return KEKD_ETOOLARGE;
+}
+
+/* ---- the queue ---- */
+
 /* With the lock. */
 static void
 forget_own(struct etcd_store *e, uint64_t position)
@@ -91,6 +140,7 @@ etcd_queue_locked(struct etcd_store *e, struct batch *b)
 		e->position = b->position;
 	if (b->position > e->highest || b->anew)
 		e->highest = b->position;
+	e->unsettled += etcd_batch_size(b);
 	*e->last = b;
 	e->last = &b->next;
 	pthread_cond_broadcast(&e->changed);
@@ -262,6 +312,7 @@ struct compare {
 	struct batch *batch;
 	uint64_t revision, term, sent_ns;
 	char cluster_id[32];
+	size_t bytes; /* of batch */
 	bool deep;
 	bool other; /* another history: a record of one revision has two contents */
 };
@@ -352,6 +403,11 @@ take_value(struct compare *c, struct seen_key *k, const json_t *kv)
 		return 0;
 	}
 	c->other |= before && before->revision == k->revision && is_hashed(before);
+	c->bytes += etcd_news_size(n);
+	if (!has_room(c->e, c->bytes)) {
+		etcd_news_free(n);
+		return is_full(c->e);
+	}
 	return etcd_batch_add(c->batch, n);
 }
 
@@ -640,7 +696,9 @@ take_message(const json_t *message, void *user)
 
 	if (!result || json_is_true(json_object_get(result, "canceled")))
 		return KEKD_ECOMPACTED;
-	return json_array_size(events) > 0 ? take_events(user, events) : 0;
+	if (json_array_size(events) == 0)
+		return 0;
+	return has_room(user, 0) ? take_events(user, events) : is_full(user);
 }
 
 static int
@@ -728,7 +786,7 @@ etcd_watch_run(void *store)
 		if (err == 0 || clock_monotonic_ns() - start_ns > STREAM_GOOD_NS)
 			pause_ns = PAUSE_MIN_NS;
 		if (err < 0)
-			pause_round(e, pause_ns);
+			pause_round(e, err == KEKD_ETOOLARGE ? FULL_PAUSE_NS : pause_ns);
 		pause_ns = err < 0 && 2 * pause_ns < PAUSE_MAX_NS ? 2 * pause_ns
 			   : err < 0				  ? PAUSE_MAX_NS
 								  : PAUSE_MIN_NS;

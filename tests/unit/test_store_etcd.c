@@ -688,6 +688,7 @@ a_single_nodes_store_is_not_taken_for_a_replica_nor_the_reverse(void **state)
 /* src/store/etcd_engine.h: an hour is long for a test. */
 struct etcd_store;
 int etcd_compact(struct etcd_store *e, uint64_t age_ns);
+void etcd_set_room(struct etcd_store *e, size_t bytes);
 
 static void
 a_restored_etcd_is_another_history(void **state)
@@ -869,6 +870,48 @@ compaction_keeps_an_hour_and_followers_go_on(void **state)
 
 /* ---- much ---- */
 
+/* Etcd's root writes without end: no node's memory ends by it, and the last image serves on. */
+static void
+what_is_not_accepted_has_its_bounds_in_memory(void **state)
+{
+	struct fixture *f = *state;
+	char path[32], *body = malloc(20001);
+	uint64_t until, revision;
+
+	NEEDS_ETCD();
+	assert_non_null(body);
+	memset(body, 'x', 20000);
+	body[20000] = '\0';
+	revision = put_one(f->lab.store, "keys/good", "1");
+	etcd_set_room((struct etcd_store *)f->lab.store, 100000);
+	for (int i = 0; i < 30; i++) {
+		snprintf(path, sizeof(path), "keys/junk%02d", i);
+		store_lab_write(&f->lab, path, body);
+		assert_true(f->lab.store->engine->poll(f->lab.store, store_lab_ignore, NULL) >= 0);
+	}
+	until = clock_boot_ns() + 5 * CLOCK_S;
+	while (!*status_of(f->lab.store).error && clock_boot_ns() < until)
+		usleep(10000);
+	assert_non_null(strstr(status_of(f->lab.store).error, "room"));
+	assert_true(f->lab.store->engine->poll(f->lab.store, store_lab_ignore, NULL) >= 0);
+	assert_in_range(status_of(f->lab.store).pending, 1, 6);
+	assert_body(f->lab.store, "keys/good", "1", revision);
+	revision = put_one(f->lab.store, "keys/good", "2");
+	assert_body(f->lab.store, "keys/good", "2", revision);
+	for (int i = 0; i < 30; i++) {
+		snprintf(path, sizeof(path), "keys/junk%02d", i);
+		store_lab_erase(&f->lab, path);
+	}
+	store_lab_reopen(&f->lab);
+	until = clock_boot_ns() + 5 * CLOCK_S;
+	while (!status_of(f->lab.store).synced && clock_boot_ns() < until)
+		usleep(10000);
+	assert_int_equal(f->lab.store->engine->poll(f->lab.store, store_lab_ignore, NULL), 0);
+	assert_int_equal(status_of(f->lab.store).pending, 0);
+	assert_body(f->lab.store, "keys/good", "2", revision);
+	free(body);
+}
+
 static size_t
 resident_kib(void)
 {
@@ -961,6 +1004,7 @@ main(int argc, char **argv)
 		TEST(a_member_that_is_suspended_costs_seconds_and_no_news),
 		TEST(an_etcd_without_quorum_refuses_changes_and_the_records_are_read),
 		TEST(compaction_keeps_an_hour_and_followers_go_on),
+		TEST(what_is_not_accepted_has_its_bounds_in_memory),
 		TEST(ten_thousand_records_are_read_quickly),
 	};
 
