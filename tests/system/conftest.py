@@ -22,7 +22,7 @@ from pki import Pki  # noqa: E402
 STRESS = ("test_pair_network", "test_pair_takeover")
 # Mostly waiting for what a fault makes a pair do. Its code is under sanitizers in the other files.
 FAULTS = ("test_pair_commits", "test_pair_etcd", "test_pair_runbooks", "test_pair_suspended",
-          "test_lab_pair")
+          "test_pair_upgrade", "test_lab_pair")
 
 
 def pytest_configure(config):

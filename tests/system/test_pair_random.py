@@ -20,7 +20,7 @@ import history  # noqa: E402
 MINUTES = 30 if os.environ.get("KEKD_TEST_LONG") else 3
 
 
-@pytest.mark.stress
+@pytest.mark.faults
 @pytest.mark.skipif(not PRESENT, reason="no etcd here")
 def test_whatever_happens_to_a_pair_its_clients_saw_nothing_that_cannot_be():
     done = subprocess.run([os.path.join(FAULTS, "pair"), "--minutes", str(MINUTES)], check=False,
