@@ -100,7 +100,7 @@ command_next_words(const char *const *words, size_t count)
 static void
 print_line(const struct ctl_command *c, FILE *out)
 {
-	fprintf(out, "  %-17s %s\n", c->words, c->summary);
+	fprintf(out, "  %-17s  %s\n", c->words, c->summary);
 }
 
 bool

@@ -246,7 +246,8 @@ def test_a_reseal_that_is_none_is_refused(server, admin, app, body, status, code
     before = admin.ok("GET", "/v1/cluster")
     reply = admin.call("POST", "/v1/cluster/reseal", body, etag=before.etag)
     assert (reply.status, reply.code) == (status, code)
-    assert admin.ok("GET", "/v1/cluster").json == before.json
+    after = admin.ok("GET", "/v1/cluster").json
+    assert all(after[n] == before.json[n] for n in ("revision", "seal_keys")), after
 
 
 def test_a_reseal_needs_its_condition_and_its_grant(admin, app):
