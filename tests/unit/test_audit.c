@@ -770,13 +770,16 @@ everything_acknowledged_survives_kill_9(void **state)
 			write_until_killed(f, pipe_fds[1]);
 		}
 		close(pipe_fds[1]);
+		/* On a busy machine the first one may take its time. */
+		assert_int_equal(read(pipe_fds[0], &n, sizeof(n)), sizeof(n));
+		last = n;
 		nanosleep(&(struct timespec){ 0, 60000000 + 7000000 * round }, NULL);
 		kill(child, SIGKILL);
 		waitpid(child, NULL, 0);
 		while (read(pipe_fds[0], &n, sizeof(n)) == sizeof(n))
 			last = n;
 		close(pipe_fds[0]);
-		assert_true(last > 0);
+		assert_true(last >= 0);
 		open_log(f);
 		close_log(f);
 		verified(f);
