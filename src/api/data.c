@@ -945,16 +945,17 @@ static void
 data_go(struct data_call *d)
 {
 	struct request *r = d->request;
+	struct key *k = keyring_find(r->node->keyring, r->key);
 	int err;
 
-	d->key = keyring_find(r->node->keyring, r->key);
-	if (!d->key && look_up(d))
+	if (!k && look_up(d))
 		return;
-	if (!d->key) {
-		d->key = api_find_key(r);
-		if (!d->key)
-			return;
-	}
+	/* Answered on the control thread, a request and d with it may be gone at once. */
+	if (!k)
+		k = api_find_key(r);
+	if (!k)
+		return;
+	d->key = k;
 	if (!may_serve_stale(d) || items_parse(d) != 0 || look_up(d))
 		return;
 	r->answered = count_items;

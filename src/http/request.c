@@ -296,7 +296,8 @@ location(const struct request *r, const char *url)
 		len--;
 	buf_put(&b, url, len);
 	put_path(&b, r);
-	text = b.bad ? NULL : strndup((const char *)b.data, b.len);
+	buf_u8(&b, '\0');
+	text = b.bad ? NULL : strdup((const char *)b.data);
 	buf_free(&b);
 	return text;
 }
