@@ -289,7 +289,8 @@ def test_a_version_goes_from_every_members_token_and_an_absent_one_comes_after(m
         schedule(admin, "later")
         wait_for(lambda: "kekd:test:later:v1" not in objects(active), "it is gone here", 15)
         assert state(admin, "later") == "destroying"
-        assert version(admin, 1, "later")["destroy"]["confirmed"] == [active.name]
+        wait_for(lambda: version(admin, 1, "later")["destroy"]["confirmed"] == [active.name],
+                 "it says so")
         assert "kekd:test:later:v1" in objects(standby)
         standby.start(ready=False)
         wait_for(lambda: state(admin, "later") == "destroyed", "the other one finished", 20)
