@@ -61,21 +61,6 @@ etcd_known_revision(struct etcd_store *e, const char *path, uint64_t *ret_revisi
 	return 0;
 }
 
-static struct news *
-gone(const char *path, uint64_t revision)
-{
-	struct news *n = calloc(1, sizeof(*n));
-
-	if (n)
-		n->path = strdup(path);
-	if (!n || !n->path) {
-		free(n);
-		return NULL;
-	}
-	n->revision = revision;
-	return n;
-}
-
 static int resolve(struct etcd_store *e);
 
 static int
@@ -406,7 +391,7 @@ remember(const struct store_record *change, void *user)
 
 	if (pathmap_find(&e->untold, change->path))
 		return;
-	n = gone(change->path, change->revision);
+	n = etcd_news_of(change->path, change->revision, NULL, 0);
 	if (n && pathmap_add(&e->untold, n) == 0)
 		return;
 	etcd_news_free(n);

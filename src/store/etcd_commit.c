@@ -194,33 +194,11 @@ failure_json(const struct txn *t)
 
 /* ---- the answer ---- */
 
-static struct news *
-make_news(const char *path, uint64_t revision, const char *body, size_t len)
-{
-	struct news *n = calloc(1, sizeof(*n));
-
-	if (!n)
-		return NULL;
-	n->path = strdup(path);
-	n->revision = revision;
-	n->len = len;
-	n->body = body ? malloc(len + 1) : NULL;
-	if (!n->path || (body && !n->body)) {
-		etcd_news_free(n);
-		return NULL;
-	}
-	if (body) {
-		memcpy(n->body, body, len);
-		n->body[len] = '\0';
-	}
-	return n;
-}
-
 /* The watch will tell of this deletion once more, and perhaps, before, of what was there. */
 static void
 note_deleted(struct etcd_store *e, const struct store_op *op, uint64_t revision)
 {
-	struct news *n = make_news(op->path, revision, NULL, 0);
+	struct news *n = etcd_news_of(op->path, revision, NULL, 0);
 
 	etcd_news_free(pathmap_remove(&e->deleted, op->path));
 	if (n && pathmap_add(&e->deleted, n) < 0)
@@ -231,7 +209,7 @@ note_deleted(struct etcd_store *e, const struct store_op *op, uint64_t revision)
 static void
 keep_in_memory(struct etcd_store *e, const struct replica_change *c)
 {
-	struct news *n = make_news(c->path, c->revision, c->body, c->len);
+	struct news *n = etcd_news_of(c->path, c->revision, c->body, c->len);
 
 	if (n && etcd_overlay_put(e, n) < 0)
 		etcd_news_free(n);
@@ -283,7 +261,7 @@ queue_values(const struct txn *t, const json_t *reply)
 		const json_t *kv = json_array_get(etcd_kvs(reply, i + 1), 0);
 		char *path = strdup(t->ops[i].path);
 		struct news *n = kv ? etcd_news(path, kv)
-				    : make_news(t->ops[i].path, revision, NULL, 0);
+				    : etcd_news_of(t->ops[i].path, revision, NULL, 0);
 		if (!kv)
 			free(path);
 		if (etcd_batch_add(b, n) < 0)
@@ -316,7 +294,7 @@ static void
 mark_uncertain(const struct txn *t)
 {
 	for (size_t i = 0; i < t->count; i++) {
-		struct news *n = make_news(t->ops[i].path, 0, NULL, 0);
+		struct news *n = etcd_news_of(t->ops[i].path, 0, NULL, 0);
 		if (n && pathmap_add(&t->e->uncertain, n) < 0)
 			etcd_news_free(n);
 	}

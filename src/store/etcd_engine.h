@@ -113,6 +113,8 @@ char *etcd_name_of(const struct etcd *calls, const json_t *key);
 bool etcd_is_record(const char *path);
 /* From {"key", "mod_revision", "value"}. Takes path over. NULL: no memory. */
 struct news *etcd_news(char *path, const json_t *kv);
+/* A copy of these; body NULL: deleted. NULL: no memory. */
+struct news *etcd_news_of(const char *path, uint64_t revision, const char *body, size_t len);
 /* kv/range or kv/txn, noted (etcd_note). Takes body over; NULL: -ENOMEM as KEKD_ESTORE. */
 int etcd_ask(struct etcd_store *e, struct etcd *calls, const char *path, json_t *body, bool repeat,
 	json_t **ret_reply, uint64_t *ret_sent_ns);

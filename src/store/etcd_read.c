@@ -74,6 +74,28 @@ etcd_news(char *path, const json_t *kv)
 	return n;
 }
 
+struct news *
+etcd_news_of(const char *path, uint64_t revision, const char *body, size_t len)
+{
+	struct news *n = calloc(1, sizeof(*n));
+
+	if (!n)
+		return NULL;
+	n->path = strdup(path);
+	n->revision = revision;
+	n->len = len;
+	n->body = body ? malloc(len + 1) : NULL;
+	if (!n->path || (body && !n->body)) {
+		etcd_news_free(n);
+		return NULL;
+	}
+	if (body) {
+		memcpy(n->body, body, len);
+		n->body[len] = '\0';
+	}
+	return n;
+}
+
 const json_t *
 etcd_header(const json_t *reply)
 {

@@ -244,21 +244,6 @@ etcd_watch_end(struct etcd_store *e)
 
 /* ---- own commits ---- */
 
-static struct news *
-deleted(const char *path, uint64_t revision)
-{
-	struct news *n = calloc(1, sizeof(*n));
-
-	if (n)
-		n->path = strdup(path);
-	if (!n || !n->path) {
-		free(n);
-		return NULL;
-	}
-	n->revision = revision;
-	return n;
-}
-
 /* Without bodies: len says whether it is there. Without memory a deletion by others that comes
  * before the watch has told of this is found only at the next start. */
 void
@@ -269,7 +254,8 @@ etcd_note_own(struct etcd_store *e, const struct replica_change *changes, size_t
 		e->own = etcd_batch_new(0);
 	for (size_t i = 0; e->own && i < count; i++)
 		if (changes[i].revision > e->position) {
-			struct news *n = deleted(changes[i].path, changes[i].revision);
+			struct news *n = etcd_news_of(
+				changes[i].path, changes[i].revision, NULL, 0);
 			if (n)
 				n->len = changes[i].body != NULL;
 			etcd_batch_add(e->own, n);
@@ -518,7 +504,7 @@ find_deleted(struct compare *c)
 	for (size_t i = 0; err == 0 && i < c->e->view.count; i++) {
 		const struct seen_key *k = c->e->view.items[i];
 		if (etcd_is_record(k->path) && !pathmap_find(&c->now, k->path))
-			err = etcd_batch_add(c->batch, deleted(k->path, c->revision));
+			err = etcd_batch_add(c->batch, etcd_news_of(k->path, c->revision, NULL, 0));
 	}
 	return err;
 }
@@ -642,7 +628,8 @@ take_event(struct etcd_store *e, const json_t *event, struct news **ret_news)
 		return KEKD_ESTORE;
 	seen_free(pathmap_remove(&e->view, k->path));
 	if (etcd_is_record(k->path)) {
-		n = gone ? deleted(k->path, k->revision) : etcd_news(strdup(k->path), kv);
+		n = gone ? etcd_news_of(k->path, k->revision, NULL, 0)
+			 : etcd_news(strdup(k->path), kv);
 		if (n && !gone)
 			hash(k, n->body, n->len);
 		if (!n) {
