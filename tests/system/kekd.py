@@ -3,6 +3,7 @@
 
 import base64
 import contextlib
+import glob
 import http.client
 import itertools
 import json
@@ -29,6 +30,10 @@ MODULE = next((p for p in ("/usr/lib/softhsm/libsofthsm2.so",
               "/usr/lib/softhsm/libsofthsm2.so")
 FAULTY_MODULE = os.path.join(BUILD, "tests", "faults", "p11faults.so")
 LOGGING_MODULE = os.path.join(BUILD, "tests", "modules", "p11log.so")
+with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as built:
+    CONFIG = built.read()
+# Whether it was built with what needs memory and system calls of its own.
+TOOLS = bool(re.search(r"^#define KEKD_(SANITIZERS|COVERAGE) 1$", CONFIG, re.M))
 # As in production: users of their own for kekd-net and for the workers.
 USER, HSM_USER = 64201, 64202
 PIN = "4711-test-pin"
@@ -373,6 +378,7 @@ class Kekd:
         self.config_path = self.path("kekd.yaml")
         self.pin_path = self.path("pin")
         self.audit_dir = self.path("audit")
+        self.token_files = {}  # path: its content
         self.make_token(pin)
         self.make_state()
         self.settings = self.default_settings(workers, sessions)
@@ -410,6 +416,9 @@ class Kekd:
         for token in self.tokens:
             self.softhsm("--init-token", "--free", "--label", token, "--pin", PIN,
                          "--so-pin", SO_PIN)
+        for path in glob.glob(self.path("tokens", "*", "token.object")):
+            with open(path, "rb") as f:
+                self.token_files[path] = f.read()
         self.write_pin(pin)
 
     def write_pin(self, pin):
@@ -550,6 +559,17 @@ class Kekd:
         self.process.wait()
         self.process = None
         wait_for(lambda: not any(alive(p) for p in family), "no process is left", 5)
+        self.mend_tokens()
+
+    def mend_tokens(self):
+        """SoftHSM empties and writes the token's own file in place at every login. A process that
+        is killed between the two leaves no token, which no program above it can help: then the
+        file, that is always the same but for a flag, is put back."""
+        for path, content in self.token_files.items():
+            if os.path.exists(path) and os.path.getsize(path) < len(content):
+                print("SoftHSM lost its token: put back")
+                with open(path, "r+b") as f:
+                    f.write(content)
 
     def remove(self):
         try:

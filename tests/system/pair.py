@@ -58,6 +58,7 @@ class Node(Kekd):
             super().make_token(pin)
             return
         self.write_softhsm_conf(self.tokens_of.path("tokens"))
+        self.token_files = self.tokens_of.token_files
         self.write_pin(pin)
 
     def clone_token(self, other):

@@ -85,6 +85,8 @@ class Load:
         return self
 
     def __exit__(self, kind, *exc):
+        if kind is None:
+            wait_for(lambda: self.done() > 5, "there is a load", 10)
         self.stopping.set()
         for t in self.threads:
             t.join(60)
@@ -189,7 +191,6 @@ class Load:
         assert not self.crashes, self.crashes
         failed = self.failed()
         assert not failed, f"{len(failed)} of {len(self.data())} failed: {failed[:3]}"
-        assert self.done() > 5, "there was no load"
         self.judge_rotations()
 
     def judge_rotations(self):

@@ -6,12 +6,11 @@ import datetime
 import glob
 import os
 import shlex
-import subprocess
 import time
 
 import pytest
 
-from kekd import BUILD, DATA, Kekd, kill, wait_for
+from kekd import BUILD, DATA, TOOLS, Kekd, kill, wait_for
 from pki import Authority, Pki, spiffe
 from test_crash import Load, all_unwrap, all_workers_ready
 from test_destroy import destroy, set_wait, version
@@ -20,15 +19,10 @@ LIBRARY = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
 HOUR = 3600
 DAY = 24 * HOUR
 
-def sanitized():
-    return "libasan" in subprocess.run(["ldd", os.path.join(BUILD, "kekd-net")], check=True,
-                                       text=True, stdout=subprocess.PIPE).stdout
-
-
 pytestmark = [
     pytest.mark.stress,
     pytest.mark.skipif(LIBRARY is None, reason="needs faketime"),
-    pytest.mark.skipif(sanitized(), reason="libasan and libfaketime both want to be the first"),
+    pytest.mark.skipif(TOOLS, reason="libasan and libfaketime both want to be the first"),
 ]
 
 

@@ -2,7 +2,6 @@
 """kill -9 at any moment: no wrong answer, nothing acknowledged lost, service back by itself."""
 
 import contextlib
-import glob
 import http.client
 import os
 import random
@@ -138,32 +137,12 @@ def test_the_parent_killed_under_load_takes_all_along_and_the_next_start_serves(
     acknowledged_is_recorded(own, load.blobs)
 
 
-class TokenFile:
-    """SoftHSM empties and writes the token's own file in place at every login. A process that is
-    killed between the two leaves no token, which no program above it can help: then the file,
-    that is always the same but for a flag, is put back."""
-
-    def __init__(self, server):
-        self.path, = glob.glob(server.path("tokens", "*", "token.object"))
-        with open(self.path, "rb") as f:
-            self.content = f.read()
-        assert self.content
-
-    def mend(self):
-        if os.path.getsize(self.path) == len(self.content):
-            return
-        print("SoftHSM lost its token: put back")
-        with open(self.path, "wb") as f:
-            f.write(self.content)
-
-
 def test_everything_killed_at_random_moments_of_rotating_and_wrapping(own):
     """Either the old or the new primary is there, and every blob ever handed out unwraps."""
     seed = int(os.environ.get("KEKD_TEST_SEED", time.time()))
     print(f"KEKD_TEST_SEED={seed}")
     moments = random.Random(seed)
     blobs, rotations = [], 0
-    token = TokenFile(own)
     for _ in range(200 if LONG else 20):
         stop = threading.Event()
         acknowledged = [None]
@@ -189,7 +168,6 @@ def test_everything_killed_at_random_moments_of_rotating_and_wrapping(own):
         stop.set()
         for t in threads:
             t.join()
-        token.mend()
         own.start()
         with own.http("admin-1") as admin, own.http("app") as app:
             key = admin.key()
@@ -217,7 +195,6 @@ def chain_holds_after_kills(server):
 
 def test_keys_created_while_everything_is_killed_are_there_or_can_be_made_again(own):
     moments = random.Random(7)
-    token = TokenFile(own)
     for n in range(6):
         name = f"born{n}"
 
@@ -231,7 +208,6 @@ def test_keys_created_while_everything_is_killed_are_there_or_can_be_made_again(
         time.sleep(moments.uniform(0, 0.05))
         own.kill_all()
         t.join()
-        token.mend()
         own.start()
         with own.http("admin-1") as admin, own.http("app") as app:
             reply = admin.call("POST", "/v1/keys", {"name": name}, create=True)

@@ -11,12 +11,9 @@ import subprocess
 import pytest
 
 from intruder import intrude
-from kekd import (BUILD, HSM_USER, TOP, USER, alive, comm, descriptors, kill, proc_status,
-                  wait_for)
+from kekd import (BUILD, CONFIG, HSM_USER, TOOLS, TOP, USER, alive, comm, descriptors, kill,
+                  proc_status, wait_for)
 
-with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
-    CONFIG = f.read()
-TOOLS = bool(re.search(r"^#define KEKD_(SANITIZERS|COVERAGE) 1$", CONFIG, re.M))
 FILTERS = "#define HAVE_SECCOMP 1" in CONFIG and not TOOLS
 PROGRAMS = ("kekd", "kekd-net", "kekd-hsm", "kekctl")
 

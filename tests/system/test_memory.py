@@ -11,12 +11,10 @@ import re
 
 import pytest
 
-from kekd import BUILD, LONG, PATIENCE, PIN, b64, comm, in_threads, wait_for
+from kekd import LONG, PATIENCE, PIN, TOOLS, b64, comm, in_threads, wait_for
 
-with open(os.path.join(BUILD, "config.h"), encoding="utf-8") as f:
-    pytestmark = pytest.mark.skipif(
-        bool(re.search(r"^#define KEKD_(SANITIZERS|COVERAGE) 1$", f.read(), re.M)),
-        reason="sanitizers keep what was freed, to find who uses it")
+pytestmark = pytest.mark.skipif(
+    TOOLS, reason="sanitizers keep what was freed, to find who uses it")
 
 ROUNDS = 10000 if LONG else 1000
 

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from kekd import b64, wait_for
-from test_crash import Load, TokenFile
+from test_crash import Load
 from test_restore import backup, confirm, empty_store, restore
 
 KINDS = ("wrapped", "unwrapped", "refused", "failed")
@@ -151,7 +151,6 @@ def test_a_clean_stop_stores_all_and_a_start_reads_nothing_again(own):
 
 
 def test_kill_9_under_load_never_loses_or_doubles_a_use(own):
-    token = TokenFile(own)
     with Load(own) as load:
         for n in range(4):
             load.goes_on()
@@ -159,7 +158,6 @@ def test_kill_9_under_load_never_loses_or_doubles_a_use(own):
                 own.stop()
             else:
                 own.kill_all()
-            token.mend()
             own.start()
             load.goes_on()
     assert not load.wrong, load.wrong[:3]
