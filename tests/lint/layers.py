@@ -35,8 +35,8 @@ OWNER = {f"kekd/{h}.h": m for m, names in MODULES.items() for h in names.split()
 # Below the daemons: programs that know the server only through its interface.
 ONLY = {
     "client": {"base", "audit", "client"},
-    "ctl": {"base", "backup", "audit", "client"},
-    "kms": {"base", "client", "kms"},
+    "ctl": {"base", "backup", "crypto", "audit", "client"},
+    "kms": {"base", "crypto", "client", "kms"},
 }
 # The handlers are given everything that they work with as struct node, so
 # net.h is open to them although net/ wires them up. The canary works on a key's version, and its
