@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Prints "PASSED FAILED" of a report: `automake DIR` (a build directory after make check; a cmocka
-program counts with each of its tests, anything else as one) or `pytest FILE` (JUnit XML)."""
+program counts with each of its tests, anything else as one) or `pytest FILE` (JUnit XML). `failed
+FILE` prints the names of the tests that failed there, as pytest takes them, a line each."""
 
 import glob
 import os
@@ -41,4 +42,13 @@ def pytest(path):
     return passed, failed
 
 
-print(*{"automake": automake, "pytest": pytest}[sys.argv[1]](sys.argv[2]))
+def failed(path):
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            yield f"{case.get('file')}::{case.get('name')}\n"
+
+
+if sys.argv[1] == "failed":
+    sys.stdout.writelines(dict.fromkeys(failed(sys.argv[2])))
+else:
+    print(*{"automake": automake, "pytest": pytest}[sys.argv[1]](sys.argv[2]))
