@@ -192,7 +192,7 @@ run_status(struct ctl *ctl)
 		show_json(c);
 	} else if (ctl->quiet) {
 		json_array_foreach((json_t *)members, i, m)
-			puts(string_of(m, "node"));
+			show_line(string_of(m, "node"), false);
 	} else {
 		show_head(c);
 		putchar('\n');

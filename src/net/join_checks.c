@@ -178,6 +178,7 @@ wait_for_lease(struct join *j, json_t **ret_alive)
 	while ((err = join_read(j, path, ret_alive)) == 0 && *ret_alive && !j->runs_here &&
 		clock_boot_ns() < end) {
 		json_decref(*ret_alive);
+		*ret_alive = NULL; /* the next read may fail */
 		nanosleep(&pause, NULL);
 	}
 	return err;
