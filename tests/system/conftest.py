@@ -19,7 +19,7 @@ from pki import Pki  # noqa: E402
 
 
 # Promises with a time in them: alone on the machine.
-STRESS = ("test_pair_network", "test_pair_takeover")
+STRESS = ("test_kms_failover", "test_pair_network", "test_pair_takeover")
 # Mostly waiting for what a fault makes a pair do. Its code is under sanitizers in the other files.
 FAULTS = ("test_pair_commits", "test_pair_etcd", "test_pair_runbooks", "test_pair_suspended",
           "test_pair_upgrade", "test_lab_pair")
@@ -49,10 +49,10 @@ def pki():
 def maker(pki, kind=Kekd):
     made = []
 
-    def make(**options):
-        if kind is not Kekd and not PRESENT:
+    def make(*arguments, **options):
+        if kind in (Pair, Etcd) and not PRESENT:
             pytest.skip("no etcd here")
-        made.append(kind(pki, **options))
+        made.append(kind(pki, *arguments, **options))
         return made[-1]
 
     yield make
@@ -75,6 +75,25 @@ def make_server(pki):
 def make_pair(pki):
     """A function that makes a Pair: not started, gone after the test, its etcd too."""
     yield from maker(pki, Pair)
+
+
+def plugin_maker(pki):
+    """Gone before the servers that the plugins are at."""
+    kms = pytest.importorskip("kms", reason="python3-grpcio is not installed")
+    if not kms.PRESENT:
+        pytest.skip("kekd-kms was not built: no gRPC here")
+    yield from maker(pki, kms.Plugin)
+
+
+@pytest.fixture
+def make_plugin(pki, make_server, make_pair):
+    """A function that makes a kms.Plugin at a Kekd or Pair that runs: not started."""
+    yield from plugin_maker(pki)
+
+
+@pytest.fixture(scope="module")
+def make_shared_plugin(pki, make_shared_server, make_shared_pair):
+    yield from plugin_maker(pki)
 
 
 @pytest.fixture
