@@ -22,7 +22,7 @@ class Object:
 
 
 class ApiServer:
-    """Objects by (path of the collection, name); each begins stale, and a patch makes it current."""
+    """Objects by collection and name; each begins stale, and a patch makes it current."""
 
     def __init__(self, pki, page=None):
         self.lock = threading.RLock()

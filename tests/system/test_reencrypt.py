@@ -209,7 +209,7 @@ def test_restart_begins_anew(api, reencrypt):
     assert done.counts()["current"] >= 10
 
 
-def test_a_state_of_other_resources_or_another_cluster_is_not_gone_on_with(api, reencrypt, tmp_path):
+def test_a_state_of_another_run_is_not_gone_on_with(api, reencrypt, tmp_path):
     api.secrets(50)
     p = reencrypt(start=True, rate=50)
     until(lambda: len(api.patches()) >= 5)
@@ -317,8 +317,9 @@ def test_without_tls_only_on_loopback(reencrypt):
     assert done.status == 2 and "without TLS on loopback alone" in done.err
 
 
-@pytest.mark.parametrize("arguments", [("--rate", "0"), ("--resources", ","), ("--resources", "*.*"),
-                                       ("--rate", "x"), ("--nonsense",)])
+@pytest.mark.parametrize("arguments", [
+    ("--rate", "0"), ("--resources", ","), ("--resources", "*.*"), ("--rate", "x"),
+    ("--nonsense",)])
 def test_wrong_use_is_told(reencrypt, arguments):
     assert reencrypt(*arguments).status == 2
 
