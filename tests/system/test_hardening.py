@@ -13,6 +13,7 @@ import pytest
 from intruder import intrude
 from kekd import (BUILD, CONFIG, HSM_USER, TOOLS, TOP, USER, alive, comm, descriptors, kill,
                   proc_status, wait_for)
+from test_crash import all_workers_ready
 
 FILTERS = "#define HAVE_SECCOMP 1" in CONFIG and not TOOLS
 PROGRAMS = ("kekd", "kekd-net", "kekd-hsm", "kekctl")
@@ -274,6 +275,7 @@ def test_kekd_needs_no_other_capability_than_the_units(make_server, root):
                       "--bounding-set=-all" + "".join(f",+{n}" for n in names)]
     server.start().populate()
     assert bin(int(proc_status(server.process.pid)["CapEff"], 16)).count("1") == len(names)
+    all_workers_ready(server)
     kill(server.workers()[0])
     wait_for(lambda: len(server.workers()) == 2, "the parent could start another")
     with server.http("app") as app:
