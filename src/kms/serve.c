@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The plugin as it serves: starts the parts in order, then accepts connections, takes signals and
+ * tells the service manager, all on the main thread; ends them in the other order.
+ */
+#include "calls.h"
+#include "command.h"
+#include "config.h"
+#include "connections.h"
+#include "metrics_http.h"
+#include "notify.h"
+#include "reload.h"
+#include "service.h"
+#include "socket.h"
+
+#include "kekd/clock.h"
+#include "kekd/log.h"
+#include "kekd/metrics.h"
+#include "kekd/str.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICK_MS 1000
+#define ACCEPT_MAX 16 /* in one turn: signals are looked at between */
+#define DRAIN_NS (4 * CLOCK_S)
+#define CANCEL_NS CLOCK_S
+#define END_S 10		/* all of the end; then without ceremony */
+#define STUCK_NS (20 * CLOCK_S) /* gRPC's thread turns once a second */
+
+struct server {
+	struct kms_config *config;
+	struct kms_socket socket, metrics_socket;
+	struct kms_service *service;
+	struct kms_calls calls;
+	struct kms_grpc *grpc;
+	struct kms_connections connections;
+	struct kms_metrics_http *http;
+	int signals;
+	bool ending;
+	uint64_t alive_every_ns, alive_ns;
+	char status[600];
+};
+
+/* ---- connections ---- */
+
+static bool
+take_connection(struct server *s, int fd)
+{
+	char peer[128];
+
+	if (!kms_socket_admits(&s->socket, fd, peer)) {
+		log_warning("%s is refused: only root, this process' user and the socket's owner "
+			    "and group may connect",
+			peer);
+		return false;
+	}
+	if (!kms_connections_add(&s->connections, fd)) {
+		log_warning("%s is refused: there are %d connections", peer, KMS_CONNECTIONS_MAX);
+		return false;
+	}
+	log_info("%s connected", peer);
+	return true;
+}
+
+/* False: nobody else waits, or none can be taken now. */
+static bool
+accept_one(struct server *s)
+{
+	int fd = accept4(s->socket.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+		return true;
+	if (fd < 0 && errno != EAGAIN) {
+		log_error("a connection cannot be accepted: %s", strerror(errno));
+		nanosleep(&(const struct timespec){ 0, 100 * CLOCK_MS }, NULL);
+	}
+	if (fd < 0)
+		return false;
+	if (take_connection(s, fd)) {
+		kms_grpc_add(s->grpc, fd);
+	} else {
+		metrics_add(&s->connections.refused, 1);
+		close(fd);
+	}
+	return true;
+}
+
+/* ---- signals and the service manager ---- */
+
+static void
+take_signals(struct server *s)
+{
+	struct signalfd_siginfo info;
+
+	while (read(s->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		if (info.ssi_signo != SIGHUP) {
+			s->ending = true;
+			continue;
+		}
+		kms_notify_reloading();
+		kms_reload(s->config, &s->socket);
+		kms_notify_ready();
+	}
+}
+
+static void
+tell_status(struct server *s)
+{
+	char text[sizeof(s->status)], reason[512] = "";
+
+	if (kms_service_healthy(s->service, reason))
+		snprintf(text, sizeof(text), "serving: kekd wraps and unwraps");
+	else
+		snprintf(text, sizeof(text), "serving, but Status is an error: %s", reason);
+	if (strcmp(text, s->status) == 0)
+		return;
+	memcpy(s->status, text, sizeof(text));
+	kms_notify_status(text);
+}
+
+/* The service manager ends what does not move any more. */
+static void
+tell_alive(struct server *s)
+{
+	uint64_t now = clock_boot_ns();
+
+	if (s->alive_every_ns == 0 || now < s->alive_ns ||
+		now - kms_grpc_alive_ns(s->grpc) > STUCK_NS)
+		return;
+	kms_notify_alive();
+	s->alive_ns = now + s->alive_every_ns;
+}
+
+static int
+tick_ms(const struct server *s)
+{
+	uint64_t ms = s->alive_every_ns / CLOCK_MS;
+
+	return s->alive_every_ns > 0 && ms < TICK_MS ? (int)ms + 1 : TICK_MS;
+}
+
+static void
+loop(struct server *s)
+{
+	struct pollfd fds[] = { { .fd = s->signals, .events = POLLIN },
+		{ .fd = s->socket.fd, .events = POLLIN } };
+
+	while (!s->ending) {
+		if (poll(fds, STR_COUNT(fds), tick_ms(s)) < 0 && errno != EINTR)
+			log_error("poll: %s", strerror(errno));
+		if (fds[0].revents)
+			take_signals(s);
+		for (int i = 0; !s->ending && i < ACCEPT_MAX && accept_one(s); i++)
+			;
+		kms_connections_sweep(&s->connections);
+		tell_status(s);
+		tell_alive(s);
+	}
+}
+
+/* ---- metrics ---- */
+
+static void
+show_metrics(void *user, struct buf *out)
+{
+	struct server *s = user;
+
+	kms_service_metrics(s->service, out);
+	kms_grpc_metrics(s->grpc, out);
+	kms_connections_metrics(&s->connections, out);
+}
+
+static bool
+is_healthy(void *user, char ret_reason[512])
+{
+	struct server *s = user;
+
+	return kms_service_healthy(s->service, ret_reason);
+}
+
+/* ---- begin ---- */
+
+/* Before any thread, so that all have them blocked. */
+static int
+open_signals(struct server *s)
+{
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	s->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	if (s->signals >= 0)
+		return 0;
+	log_error("no signals: %s", strerror(errno));
+	return -errno;
+}
+
+static int
+open_socket(struct server *s)
+{
+	const struct kms_config *c = s->config;
+	int given = kms_socket_inherit(&s->socket);
+
+	if (given < 0)
+		return given;
+	if (given > 0) {
+		if (strcmp(s->socket.path, c->socket) != 0)
+			log_warning("the service manager's socket is %s, not socket.path %s: "
+				    "kekd-kms doctor looks at the latter",
+				s->socket.path, c->socket);
+		return 0;
+	}
+	return kms_socket_bind(&(const struct kms_socket_config){ c->socket, c->socket_mode,
+				       c->socket_uid, c->socket_gid },
+		"socket.path", &s->socket);
+}
+
+static int
+open_service(struct server *s)
+{
+	char error[256] = "";
+	int err = kms_service_open(s->config, &s->service, error);
+
+	if (err)
+		log_error("%s", error);
+	s->calls.service = s->service;
+	return err;
+}
+
+static int
+open_http(struct server *s)
+{
+	const struct kms_metrics_source source = { show_metrics, is_healthy, s };
+
+	return s->metrics_socket.fd < 0
+		       ? 0
+		       : kms_metrics_http_open(&s->metrics_socket, &source, &s->http);
+}
+
+static int
+begin(struct server *s)
+{
+	int err = open_signals(s);
+
+	if (!err)
+		err = open_socket(s);
+	if (!err)
+		err = kms_metrics_http_listen(s->config, &s->metrics_socket);
+	if (!err)
+		err = open_service(s);
+	if (!err)
+		err = kms_calls_open(&s->calls, &s->grpc);
+	if (!err)
+		err = open_http(s);
+	if (err)
+		return err;
+	log_info("provider %s of cluster %s on %s%s", s->config->provider, s->config->cluster,
+		s->socket.path, s->socket.ours ? "" : " (the service manager's socket)");
+	s->alive_every_ns = kms_notify_alive_every_ns();
+	kms_notify_ready();
+	return 0;
+}
+
+/* ---- end ---- */
+
+static void *
+end_late(void *user)
+{
+	(void)user;
+	sleep(END_S);
+	log_warning("not all ended within %d s: left as it is", END_S);
+	_exit(KMS_EXIT_OK);
+}
+
+/* A peer that reads nothing, or a request to kekd that hangs, must not hold up the end. */
+static void
+bound_the_end(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, end_late, NULL) == 0)
+		pthread_detach(thread);
+}
+
+/* Calls in flight are answered; those that take too long get an error of ours while they can. */
+static void
+drain(struct server *s)
+{
+	bool down = kms_grpc_drain(s->grpc, DRAIN_NS);
+
+	kms_calls_detach(&s->calls);
+	kms_service_freep(&s->service);
+	if (!down && !kms_grpc_cancel(s->grpc, CANCEL_NS)) {
+		log_warning("a peer takes no answers: left");
+		_exit(KMS_EXIT_OK);
+	}
+	kms_grpc_freep(&s->grpc);
+}
+
+static void
+end(struct server *s)
+{
+	kms_notify_stopping();
+	log_info("stopping");
+	bound_the_end();
+	kms_socket_close(&s->socket); /* the next instance may have the path at once */
+	kms_metrics_http_freep(&s->http);
+	kms_socket_close(&s->metrics_socket);
+	drain(s);
+	close(s->signals);
+}
+
+int
+kms_serve(const struct kms_args *a)
+{
+	_cleanup_(kms_config_freep) struct kms_config *config = NULL;
+	struct server s = { .socket = KMS_SOCKET_INIT,
+		.metrics_socket = KMS_SOCKET_INIT,
+		.calls = { .lock = PTHREAD_MUTEX_INITIALIZER },
+		.signals = -1 };
+
+	if (kms_config_read(a->config, &config) != 0)
+		return KMS_EXIT_CONFIG;
+	if (a->check) {
+		printf("%s: no fault found\n", a->config);
+		return KMS_EXIT_OK;
+	}
+	s.config = config;
+	if (begin(&s) != 0) {
+		kms_socket_close(&s.socket);
+		kms_socket_close(&s.metrics_socket);
+		_exit(KMS_EXIT_FAILED); /* threads may run already */
+	}
+	loop(&s);
+	end(&s);
+	return KMS_EXIT_OK;
+}
