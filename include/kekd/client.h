@@ -17,15 +17,34 @@
 #include "kekd/buf.h"
 
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 struct kekd_client;
+
+#define KEKD_ENDPOINTS_MAX 16
+
+/* Which endpoints failed lately: they are asked last, for ten seconds or until they answer. Shared
+ * by the clients of one process that have the same endpoints; zeroed is: none. Any thread. */
+struct kekd_health {
+	atomic_uint_least64_t away_until_ns[KEKD_ENDPOINTS_MAX]; /* CLOCK_BOOTTIME */
+};
+void kekd_health_failed(struct kekd_health *h, size_t endpoint);
+void kekd_health_answered(struct kekd_health *h, size_t endpoint);
 
 struct kekd_client_config {
 	const char *const *endpoints; /* "https://host:port" */
 	size_t endpoints_count;
 	const char *ca, *certificate, *key; /* PEM files */
 	unsigned timeout_ms;		    /* of a whole request; 0: 30 s */
+	unsigned connect_ms; /* of connecting, while there is another endpoint to try; 0: 3 s */
+	/* Look at the files once a second: when they changed, connections are made anew.
+	 * Certificate and key that do not belong together are not taken. */
+	bool reload;
+	struct kekd_health
+		*health; /* borrowed, or NULL: each request begins where the last served */
 };
 
 int kekd_client_open(const struct kekd_client_config *config, struct kekd_client **ret_client,
@@ -38,7 +57,8 @@ struct kekd_reply {
 	json_t *json;	 /* of the body; NULL when it is not JSON */
 	char etag[64];	 /* with its quotes; empty: none */
 	char code[64];	 /* of a problem document; empty: none */
-	char detail[512], request_id[64];
+	char detail[512];
+	char request_id[64]; /* of the audit log */
 	unsigned retry_after_s;
 	bool repeated; /* an earlier attempt may have been carried out: its answer was lost */
 };
@@ -51,6 +71,22 @@ void kekd_reply_free(struct kekd_reply *r);
 int kekd_client_request(struct kekd_client *c, const char *method, const char *path,
 	const json_t *body, const char *if_match, const char *if_none_match,
 	struct kekd_reply *ret_reply, char ret_error[512]);
+/* The same for who has more to say about it. */
+struct kekd_ask {
+	uint64_t deadline_ns; /* CLOCK_BOOTTIME; 0: the client's time-out from now */
+	bool chosen, alone;   /* ask `first` before the others, or no other */
+	size_t first;	      /* an index of the configuration */
+	const atomic_bool
+		*aborted; /* another thread sets it, then calls kekd_client_wake; or NULL */
+
+	atomic_size_t endpoint; /* which is being asked, or was last; other threads may read it */
+	unsigned passed_over;	/* how many failed before that */
+};
+/* -ECANCELED when it was aborted: the connection is closed. */
+int kekd_client_ask(struct kekd_client *c, const char *method, const char *path, const json_t *body,
+	struct kekd_ask *ask, struct kekd_reply *ret_reply, char ret_error[512]);
+/* From any thread, while the client is open: looks at `aborted` at once. */
+void kekd_client_wake(struct kekd_client *c);
 /* Of the last request, when it failed: was it sent, so that a change may have been made? */
 bool kekd_client_uncertain(const struct kekd_client *c);
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define TIMEOUT_MS 30000
+#define CONNECT_MS 3000
 
 /* ---- libcurl's memory holds plaintexts: wiped, as everybody's ---- */
 
@@ -72,6 +73,10 @@ check_config(const struct kekd_client_config *config, char ret_error[256])
 		snprintf(ret_error, 256, "no endpoint is configured");
 		return -EINVAL;
 	}
+	if (config->endpoints_count > KEKD_ENDPOINTS_MAX) {
+		snprintf(ret_error, 256, "more than %d endpoints", KEKD_ENDPOINTS_MAX);
+		return -EINVAL;
+	}
 	for (size_t i = 0; i < config->endpoints_count; i++) {
 		if (strncmp(config->endpoints[i], "https://", 8) == 0 && config->endpoints[i][8])
 			continue;
@@ -101,6 +106,8 @@ static int
 client_fill(struct kekd_client *c, const struct kekd_client_config *config)
 {
 	c->timeout_ns = (config->timeout_ms ? config->timeout_ms : TIMEOUT_MS) * CLOCK_MS;
+	c->connect_ms = config->connect_ms ? config->connect_ms : CONNECT_MS;
+	c->health = config->health;
 	c->ca = strdup(config->ca);
 	c->certificate = strdup(config->certificate);
 	c->key = strdup(config->key);
@@ -113,8 +120,11 @@ client_fill(struct kekd_client *c, const struct kekd_client_config *config)
 			return -ENOMEM;
 		c->endpoints[c->endpoints_count] = copy;
 	}
+	if (config->reload && !(c->reload = reload_open(c)))
+		return -ENOMEM;
 	c->curl = curl_easy_init();
-	return c->curl ? 0 : -ENOMEM;
+	c->multi = curl_multi_init();
+	return c->curl && c->multi ? 0 : -ENOMEM;
 }
 
 int
@@ -129,8 +139,10 @@ kekd_client_open(const struct kekd_client_config *config, struct kekd_client **r
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return -ENOMEM;
+	pthread_mutex_init(&c->lock, NULL);
 	if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, wiping_free, wiping_realloc, strdup,
 		    calloc) != CURLE_OK) {
+		pthread_mutex_destroy(&c->lock);
 		free(c);
 		snprintf(ret_error, 256, "libcurl cannot be initialised");
 		return -ENOMEM;
@@ -153,7 +165,11 @@ kekd_client_freep(struct kekd_client **client)
 	if (!c)
 		return;
 	curl_easy_cleanup(c->curl);
+	if (c->multi)
+		curl_multi_cleanup(c->multi);
 	curl_global_cleanup();
+	reload_free(c->reload);
+	pthread_mutex_destroy(&c->lock);
 	for (size_t i = 0; i < c->endpoints_count; i++)
 		free(c->endpoints[i]);
 	free(c->endpoints);
@@ -191,34 +207,97 @@ add_header(struct curl_slist **headers, const char *name, const char *value)
 	return 0;
 }
 
-int
-kekd_client_request(struct kekd_client *c, const char *method, const char *path, const json_t *body,
-	const char *if_match, const char *if_none_match, struct kekd_reply *ret_reply,
-	char ret_error[512])
+/* Connections and TLS sessions of the old certificate go with the handles that hold them. */
+static int
+renew(struct kekd_client *c)
 {
-	struct call call = { .method = method, .path = path };
-	bool conditional = if_match || if_none_match;
+	CURL *curl, *old = c->curl;
+	CURLM *multi, *old_multi = c->multi;
+
+	if (!c->reload || !reload_due(c->reload, c))
+		return 0;
+	curl = curl_easy_init();
+	multi = curl_multi_init();
+	if (!curl || !multi) {
+		curl_easy_cleanup(curl);
+		curl_multi_cleanup(multi);
+		return -ENOMEM;
+	}
+	pthread_mutex_lock(&c->lock);
+	c->curl = curl;
+	c->multi = multi;
+	pthread_mutex_unlock(&c->lock);
+	curl_easy_cleanup(old);
+	curl_multi_cleanup(old_multi);
+	return 0;
+}
+
+static int
+add_headers(struct call *call, const char *if_match, const char *if_none_match)
+{
+	if ((call->text && add_header(&call->headers, "Content-Type", "application/json") < 0) ||
+		add_header(&call->headers, "Accept", "application/json") < 0 ||
+		add_header(&call->headers, "User-Agent", "kekd-client/" PACKAGE_VERSION) < 0 ||
+		add_header(&call->headers, "If-Match", if_match) < 0 ||
+		add_header(&call->headers, "If-None-Match", if_none_match) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+static int
+request(struct kekd_client *c, struct call *call, const json_t *body, const char *if_match,
+	const char *if_none_match, struct kekd_reply *ret_reply, char ret_error[512])
+{
 	char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
 	int err = -ENOMEM;
 
 	c->uncertain = false;
 	if (body && !text)
 		goto out;
-	call.text = text;
-	call.deadline_ns = clock_boot_ns() + c->timeout_ns;
-	if ((text && add_header(&call.headers, "Content-Type", "application/json") < 0) ||
-		add_header(&call.headers, "Accept", "application/json") < 0 ||
-		add_header(&call.headers, "User-Agent", "kekd-client/" PACKAGE_VERSION) < 0 ||
-		add_header(&call.headers, "If-Match", if_match) < 0 ||
-		add_header(&call.headers, "If-None-Match", if_none_match) < 0)
+	call->text = text;
+	call->deadline_ns = call->ask->deadline_ns ? call->ask->deadline_ns
+						   : clock_boot_ns() + c->timeout_ns;
+	if (add_headers(call, if_match, if_none_match) < 0 || renew(c) < 0)
 		goto out;
-	err = failover_request(c, &call, conditional, ret_reply, ret_error);
+	err = failover_request(c, call, if_match || if_none_match, ret_reply, ret_error);
 out:
 	if (err == -ENOMEM)
 		snprintf(ret_error, 512, "%s", strerror(ENOMEM));
-	curl_slist_free_all(call.headers);
+	curl_slist_free_all(call->headers);
 	json_text_free(text);
 	return err;
+}
+
+int
+kekd_client_request(struct kekd_client *c, const char *method, const char *path, const json_t *body,
+	const char *if_match, const char *if_none_match, struct kekd_reply *ret_reply,
+	char ret_error[512])
+{
+	struct kekd_ask ask = { 0 };
+	struct call call = { .method = method, .path = path, .ask = &ask };
+
+	return request(c, &call, body, if_match, if_none_match, ret_reply, ret_error);
+}
+
+int
+kekd_client_ask(struct kekd_client *c, const char *method, const char *path, const json_t *body,
+	struct kekd_ask *ask, struct kekd_reply *ret_reply, char ret_error[512])
+{
+	struct call call = { .method = method, .path = path, .ask = ask };
+
+	if (ask->chosen && ask->first >= c->endpoints_count) {
+		snprintf(ret_error, 512, "there is no endpoint %zu", ask->first);
+		return -EINVAL;
+	}
+	return request(c, &call, body, NULL, NULL, ret_reply, ret_error);
+}
+
+void
+kekd_client_wake(struct kekd_client *c)
+{
+	pthread_mutex_lock(&c->lock);
+	curl_multi_wakeup(c->multi);
+	pthread_mutex_unlock(&c->lock);
 }
 
 bool

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <strings.h>
 
+#define WAIT_MS 1000 /* between two looks at `aborted`, unless woken */
+
 /* ---- what comes back ---- */
 
 static void
@@ -40,6 +42,7 @@ on_header(char *line, size_t one, size_t len, void *user)
 	if (len > 5 && strncmp(line, "HTTP/", 5) == 0) /* the one before was a 100 (Continue) */
 		kekd_reply_free(r);
 	take_header(line, len, "ETag:", r->etag, sizeof(r->etag));
+	take_header(line, len, "Kekd-Request-Id:", r->request_id, sizeof(r->request_id));
 	take_header(line, len, "Retry-After:", seconds, sizeof(seconds));
 	if (seconds[0])
 		r->retry_after_s = (unsigned)strtoul(seconds, NULL, 10);
@@ -113,7 +116,8 @@ take_problem(struct kekd_reply *r)
 	id = json_string_value(json_object_get(r->json, "request_id"));
 	snprintf(r->code, sizeof(r->code), "%s", code ? code : "");
 	snprintf(r->detail, sizeof(r->detail), "%s", detail ? detail : "");
-	snprintf(r->request_id, sizeof(r->request_id), "%s", id ? id : "");
+	if (id)
+		snprintf(r->request_id, sizeof(r->request_id), "%s", id);
 }
 
 static void
@@ -161,6 +165,7 @@ static const struct failure {
 	{ CURLE_PARTIAL_FILE, -ECONNRESET, "the connection was lost in the middle of the answer",
 		"kekd may be restarting: try again" },
 	{ CURLE_WRITE_ERROR, -EPROTO, "the answer is larger than 64 MiB", "is it kekd there?" },
+	{ CURLE_ABORTED_BY_CALLBACK, -ECANCELED, "given up", "nobody waits for it any more" },
 	{ CURLE_OK, -EPROTO, "the request failed", "is it kekd that listens there?" },
 };
 
@@ -220,6 +225,31 @@ take_redirect(struct kekd_client *c, struct exchange *x)
 		snprintf(x->redirect, sizeof(x->redirect), "%s", url);
 }
 
+/* As curl_easy_perform, but that kekd_client_wake ends the waiting. */
+static CURLcode
+perform(struct kekd_client *c, const struct call *call)
+{
+	CURLcode code = CURLE_OK;
+	CURLMsg *m;
+	int running = 1, left;
+
+	if (curl_multi_add_handle(c->multi, c->curl) != CURLM_OK)
+		return CURLE_FAILED_INIT;
+	while (code == CURLE_OK && running) {
+		if (curl_multi_perform(c->multi, &running) != CURLM_OK)
+			code = CURLE_FAILED_INIT;
+		else if (running && call_is_aborted(call))
+			code = CURLE_ABORTED_BY_CALLBACK;
+		else if (running && curl_multi_poll(c->multi, NULL, 0, WAIT_MS, NULL) != CURLM_OK)
+			code = CURLE_FAILED_INIT;
+	}
+	while ((m = curl_multi_info_read(c->multi, &left)))
+		if (m->msg == CURLMSG_DONE && code == CURLE_OK)
+			code = m->data.result;
+	curl_multi_remove_handle(c->multi, c->curl);
+	return code;
+}
+
 int
 exchange_run(struct kekd_client *c, const struct call *call, const char *url,
 	struct exchange *ret_exchange, char ret_error[512])
@@ -233,7 +263,7 @@ exchange_run(struct kekd_client *c, const struct call *call, const char *url,
 	set_security(c);
 	set_limits(c, call);
 	set_request(c, call, url, &x.reply);
-	code = curl_easy_perform(c->curl);
+	code = perform(c, call);
 	x.sent = was_sent(c);
 	if (code == CURLE_OK) {
 		take_reply(c, &x.reply);

@@ -6,6 +6,7 @@
 #include "kekd/client.h"
 
 #include <curl/curl.h>
+#include <pthread.h>
 #include <stdint.h>
 
 #define CLIENT_REPLY_MAX (64u * 1024 * 1024) /* a backup; other answers are far below */
@@ -13,11 +14,16 @@
 
 struct kekd_client {
 	CURL *curl;
+	CURLM *multi;	      /* of this one handle: a thread that waits in it can be woken */
+	pthread_mutex_t lock; /* of `multi` as others see it */
 	char **endpoints;
 	size_t endpoints_count;
 	size_t current; /* the endpoint that served last */
 	char *ca, *certificate, *key;
 	uint64_t timeout_ns;
+	unsigned connect_ms;
+	struct kekd_health *health;
+	struct reload *reload; /* NULL: the files are read once */
 	bool uncertain;
 	char curl_error[CURL_ERROR_SIZE];
 };
@@ -25,6 +31,7 @@ struct kekd_client {
 struct call {
 	const char *method, *path, *text; /* text: the body, or NULL */
 	struct curl_slist *headers;
+	struct kekd_ask *ask;
 	uint64_t deadline_ns;
 	bool once;		   /* a change: libcurl must not send it again by itself */
 	long limit_ms, connect_ms; /* of the next exchange, and of its connecting */
@@ -44,5 +51,17 @@ int exchange_run(struct kekd_client *c, const struct call *call, const char *url
  * a precondition, which tells a repetition from the first. */
 int failover_request(struct kekd_client *c, struct call *call, bool conditional,
 	struct kekd_reply *ret_reply, char ret_error[512]);
+
+/* The files' state; see kekd_client_config. */
+struct reload *reload_open(const struct kekd_client *c);
+void reload_free(struct reload *r);
+/* True: they are others than before, and can be used. */
+bool reload_due(struct reload *r, const struct kekd_client *c);
+
+static inline bool
+call_is_aborted(const struct call *call)
+{
+	return call->ask->aborted && atomic_load(call->ask->aborted);
+}
 
 #endif

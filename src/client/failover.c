@@ -14,7 +14,8 @@
 #include <string.h>
 #include <time.h>
 
-#define CONNECT_MS 3000	 /* while there is another endpoint to try */
+#define AWAY_MS 10000	 /* how long an endpoint that failed is asked last */
+#define PROOF_MS 250	 /* silence for less than that proves nothing */
 #define REDIRECTS_MAX 3	 /* a standby sends a change to the active */
 #define MOVING_MS 10000	 /* how long a request waits for the next active */
 #define MOVING_PAUSE_S 1 /* between two looks, unless Retry-After says more */
@@ -94,14 +95,14 @@ left_ms(const struct call *call)
 /* others: endpoints that come after this one. Of what may be asked again elsewhere each has its
  * share: one that takes requests and never answers must not use up the time of the rest. */
 static void
-share_time(struct call *call, enum repeat repeat, size_t others)
+share_time(const struct kekd_client *c, struct call *call, enum repeat repeat, size_t others)
 {
 	long left = left_ms(call);
 	long share = repeat == REPEAT_NEVER ? left : left / (long)(others + 1);
 	long connect = left / (long)(others + 1);
 
-	if (others > 0 && connect > CONNECT_MS)
-		connect = CONNECT_MS;
+	if (others > 0 && connect > (long)c->connect_ms)
+		connect = (long)c->connect_ms;
 	call->limit_ms = share > 0 ? share : 1;
 	call->connect_ms = connect > 0 ? connect : 1;
 }
@@ -120,7 +121,7 @@ follow(struct kekd_client *c, struct call *call, enum repeat repeat, size_t othe
 {
 	for (int hops = 0; hops <= REDIRECTS_MAX; hops++) {
 		struct exchange x;
-		share_time(call, repeat, others);
+		share_time(c, call, repeat, others);
 		int err = exchange_run(c, call, url, &x, a->error);
 		a->sent = x.sent;
 		a->reply = x.reply;
@@ -162,6 +163,73 @@ try_endpoint(struct kekd_client *c, struct call *call, enum repeat repeat, size_
 	*ret_attempt = a;
 }
 
+/* ---- who failed lately ---- */
+
+void
+kekd_health_failed(struct kekd_health *h, size_t endpoint)
+{
+	if (endpoint < KEKD_ENDPOINTS_MAX)
+		atomic_store(&h->away_until_ns[endpoint], clock_boot_ns() + AWAY_MS * CLOCK_MS);
+}
+
+void
+kekd_health_answered(struct kekd_health *h, size_t endpoint)
+{
+	if (endpoint < KEKD_ENDPOINTS_MAX && atomic_load(&h->away_until_ns[endpoint]) != 0)
+		atomic_store(&h->away_until_ns[endpoint], 0);
+}
+
+static bool
+failed_lately(const struct kekd_client *c, size_t endpoint)
+{
+	return c->health && endpoint < KEKD_ENDPOINTS_MAX &&
+	       atomic_load(&c->health->away_until_ns[endpoint]) > clock_boot_ns();
+}
+
+static void
+keep_health(
+	struct kekd_client *c, const struct call *call, size_t endpoint, const struct attempt *a)
+{
+	bool hardly_asked = a->err == -ETIMEDOUT && call->limit_ms < PROOF_MS;
+
+	if (!c->health || a->err == -ECANCELED || a->err == -EINVAL || hardly_asked)
+		return;
+	if (a->err < 0 || a->reply.status == 503)
+		kekd_health_failed(c->health, endpoint);
+	else
+		kekd_health_answered(c->health, endpoint);
+}
+
+/* The one chosen; those from where the last request was served on; those that failed lately. */
+struct order {
+	size_t endpoints[KEKD_ENDPOINTS_MAX], count;
+};
+
+static void
+order_add(struct order *o, const struct kekd_client *c, const struct kekd_ask *ask, bool failed)
+{
+	for (size_t i = 0; i < c->endpoints_count; i++) {
+		size_t endpoint = (c->current + i) % c->endpoints_count;
+		if (!(ask->chosen && endpoint == ask->first) &&
+			failed_lately(c, endpoint) == failed)
+			o->endpoints[o->count++] = endpoint;
+	}
+}
+
+static struct order
+order_of(const struct kekd_client *c, const struct kekd_ask *ask)
+{
+	struct order o = { .count = 0 };
+
+	if (ask->chosen)
+		o.endpoints[o.count++] = ask->first;
+	if (ask->chosen && ask->alone)
+		return o;
+	order_add(&o, c, ask, false);
+	order_add(&o, c, ask, true);
+	return o;
+}
+
 /* ---- all of them ---- */
 
 /* The answer that counts is the last one that came; without any, the first failure, which is that
@@ -188,7 +256,7 @@ keep_reply(struct kekd_client *c, size_t endpoint, struct result *r, struct atte
 static void
 keep_failure(struct result *r, const struct attempt *a)
 {
-	if (r->err != 0)
+	if (r->err != 0 && a->err != -ECANCELED)
 		return;
 	r->err = a->err;
 	snprintf(r->error, 512, "%s", a->error);
@@ -229,19 +297,22 @@ settle(struct kekd_client *c, size_t endpoint, enum repeat repeat, struct attemp
 	r->lost = r->lost || (a->sent && repeat == REPEAT_CONDITIONAL);
 	r->moving = r->moving || (a->redirected && !a->sent && is_away(a->err));
 	keep_failure(r, a);
-	return a->err == -EINVAL;
+	return a->err == -EINVAL || a->err == -ECANCELED;
 }
 
 static bool
 ask_round(struct kekd_client *c, struct call *call, enum repeat repeat, struct result *r)
 {
-	size_t first = c->current, count = c->endpoints_count;
+	struct order o = order_of(c, call->ask);
 
 	r->moving = false;
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < o.count; i++) {
 		struct attempt a;
-		size_t endpoint = (first + i) % count;
-		try_endpoint(c, call, repeat, endpoint, count - 1 - i, &a);
+		size_t endpoint = o.endpoints[i];
+		atomic_store(&call->ask->endpoint, endpoint);
+		call->ask->passed_over = (unsigned)i;
+		try_endpoint(c, call, repeat, endpoint, o.count - 1 - i, &a);
+		keep_health(c, call, endpoint, &a);
 		if (settle(c, endpoint, repeat, &a, r) || left_ms(call) == 0)
 			return true;
 	}
@@ -259,7 +330,7 @@ pause_for_active(const struct call *call, const struct result *r, uint64_t until
 	if (then >= until_ns || then >= call->deadline_ns)
 		return false;
 	nanosleep(&pause, NULL);
-	return true;
+	return !call_is_aborted(call);
 }
 
 int

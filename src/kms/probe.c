@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A probe reads the key's record at every endpoint, wraps 32 random bytes under the version that is
+ * to be announced, and unwraps them. Then what is announced is written to disk, and only then
+ * shown.
+ */
+#include "probe.h"
+
+#include "announced.h"
+#include "ask.h"
+
+#include "kekd/clock.h"
+#include "kekd/log.h"
+#include "kekd/random.h"
+#include "kekd/secret.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FAILING_NS (2 * CLOCK_S)  /* between probes while they fail */
+#define SOON_NS (CLOCK_S / 2)	  /* and when something has changed */
+#define LOOK_NS (1200 * CLOCK_MS) /* for reading the records: one endpoint may hang */
+#define STALE_INTERVALS 3
+#define SAMPLE_SIZE KMS_SEED_MIN
+
+struct probe {
+	struct probe_parts parts;
+	struct kekd_client *client;
+	pthread_t thread;
+	bool threaded;
+
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	atomic_bool stop;
+	bool soon;
+	struct probe_state state;
+	struct kms_key_id id; /* on disk; activation 0: none */
+};
+
+/* ---- what is known from them ---- */
+
+static const char *const directions[PROBE_DIRECTIONS] = {
+	[PROBE_WRAP] = "wrap",
+	[PROBE_UNWRAP] = "unwrap",
+};
+
+static bool
+is_good(const struct probe_result *r)
+{
+	return r->good[PROBE_WRAP] && r->good[PROBE_UNWRAP];
+}
+
+bool
+probe_is_good(const struct probe_state *s, uint64_t now_ns, uint64_t every_ns, char ret_reason[512])
+{
+	if (!s->any) {
+		snprintf(ret_reason, 512, "kekd has not been asked yet: try again in a moment");
+		return false;
+	}
+	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
+		if (!s->last.good[i]) {
+			snprintf(ret_reason, 512, "%s", s->last.reason[i]);
+			return false;
+		}
+	if (now_ns > s->ended_ns + STALE_INTERVALS * every_ns) {
+		snprintf(ret_reason, 512,
+			"the last probe of kekd was %llu s ago, and the next one does not end",
+			(unsigned long long)((now_ns - s->ended_ns) / CLOCK_S));
+		return false;
+	}
+	return true;
+}
+
+uint64_t
+probe_pause(const struct probe_state *s, uint64_t every_ns)
+{
+	if (s->any && is_good(&s->last))
+		return every_ns;
+	return every_ns < FAILING_NS ? every_ns : FAILING_NS;
+}
+
+bool
+probe_has_news(const struct probe_state *before, const struct probe_result *now)
+{
+	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
+		if (!before->any || before->last.good[i] != now->good[i])
+			return true;
+	return false;
+}
+
+/* ---- one probe ---- */
+
+static void
+fail(struct probe_result *r, enum probe_direction direction, const char *reason)
+{
+	r->good[direction] = false;
+	snprintf(r->reason[direction], sizeof(r->reason[direction]), "%s", reason);
+}
+
+static void
+fail_both(struct probe_result *r, const char *reason)
+{
+	fail(r, PROBE_WRAP, reason);
+	fail(r, PROBE_UNWRAP, reason);
+}
+
+/* The version that is to be announced: never one with a lower activation than there was. */
+static bool
+choose(struct probe *p, struct kms_key_id *ret_id, struct probe_result *r)
+{
+	struct records_view v;
+	uint64_t now = clock_boot_ns();
+
+	records_look(p->parts.records, NULL, now, now + LOOK_NS);
+	records_view(p->parts.records, &v);
+	if (v.answered == 0 || v.fresh.activation < p->id.activation) {
+		fail_both(r, v.reason[0] ? v.reason : "no endpoint has answered in time");
+		return false;
+	}
+	*ret_id = v.highest.activation > v.fresh.activation ? v.highest : v.fresh;
+	return true;
+}
+
+static struct kekd_ask
+ask_new(const struct probe *p)
+{
+	return (struct kekd_ask){ .deadline_ns = clock_boot_ns() + p->parts.config->timeout_ns,
+		.aborted = &p->stop };
+}
+
+static void
+prove_unwrap(struct probe *p, struct kms_bytes sample, const struct ask_answer *wrapped,
+	struct probe_result *r)
+{
+	struct kekd_ask ask = ask_new(p);
+	struct ask_answer a;
+
+	ask_unwrap(p->client, p->parts.config,
+		(struct kms_bytes){ wrapped->bytes.data, wrapped->bytes.len }, &ask, &a);
+	metrics_add(&p->parts.counts->failovers, a.passed_over);
+	if (a.status != KMS_OK)
+		fail(r, PROBE_UNWRAP, a.text);
+	else if (!secret_equal(a.bytes.data, a.bytes.len, sample.data, sample.len))
+		fail(r, PROBE_UNWRAP,
+			"kekd unwraps something else than it wrapped: take it out of use");
+	ask_answer_free(&a);
+}
+
+/* True when the record has moved on meanwhile: the probe begins anew. */
+static bool
+prove(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
+{
+	uint8_t sample[SAMPLE_SIZE];
+	const struct kms_bytes bytes = { sample, sizeof(sample) };
+	struct kekd_ask ask = ask_new(p);
+	struct ask_answer a;
+	bool moved;
+
+	if (random_piece(sample, sizeof(sample)) < 0) {
+		fail_both(r, "there are no random numbers");
+		return false;
+	}
+	ask_wrap(p->client, p->parts.config, id, bytes, &ask, &a);
+	metrics_add(&p->parts.counts->failovers, a.passed_over);
+	moved = a.moved;
+	if (a.status == KMS_OK) {
+		prove_unwrap(p, bytes, &a, r);
+	} else {
+		fail(r, PROBE_WRAP, a.text);
+		fail(r, PROBE_UNWRAP, a.text);
+	}
+	ask_answer_free(&a);
+	secret_wipe(sample, sizeof(sample));
+	return moved;
+}
+
+/* On disk before anybody hears of it. */
+static void
+announce(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
+{
+	char reason[512];
+	int err;
+
+	if (id->activation == p->id.activation)
+		return;
+	err = announced_write(p->parts.config, id);
+	if (err < 0) {
+		snprintf(reason, sizeof(reason),
+			"cannot write %.200s/" ANNOUNCED_NAME ": %s: make room, or give it to this "
+			"program's user",
+			p->parts.config->state_dir, strerror(-err));
+		fail_both(r, reason);
+		return;
+	}
+	pthread_mutex_lock(&p->lock);
+	p->id = *id;
+	pthread_mutex_unlock(&p->lock);
+	records_set_floor(p->parts.records, id->activation);
+	log_info("key_id %s is announced from now on", id->text);
+}
+
+static void
+probe_once(struct probe *p, struct probe_result *ret_result)
+{
+	for (int turn = 0; turn < 2; turn++) {
+		struct probe_result r = { .good = { true, true } };
+		struct kms_key_id id;
+		bool moved = choose(p, &id, &r) && prove(p, &id, &r);
+		if (is_good(&r))
+			announce(p, &id, &r);
+		*ret_result = r;
+		if (!moved)
+			return;
+	}
+}
+
+/* ---- the thread ---- */
+
+static void
+tell_news(const struct probe_result *r)
+{
+	if (is_good(r)) {
+		log_info("kekd wraps and unwraps");
+		return;
+	}
+	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
+		if (!r->good[i] && (i == 0 || strcmp(r->reason[i], r->reason[0]) != 0))
+			log_error("probe, %s: %s: Status is UNAVAILABLE until it succeeds",
+				directions[i], r->reason[i]);
+}
+
+static void
+keep(struct probe *p, const struct probe_result *r, uint64_t began_ns)
+{
+	bool news;
+
+	metrics_add(&p->parts.counts->probes[is_good(r) ? 0 : 1], 1);
+	metrics_observe(&p->parts.counts->probe_times, clock_boot_ns() - began_ns);
+	pthread_mutex_lock(&p->lock);
+	news = probe_has_news(&p->state, r);
+	p->state.any = true;
+	p->state.ended_ns = clock_boot_ns();
+	p->state.last = *r;
+	pthread_mutex_unlock(&p->lock);
+	if (news && !atomic_load(&p->stop))
+		tell_news(r);
+}
+
+static void
+wait_for_turn(struct probe *p, uint64_t began_ns)
+{
+	pthread_mutex_lock(&p->lock);
+	while (!atomic_load(&p->stop)) {
+		uint64_t pause = probe_pause(&p->state, p->parts.config->probe_every_ns);
+		uint64_t now = clock_monotonic_ns();
+		if (p->soon && pause > SOON_NS)
+			pause = SOON_NS;
+		if (now >= began_ns + pause)
+			break;
+		uint64_t then = began_ns + pause;
+		struct timespec at = { (time_t)(then / CLOCK_S), (long)(then % CLOCK_S) };
+		pthread_cond_timedwait(&p->wake, &p->lock, &at);
+	}
+	p->soon = false;
+	pthread_mutex_unlock(&p->lock);
+}
+
+static void *
+probe_main(void *user)
+{
+	struct probe *p = user;
+
+	while (!atomic_load(&p->stop)) {
+		struct probe_result r;
+		uint64_t began_ns = clock_monotonic_ns(), boot_ns = clock_boot_ns();
+		probe_once(p, &r);
+		keep(p, &r, boot_ns);
+		wait_for_turn(p, began_ns);
+	}
+	return NULL;
+}
+
+int
+probe_open(const struct probe_parts *parts, const struct kms_key_id *id, struct probe **ret_probe,
+	char ret_error[256])
+{
+	struct probe *p = calloc(1, sizeof(*p));
+	pthread_condattr_t monotonic;
+	int err;
+
+	if (!p)
+		return -ENOMEM;
+	p->parts = *parts;
+	p->id = *id;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&p->wake, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	records_set_floor(parts->records, id->activation);
+	err = ask_client_open(parts->config, parts->health, &p->client, ret_error);
+	if (err == 0) {
+		err = -pthread_create(&p->thread, NULL, probe_main, p);
+		p->threaded = err == 0;
+		if (err < 0)
+			snprintf(ret_error, 256, "no thread: %s", strerror(-err));
+	}
+	if (err < 0)
+		probe_freep(&p);
+	else
+		*ret_probe = p;
+	return err;
+}
+
+void
+probe_stop(struct probe *p)
+{
+	pthread_mutex_lock(&p->lock);
+	atomic_store(&p->stop, true);
+	pthread_cond_broadcast(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+	if (p->client)
+		kekd_client_wake(p->client);
+}
+
+void
+probe_freep(struct probe **probe)
+{
+	struct probe *p = *probe;
+
+	if (!p)
+		return;
+	probe_stop(p);
+	if (p->threaded)
+		pthread_join(p->thread, NULL);
+	kekd_client_freep(&p->client);
+	pthread_cond_destroy(&p->wake);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+	*probe = NULL;
+}
+
+void
+probe_soon(struct probe *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->soon = true;
+	pthread_cond_signal(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void
+probe_read(struct probe *p, struct probe_state *ret_state, struct kms_key_id *ret_id)
+{
+	pthread_mutex_lock(&p->lock);
+	*ret_state = p->state;
+	*ret_id = p->id;
+	pthread_mutex_unlock(&p->lock);
+}
