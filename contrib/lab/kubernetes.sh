@@ -44,7 +44,7 @@ kubernetes_configuration() {
 		$(for n in "${nodes[@]}"; do echo "  - $(node_url "$n")"; done)
 		ca: $lab/pki/ca.pem
 		certificate: $lab/pki/kms.pem
-		certificate-key: $lab/pki/kms.key
+		certificate_key: $lab/pki/kms.key
 		socket:
 		  path: $kube/kms.sock
 		state_dir: $kube/state
