@@ -415,9 +415,32 @@ def etcd():
         yield b"\1" + b"".join(json.dumps(m).encode() + b"\n" for m in stream)
 
 
+# ---- messages to the Kubernetes plugin (src/kms/kms.proto) ----
+
+def proto(number, data):
+    size = len(data)
+    return bytes([number << 3 | 2]) + (
+        bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + data
+
+
+def kms_messages():
+    own = [(b"cluster.kms.kekd", b"prod-1"), (b"provider.kms.kekd", b"kekd"),
+           (b"version.kms.kekd", b"1")]
+    annotations = [proto(4, proto(1, name) + proto(2, value)) for name, value in own]
+    sealed = proto(1, b"c" * 90) + proto(2, b"uid") + proto(3, f"{ID}.7".encode())
+    yield b""
+    yield proto(1, b"s" * 32) + proto(2, b"uid")
+    yield sealed
+    yield sealed + b"".join(annotations)
+    yield sealed + annotations[0] * 2
+    yield sealed + proto(4, proto(1, b"a/b") + proto(2, b"x"))
+    yield sealed + proto(4, proto(1, b"a.b") + proto(2, b"x" * 5000)) + proto(9, b"later")
+
+
 SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "etcd": etcd,
-         "frame": frame, "hsm": hsm, "identity": identity, "part": part, "record": record,
-         "request": requests_http, "uri": uri, "worker": worker}
+         "frame": frame, "hsm": hsm, "identity": identity,
+         "kms_messages": kms_messages, "part": part, "record": record, "request": requests_http,
+         "uri": uri, "worker": worker}
 
 
 def main():
