@@ -25,7 +25,9 @@ enum ctl_exit {
 	CTL_CONFLICT = 5,
 	CTL_UNVERIFIED = 6,
 	CTL_UNAVAILABLE = 7,
-	CTL_PENDING = 8
+	CTL_PENDING = 8,
+	CTL_PLAINTEXT = 9,
+	CTL_NOT_RESTORABLE = 10
 };
 
 /* ---- options.c: the command line ---- */
@@ -106,6 +108,7 @@ extern const struct ctl_command ctl_cluster_commands[];
 extern const struct ctl_command ctl_member_commands[];
 extern const struct ctl_command ctl_audit_commands[];
 extern const struct ctl_command ctl_backup_commands[];
+extern const struct ctl_command ctl_snapshot_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
 extern const struct ctl_command ctl_status_commands[];
 extern const struct ctl_command ctl_bench_commands[];

@@ -19,6 +19,7 @@ static const struct {
 	{ "Nodes", ctl_member_commands },
 	{ "Audit log", ctl_audit_commands },
 	{ "Backup", ctl_backup_commands },
+	{ "Kubernetes", ctl_snapshot_commands },
 	{ "Tokens", ctl_hsm_commands },
 	{ "Server", ctl_status_commands },
 	{ "Measuring", ctl_bench_commands },
@@ -27,7 +28,8 @@ static const struct {
 static const char exit_text[] =
 	"Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by the server, 4 not found,\n"
 	"5 conflict (it changed meanwhile, exists already, or is in another state),\n"
-	"6 verification failed, 7 temporarily unavailable, 8 waits for an approval.\n";
+	"6 verification failed, 7 temporarily unavailable, 8 waits for an approval,\n"
+	"9 secrets in plaintext, 10 a backup that the keys do not restore.\n";
 
 /* How many of the words the command's own words are; 0: it is another one. */
 static size_t
