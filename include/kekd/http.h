@@ -78,7 +78,8 @@ struct request {
 	int status;
 	struct buf reply;
 	char etag[32];
-	char *location; /* of a redirection; freed with the request */
+	bool tell_request_id; /* also when it is no refusal */
+	char *location;	      /* of a redirection; freed with the request */
 	unsigned retry_after_s;
 
 	/* what the audit record gets besides; filled by handlers; freed with the request */

@@ -591,6 +591,7 @@ answer(struct data_call *d)
 		request_fail(r, d->items[0].err, "%s", d->items[0].detail);
 		return;
 	}
+	r->tell_request_id = true;
 	if (d->many)
 		buf_str(&r->reply, "{\"items\":[");
 	for (size_t i = 0; i < d->count; i++) {

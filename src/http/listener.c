@@ -129,6 +129,8 @@ queue_reply(struct http_call *call)
 		snprintf(number, sizeof(number), "%llu", (unsigned long long)r->audit.revision);
 		MHD_add_response_header(response, "Kekd-Revision", number);
 	}
+	if (r->tell_request_id && r->status < 300)
+		MHD_add_response_header(response, "Kekd-Request-Id", r->request_id);
 	if (r->etag[0])
 		MHD_add_response_header(response, MHD_HTTP_HEADER_ETAG, r->etag);
 	if (r->location)

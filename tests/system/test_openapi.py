@@ -199,8 +199,12 @@ def headers(kind="application/json", **more):
     return message
 
 
+ID = "0190a0b0-c0d0-4e00-8f00-000000000001"
+TOLD = {"Kekd_Revision": "7", "Kekd_Request_Id": ID}
+
+
 def look(body, status=200, answer=None, request=None, path="/v1/keys/demo/unwrap"):
-    answer = answer or headers(Kekd_Revision="7")
+    answer = answer or headers(**TOLD)
     Description(openapi.load()).look(
         "POST", path, {"Content-Type": "application/json"},
         json.dumps(request or {"ciphertext": "AAAA"}).encode(), status, answer,
@@ -209,7 +213,7 @@ def look(body, status=200, answer=None, request=None, path="/v1/keys/demo/unwrap
 
 GOOD = {"plaintext": "AAAA", "version": 1, "primary": True}
 PROBLEM = {"type": "urn:kekd:error:overloaded", "title": "t", "status": 503, "code": "overloaded",
-           "request_id": "0190a0b0-c0d0-4e00-8f00-000000000001"}
+           "request_id": ID}
 
 
 def test_an_answer_that_is_described_is_taken():
@@ -226,10 +230,11 @@ def test_an_answer_that_is_described_is_taken():
     {"body": {**GOOD, "plaintext": "AAA"}},
     {"body": {**GOOD, "version": "1"}},
     {"body": GOOD, "status": 204},
-    {"body": GOOD, "answer": headers("text/plain", Kekd_Revision="7")},
-    {"body": GOOD, "answer": headers(Kekd_Revision="x")},
-    {"body": GOOD, "answer": headers()},
-    {"body": GOOD, "answer": headers(Kekd_Revision="7", Surprise="1")},
+    {"body": GOOD, "answer": headers("text/plain", **TOLD)},
+    {"body": GOOD, "answer": headers(**{**TOLD, "Kekd_Revision": "x"})},
+    {"body": GOOD, "answer": headers(**{**TOLD, "Kekd_Request_Id": "x"})},
+    {"body": GOOD, "answer": headers(Kekd_Revision="7")},
+    {"body": GOOD, "answer": headers(**TOLD, Surprise="1")},
     {"body": GOOD, "request": {"ciphertext": "AAAA", "surprise": 1}},
     {"body": {"items": [GOOD]}, "request": {"items": [{"ciphertext": "AAAA", "surprise": 1}]}},
     {"body": GOOD, "path": "/v1/surprise"},
@@ -245,7 +250,7 @@ def test_an_answer_that_is_not_described_is_found(what):
 
 def test_an_answer_under_load_is_held_against_the_description_too():
     head = (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nKekd-Revision: 7\r\n"
-            b"Content-Length: 1")
+            b"Kekd-Request-Id: " + ID.encode() + b"\r\nContent-Length: 1")
     good = {"ciphertext": "AAAA", "key": "demo", "version": 1, "version_id": PROBLEM["request_id"]}
     load.check(load.request(), 200, head, json.dumps(good).encode())
     with pytest.raises(Violation):
