@@ -42,10 +42,10 @@ kms_connections_metrics(struct kms_connections *c, struct buf *out)
 {
 	struct metrics_text t = { .out = out };
 
-	metrics_family(&t, "kekd_kms_connections", METRICS_GAUGE, "Connections of API servers");
+	metrics_family(&t, "kekd_kms_connections", METRICS_GAUGE, "Connections of API servers.");
 	metrics_number(&t, metrics_read(&c->open_count), NULL);
 	metrics_family(&t, "kekd_kms_connections_total", METRICS_COUNTER,
-		"Connections to the plugin's socket");
+		"Connections to the plugin's socket.");
 	metrics_number(&t, metrics_read(&c->accepted), "result", "accepted", NULL);
 	metrics_number(&t, metrics_read(&c->refused), "result", "refused", NULL);
 }

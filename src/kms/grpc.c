@@ -557,13 +557,13 @@ kms_grpc_metrics(struct kms_grpc *g, struct buf *out)
 	struct metrics_text t = { .out = out };
 
 	metrics_family(&t, "kekd_kms_grpc_calls_in_flight", METRICS_GAUGE,
-		"gRPC calls that are not answered yet");
+		"gRPC calls that are not answered yet.");
 	metrics_number(&t, atomic_load(&g->in_flight), NULL);
 	metrics_family(&t, "kekd_kms_grpc_calls_total", METRICS_COUNTER,
-		"gRPC calls that arrived, whatever their method");
+		"gRPC calls that arrived, whatever their method.");
 	metrics_number(&t, metrics_read(&g->calls), NULL);
 	metrics_family(&t, "kekd_kms_grpc_refused_total", METRICS_COUNTER,
-		"gRPC calls that were refused before their message was taken");
+		"gRPC calls that were refused before their message was taken.");
 	metrics_number(&t, metrics_read(&g->full), "reason", "full", NULL);
 	metrics_number(&t, metrics_read(&g->unknown), "reason", "unknown_method", NULL);
 	metrics_number(&t, metrics_read(&g->unreadable), "reason", "unreadable", NULL);
