@@ -9,6 +9,7 @@
 #include "kekd/str.h"
 
 #include <errno.h>
+#include <openssl/ssl.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -61,9 +62,29 @@ on_body(char *data, size_t one, size_t len, void *user)
 
 /* ---- what is asked ---- */
 
+/* A connection's buffer would keep the last plaintext that came over it. */
+static CURLcode
+on_tls(CURL *curl, void *context, void *user)
+{
+	(void)curl;
+	(void)user;
+	SSL_CTX_set_options(context, SSL_OP_CLEANSE_PLAINTEXT);
+	return CURLE_OK;
+}
+
+static bool
+is_over_openssl(void)
+{
+	const char *tls = curl_version_info(CURLVERSION_NOW)->ssl_version;
+
+	return tls && strncmp(tls, "OpenSSL/", 8) == 0;
+}
+
 static void
 set_security(struct kekd_client *c)
 {
+	if (is_over_openssl())
+		curl_easy_setopt(c->curl, CURLOPT_SSL_CTX_FUNCTION, on_tls);
 	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "https");
 	curl_easy_setopt(c->curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3);
 	curl_easy_setopt(c->curl, CURLOPT_CAINFO, c->ca);
