@@ -23,9 +23,9 @@ static void
 refuse(struct kms_call *c, int err, const char *text)
 {
 	if (err == KEKD_EINVALID)
-		kms_answer_error(c, KMS_INVALID_ARGUMENT, "%s", text);
+		kms_grpc_refuse(c, KMS_INVALID_ARGUMENT, text);
 	else
-		kms_answer_error(
+		kms_grpc_refuse(
 			c, KMS_RESOURCE_EXHAUSTED, "kekd-kms has no memory: try again later");
 }
 

@@ -69,7 +69,7 @@ struct kms_grpc {
 	bool is_down;
 	atomic_uint in_flight;
 	atomic_uint_least64_t alive_ns;
-	atomic_uint_least64_t calls, full, unknown, unreadable;
+	atomic_uint_least64_t calls, full, unknown, unreadable, malformed;
 };
 
 /* ---- a call's memory ---- */
@@ -167,6 +167,13 @@ void
 kms_grpc_fail(struct kms_call *c, enum kms_status status, const char *text)
 {
 	answer(c, NULL, status, text);
+}
+
+void
+kms_grpc_refuse(struct kms_call *c, enum kms_status status, const char *text)
+{
+	metrics_add(&c->grpc->malformed, 1);
+	kms_grpc_fail(c, status, text);
 }
 
 uint64_t
@@ -563,8 +570,9 @@ kms_grpc_metrics(struct kms_grpc *g, struct buf *out)
 		"gRPC calls that arrived, whatever their method.");
 	metrics_number(&t, metrics_read(&g->calls), NULL);
 	metrics_family(&t, "kekd_kms_grpc_refused_total", METRICS_COUNTER,
-		"gRPC calls that were refused before their message was taken.");
+		"gRPC calls that nobody acted on.");
 	metrics_number(&t, metrics_read(&g->full), "reason", "full", NULL);
 	metrics_number(&t, metrics_read(&g->unknown), "reason", "unknown_method", NULL);
 	metrics_number(&t, metrics_read(&g->unreadable), "reason", "unreadable", NULL);
+	metrics_number(&t, metrics_read(&g->malformed), "reason", "malformed", NULL);
 }

@@ -34,6 +34,8 @@ void kms_grpc_add(struct kms_grpc *g, int fd);
  * malloc() and taken over: it is wiped when it was sent. */
 void kms_grpc_reply(struct kms_call *c, uint8_t *message, size_t len);
 void kms_grpc_fail(struct kms_call *c, enum kms_status status, const char *text);
+/* The same, for a message that nobody has acted on; counted. */
+void kms_grpc_refuse(struct kms_call *c, enum kms_status status, const char *text);
 
 /* The end, in this order. drain: no new calls, and those in flight may take wait_ns; true when all
  * connections are closed, too. Else cancel: ends calls, which must still be answered, and closes
