@@ -46,6 +46,7 @@
 	X(KEKD_ENOVERSION, "version_not_found", 404, "The key has no such version") \
 	X(KEKD_ENOOBJECT, "object_not_found", 404, \
 		"No such object without a key is in the tokens") \
+	X(KEKD_ENOSNAPSHOT, "snapshot_not_found", 404, "The snapshot is not registered") \
 	X(KEKD_ENOCLIENT, "client_not_found", 404, "The client does not exist") \
 	X(KEKD_EMETHOD, "method_not_allowed", 405, "The path does not take this method") \
 	X(KEKD_ESTATE, "invalid_state", 409, "The version's state does not allow this") \
@@ -54,6 +55,7 @@
 		"What was restored from a backup is not confirmed yet") \
 	X(KEKD_EAPPROVALENDED, "approval_not_pending", 409, "The request does not wait any more") \
 	X(KEKD_EEVIDENCE, "evidence_changed", 409, "It is not as it was shown") \
+	X(KEKD_ENEEDED, "needed_by_backup", 409, "A registered backup still needs the version") \
 	X(KEKD_EUSAGE, "usage_incomplete", 409, "The usage evidence is not complete") \
 	X(KEKD_EDESTROYED, "version_destroyed", 410, "The version was destroyed") \
 	X(KEKD_EDISABLED, "version_not_enabled", 409, "The version is not enabled") \

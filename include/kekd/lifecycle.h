@@ -23,7 +23,7 @@ struct lifecycle {
 	const struct lifecycle_members *members; /* NULL: this node is alone, and nobody asks */
 };
 
-#define LIFECYCLE_ERROR_SIZE 256 /* what happened, to what, what to do */
+#define LIFECYCLE_ERROR_SIZE 400 /* what happened, to what, what to do */
 
 /* What the changes of keys ask of the node about the cluster's other members. Control thread. */
 struct lifecycle_members {

@@ -17,6 +17,7 @@
 #include "kekd/keyring.h"
 #include "kekd/lifecycle.h"
 #include "kekd/seal.h"
+#include "kekd/snapshots.h"
 #include "kekd/traffic.h"
 #include "kekd/usage.h"
 
@@ -164,6 +165,7 @@ struct node {
 	struct keyring *keyring;
 	struct clients *clients;
 	struct approvals *approvals;
+	struct snapshots *snapshots;
 	struct usage *usage;
 	struct audit *audit;
 	struct control *control;
@@ -195,6 +197,8 @@ struct node {
 	/* the control thread's own */
 	_Atomic int exit_wanted; /* an exit status, or -1 */
 	uint64_t next_poll_ns;
+	atomic_uint_least64_t seen_s; /* read it by node_seen_s */
+	uint64_t seen_stored_s, seen_rest_ns, seen_looked_ns, seen_again_ns;
 	bool proofs_done;
 	uint64_t next_summary_ns, next_rotations_ns;
 	struct node_proving *proving;
@@ -313,6 +317,19 @@ int node_confirm(struct node *n, const char *generation);
  * node leads from then on. As sealed_confirm. Control thread. */
 int node_confirm_store(struct node *n, const char *generation, uint64_t *ret_number,
 	char ret_error[JSON_ERROR_SIZE]);
+/* How many seconds kekd has seen pass, by clocks that nobody sets. Any thread. */
+uint64_t node_seen_s(const struct node *n);
+/* The record of it as a change, to be committed with what begins to be counted by it; its body is
+ * the caller's. 0 or -ENOMEM. And once it was committed. Control thread. */
+int node_seen_change(struct node *n, struct sealed_change *ret_change);
+void node_seen_stored(struct node *n, const struct sealed_change *change);
+/* Is there a record of a snapshot that cannot be read, so that nobody knows what it protects? Its
+ * path. Any thread. */
+bool node_doubts_snapshots(struct node *n, char ret_path[STORE_PATH_MAX + 1]);
+/* May the version end as far as registered backups go? 0; KEKD_ENEEDED: one needs it; KEKD_ERECORD:
+ * nobody can tell; with a text. Any thread. */
+int node_needed(struct node *n, const struct key *k, const struct key_version *v,
+	char ret_error[LIFECYCLE_ERROR_SIZE]);
 /* The record `drill`, loaded or changed. */
 void node_load_drill(struct node *n, const char *rest, json_t *body, uint64_t commit);
 /* ---- a node whose copy of the metadata can lag (lookup.c) ---- */

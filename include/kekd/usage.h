@@ -35,7 +35,7 @@ struct usage_row {
 struct usage_total { /* over all clients and nodes */
 	uint64_t wrapped, unwrapped, refused, failed;
 	uint64_t first_us, last_us; /* of any kind */
-	uint64_t last_unwrapped_us, last_refused_us;
+	uint64_t last_wrapped_us, last_unwrapped_us, last_refused_us;
 };
 
 struct usage;

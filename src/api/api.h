@@ -57,6 +57,9 @@ void api_add_proofs(struct node *n, const char *member, json_t *row); /* "proofs
 
 /* usage.c */
 void api_key_usage(struct request *r); /* HTTP_READ  GET /v1/keys/{key}/usage */
+/* What approvals bind of a version: its use, and the registered backups that have it. As
+ * usage_evidence, or -ENOMEM. */
+int api_evidence(struct node *n, const struct key_version *v, char ret_hex[USAGE_EVIDENCE_SIZE]);
 
 /* reseal.c */
 void api_cluster_reseal(struct request *r); /* HTTP_CONTROL  POST  /v1/cluster/reseal */
@@ -66,6 +69,12 @@ void api_client_list(struct request *r);   /* HTTP_READ     GET    /v1/clients *
 void api_client_get(struct request *r);	   /* HTTP_READ     GET    /v1/clients/{name} */
 void api_client_put(struct request *r);	   /* HTTP_CONTROL  PUT    /v1/clients/{name} */
 void api_client_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/clients/{name} */
+
+/* snapshots.c */
+void api_snapshot_list(struct request *r);   /* HTTP_READ     GET    /v1/snapshots */
+void api_snapshot_get(struct request *r);    /* HTTP_READ     GET    /v1/snapshots/{snapshot} */
+void api_snapshot_put(struct request *r);    /* HTTP_CONTROL  PUT    /v1/snapshots/{snapshot} */
+void api_snapshot_delete(struct request *r); /* HTTP_CONTROL  DELETE /v1/snapshots/{snapshot} */
 
 /* destroy.c */
 void api_version_destroy(struct request *r); /* HTTP_CONTROL  POST …/versions/{n}/destroy */
@@ -123,10 +132,10 @@ void api_set_etag(struct request *r, uint64_t commit);
 /* Takes over the reference; an earlier detail is replaced. */
 void api_set_detail(struct request *r, json_t *detail);
 
-/* Is there a record of this "key" or "client" that cannot be used, as it was changed outside of
- * kekd or another release wrote it? One that was never good since the start is in the store alone:
- * neither keyring nor clients know it. known: they do, and marked it as refused: true in any case.
- * ret_error: why. */
+/* Is there a record of this "key", "client" or "snapshot" that cannot be used, as it was changed
+ * outside of kekd or another release wrote it? One that was never good since the start is in the
+ * store alone: neither keyring nor clients know it. known: they do, and marked it as refused: true
+ * in any case. ret_error: why. */
 bool api_record_refused(struct node *n, const char *kind, const char *name, bool known,
 	char ret_error[JSON_ERROR_SIZE]);
 

@@ -77,7 +77,11 @@ check_evidence(struct node *n, const struct key *k, const struct key_version *v,
 	int err = usage_version(n->usage, &v->id, ret_total);
 
 	if (err == 0)
-		err = usage_evidence(n->usage, &v->id, v->created_us, now);
+		err = api_evidence(n, v, now);
+	if (err == -ENOMEM) {
+		snprintf(ret_error, LIFECYCLE_ERROR_SIZE, "no memory for the evidence: ask again");
+		return err;
+	}
 	if (err < 0) {
 		snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
 			"the usage evidence is still being read from the audit log: ask again");
@@ -102,12 +106,12 @@ check_evidence(struct node *n, const struct key *k, const struct key_version *v,
 	}
 	if (strcmp(now, shown) != 0) {
 		snprintf(ret_error, LIFECYCLE_ERROR_SIZE,
-			"version %u of key %s was used since its evidence was shown: look at its "
-			"usage again",
+			"version %u of key %s was used, or a backup that has it was registered or "
+			"forgotten, since its evidence was shown: look at its usage again",
 			v->number, k->name);
 		return KEKD_EEVIDENCE;
 	}
-	return 0;
+	return node_needed(n, k, v, ret_error);
 }
 
 /* ---- scheduling ---- */

@@ -84,6 +84,16 @@ const struct http_route http_routes[] = {
 	CHANGE("DELETE", "/v1/clients/{name}", ACCESS_CLIENT_WRITE, "client.delete",
 		HTTP_COND_MATCH, false, api_client_delete),
 
+	{ "GET", "/v1/snapshots", HTTP_READ, ACCESS_BACKUP, ACCESS_STATUS_READ, "snapshot.list",
+		true, false, HTTP_COND_NONE, api_snapshot_list, NULL, false, false },
+	{ "GET", "/v1/snapshots/{snapshot}", HTTP_READ, ACCESS_BACKUP, ACCESS_STATUS_READ,
+		"snapshot.read", true, false, HTTP_COND_NONE, api_snapshot_get, NULL, false,
+		false },
+	CHANGE("PUT", "/v1/snapshots/{snapshot}", ACCESS_BACKUP, "snapshot.write", HTTP_COND_EITHER,
+		true, api_snapshot_put),
+	CHANGE("DELETE", "/v1/snapshots/{snapshot}", ACCESS_BACKUP, "snapshot.delete",
+		HTTP_COND_MATCH, false, api_snapshot_delete),
+
 	READ("/v1/cluster", ACCESS_STATUS_READ, "cluster.read", true, api_cluster_get),
 	CHANGE("PATCH", "/v1/cluster", ACCESS_CLUSTER_WRITE, "cluster.policy", HTTP_COND_MATCH,
 		true, api_cluster_patch),

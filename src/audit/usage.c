@@ -435,6 +435,8 @@ add_to_total(struct usage_total *t, const struct row *row)
 		if (c[i].last_us > t->last_us)
 			t->last_us = c[i].last_us;
 	}
+	if (c[USAGE_WRAPPED].last_us > t->last_wrapped_us)
+		t->last_wrapped_us = c[USAGE_WRAPPED].last_us;
 	if (c[USAGE_UNWRAPPED].last_us > t->last_unwrapped_us)
 		t->last_unwrapped_us = c[USAGE_UNWRAPPED].last_us;
 	if (c[USAGE_REFUSED].last_us > t->last_refused_us)

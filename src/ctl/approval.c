@@ -243,6 +243,9 @@ show_usage(const char *name, const json_t *v)
 		show_text(v, "state"),
 		json_is_true(json_object_get(v, "primary")) ? ", the primary" : "");
 	table_field(t, "Verdict", "%s", show_text(v, "verdict"));
+	if (*string_of(v, "needed_by"))
+		table_field(t, "Needed", "by backup %s until %s", string_of(v, "needed_by"),
+			show_time(v, "needed_until"));
 	table_field(t, "Wrapped", "%s times", show_number(totals, "wrapped"));
 	table_field(t, "Unwrapped", "%s times, last %s", show_number(totals, "unwrapped"),
 		show_time(totals, "last_unwrapped"));

@@ -109,6 +109,7 @@ extern const struct ctl_command ctl_member_commands[];
 extern const struct ctl_command ctl_audit_commands[];
 extern const struct ctl_command ctl_backup_commands[];
 extern const struct ctl_command ctl_snapshot_commands[];
+extern const struct ctl_command ctl_snapshots_commands[];
 extern const struct ctl_command ctl_hsm_commands[];
 extern const struct ctl_command ctl_status_commands[];
 extern const struct ctl_command ctl_bench_commands[];

@@ -20,6 +20,7 @@ static const struct {
 	{ "Audit log", ctl_audit_commands },
 	{ "Backup", ctl_backup_commands },
 	{ "Kubernetes", ctl_snapshot_commands },
+	{ "Backups of etcd", ctl_snapshots_commands },
 	{ "Tokens", ctl_hsm_commands },
 	{ "Server", ctl_status_commands },
 	{ "Measuring", ctl_bench_commands },

@@ -92,6 +92,9 @@ static const struct {
 	{ "approval_not_found", "\"kekctl approvals\" shows what waits" },
 	{ "approval_not_pending", "\"kekctl approvals\" shows what came of it" },
 	{ "evidence_changed", "look at it as it is now, then decide again" },
+	{ "needed_by_backup",
+		"\"kekctl snapshot list\" shows the backups, \"kekctl key usage NAME\" "
+		"which of them need it" },
 	{ "usage_incomplete", "\"kekctl key usage NAME\" says since when records are missing" },
 	{ "version_destroyed", "nothing unwraps it any more" },
 	{ "not_found", "is the server older than this kekctl? compare \"kekctl status\" and "
@@ -99,6 +102,7 @@ static const struct {
 	{ "key_not_found", "\"kekctl key list\" shows the keys" },
 	{ "version_not_found", "\"kekctl key show NAME\" shows the versions" },
 	{ "object_not_found", "\"kekctl hsm objects\" shows the objects that no key knows" },
+	{ "snapshot_not_found", "\"kekctl snapshot list\" shows the registered backups" },
 	{ "client_not_found", "\"kekctl client list\" shows the clients" },
 	{ "method_not_allowed", "is the server older than this kekctl? compare \"kekctl status\" "
 				"and \"kekctl version\"" },

@@ -178,6 +178,23 @@ report(struct snapshot *s)
 	return asked != CTL_OK && status != CTL_NOT_RESTORABLE ? asked : status;
 }
 
+int
+snapshot_report(struct ctl *ctl, const char *path, json_t **ret_report)
+{
+	struct snapshot s = { .ctl = ctl, .path = path, .fd = -1, .restorable = -1 };
+	int status = take_options(&s);
+
+	if (status == CTL_OK)
+		status = open_all(&s);
+	if (status == CTL_OK)
+		status = read_all(&s);
+	if (status == CTL_OK)
+		*ret_report = snapshot_json(&s);
+	snapshot_file_close(&s);
+	tally_free(&s.tally);
+	return status;
+}
+
 static int
 run(struct ctl *ctl)
 {

@@ -182,6 +182,10 @@ int snapshot_each(struct snapshot *s, snapshot_fn *fn, void *user);
 /* snapshot_verify.c: asks the server for each seed. An exit status. */
 int snapshot_verify(struct snapshot *s);
 
+/* snapshot.c: the report of a snapshot's file, as -o json shows it, with the options --prefix and
+ * --taken; owned by the caller. An exit status. */
+int snapshot_report(struct ctl *ctl, const char *path, json_t **ret_report);
+
 /* snapshot_show.c */
 json_t *snapshot_json(const struct snapshot *s);
 void snapshot_show(const struct snapshot *s);

@@ -82,7 +82,35 @@ conclusion(const json_t *version)
 		return "not safe to destroy";
 	if (strcmp(string_of(version, "state"), "destroyed") == 0)
 		return "destroyed";
+	if (json_is_true(json_object_get(json_object_get(version, "inventory"), "clean")))
+		return "no registered cluster has it in its etcd any more";
 	return "whoever keeps an unwrapped key in memory does not show";
+}
+
+/* Which backups need it, and why no inventory says that it is clean, where any is registered. */
+static void
+say_backups(const json_t *version)
+{
+	const json_t *backups = json_object_get(version, "backups"), *b;
+	const char *number = show_number(version, "version");
+	const char *reason = string_of(json_object_get(version, "inventory"), "reason");
+	size_t i;
+
+	json_array_foreach(backups, i, b)
+		if (json_is_true(json_object_get(b, "needed")))
+			show_line(show_format("version %s: backup %s of cluster %s needs it until "
+					      "%s: %s live and %s superseded values",
+					  number, string_of(b, "id"), string_of(b, "cluster"),
+					  show_time(b, "needed_until"), show_number(b, "live"),
+					  show_number(b, "superseded")),
+				false);
+	if (number_of(version, "backups_count") > (long long)json_array_size(backups))
+		show_line(show_format("version %s: %s registered backups have it in all", number,
+				  show_number(version, "backups_count")),
+			false);
+	if (*reason && !json_is_true(json_object_get(version, "in_use")) &&
+		strcmp(string_of(version, "state"), "destroyed") != 0)
+		show_line(show_format("version %s: no clean inventory: %s", number, reason), false);
 }
 
 static void
@@ -102,6 +130,7 @@ say_verdict(const json_t *version, uint64_t now_us)
 				show_number(version, "version"),
 				show_time(version, "incomplete_since")),
 			true);
+	say_backups(version);
 }
 
 static const char *

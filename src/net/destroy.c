@@ -271,8 +271,8 @@ look_at_waiting(
 	struct node *n, struct node_destroy *e, const struct key *k, const struct key_version *v)
 {
 	uint64_t now = clock_boot_ns();
+	char stale[160], needed[LIFECYCLE_ERROR_SIZE];
 	struct usage_total total;
-	char stale[160];
 
 	e->pending_ns += now - e->looked_ns;
 	e->looked_ns = now;
@@ -295,6 +295,8 @@ look_at_waiting(
 			"log back");
 	else if (!is_fresh(n, stale))
 		tell(e, k, v, stale);
+	else if (node_needed(n, k, v, needed) != 0)
+		tell(e, k, v, needed);
 	else
 		begin_destroy(n, e, k, v);
 }

@@ -91,6 +91,8 @@ open_node(struct node *n)
 	if (err == 0)
 		err = approvals_open(&n->approvals);
 	if (err == 0)
+		err = snapshots_open(&n->snapshots);
+	if (err == 0)
 		err = usage_open(n->part.node, &n->usage);
 	if (err == 0)
 		err = traffic_open(http_routes, &n->traffic);
@@ -385,6 +387,7 @@ close_node(struct node *n)
 	keyring_freep(&n->keyring);
 	clients_freep(&n->clients);
 	approvals_freep(&n->approvals);
+	snapshots_freep(&n->snapshots);
 	traffic_freep(&n->traffic);
 	usage_freep(&n->usage);
 	sealed_ahead_freep(&n->ahead);

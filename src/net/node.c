@@ -171,6 +171,29 @@ load_approval(struct node *n, const char *name, json_t *body, uint64_t commit)
 		log_error("approval %s: out of memory", name);
 }
 
+/* One that is refused stays as it last was: it protects what it did. */
+static void
+load_snapshot(struct node *n, const char *name, json_t *body, uint64_t commit)
+{
+	char error[JSON_ERROR_SIZE];
+	struct snapshot *s;
+
+	if (!body && commit != 0) {
+		snapshots_remove(n->snapshots, name);
+		note_read(n, "snapshots", name, NULL);
+		return;
+	}
+	if (!body)
+		return;
+	if (snapshot_from_json(name, body, commit, &s, error) != 0) {
+		note_read(n, "snapshots", name, error);
+		return;
+	}
+	note_read(n, "snapshots", name, NULL);
+	if (snapshots_publish(n->snapshots, s) != 0)
+		log_error("snapshot %s: out of memory", name);
+}
+
 static void
 load_nonces(struct node *n, const char *name, json_t *body, uint64_t commit __attribute__((unused)))
 {
@@ -190,6 +213,8 @@ static const struct {
 	{ "cluster", node_load_cluster },
 	{ "drill", node_load_drill },
 	{ "approvals/", load_approval },
+	{ "snapshots/", load_snapshot },
+	{ "seen", node_load_seen },
 };
 
 static void
@@ -475,6 +500,7 @@ node_tick(struct node *n)
 		node_tick_presence(n);
 		node_tick_staleness(n);
 		node_summarise(n);
+		node_tick_seen(n);
 		node_tick_destroys(n);
 		more = node_tick_proofs(n);
 		more = node_rotate_due(n) || more;

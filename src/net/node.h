@@ -47,6 +47,10 @@ bool node_rotate_due(struct node *n);
 /* A member is back: what failed for the lack of its proof is tried soon. Control thread. */
 void node_retry_rotations(struct node *n);
 
+/* seen.c: the time that kekd saw pass. Control thread. */
+void node_load_seen(struct node *n, const char *rest, json_t *body, uint64_t commit);
+void node_tick_seen(struct node *n);
+
 /* usage.c: how the usage evidence comes to the store and back. Control thread. */
 void node_load_usage(struct node *n, const char *name, json_t *body, uint64_t commit);
 void node_start_usage(struct node *n); /* all records are loaded */

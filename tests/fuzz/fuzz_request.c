@@ -117,6 +117,41 @@ node_is_unreadable(struct node *n, const char *path)
 	return false;
 }
 
+bool
+node_doubts_snapshots(struct node *n, char ret_path[STORE_PATH_MAX + 1])
+{
+	(void)n, (void)ret_path;
+	return false;
+}
+
+int
+node_needed(struct node *n, const struct key *k, const struct key_version *v,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	(void)n, (void)k, (void)v, (void)ret_error;
+	return 0;
+}
+
+uint64_t
+node_seen_s(const struct node *n)
+{
+	return n->seen_s;
+}
+
+int
+node_seen_change(struct node *n, struct sealed_change *ret_change)
+{
+	*ret_change = (struct sealed_change){ "seen", STORE_ANY, json_pack("{s:i}", "seconds", 1) };
+	(void)n;
+	return ret_change->body ? 0 : -ENOMEM;
+}
+
+void
+node_seen_stored(struct node *n, const struct sealed_change *change)
+{
+	(void)n, (void)change;
+}
+
 int
 node_token(const struct node *n, const char *name)
 {
@@ -637,8 +672,9 @@ reset(void)
 	keyring_freep(&node.keyring);
 	clients_freep(&node.clients);
 	approvals_freep(&node.approvals);
+	snapshots_freep(&node.snapshots);
 	require(keyring_open(&node.keyring) == 0 && clients_open(&node.clients) == 0 &&
-		approvals_open(&node.approvals) == 0);
+		approvals_open(&node.approvals) == 0 && snapshots_open(&node.snapshots) == 0);
 	node.cluster.policy = POLICY_DEFAULT;
 	if (!node.usage)
 		require(usage_open("node-1", &node.usage) == 0);

@@ -18,7 +18,7 @@ except ImportError:
 METHODS = {"get", "put", "post", "delete", "patch"}
 DESCRIPTION = "src/api/openapi.yaml"
 # Headers and shared answers that tell the revision.
-REVISION_TOLD = ("Revision", "/Key", "/Client", "/Cluster", "/Approval")
+REVISION_TOLD = ("Revision", "/Key", "/Client", "/Cluster", "/Approval", "/Snapshot")
 
 
 def routes():

@@ -20,7 +20,7 @@ MODULES = {
     "keyring": "keyring lifecycle nonce",
     "access": "access",
     "audit": "audit usage",
-    "cluster": "approvals cluster leader",
+    "cluster": "approvals cluster inventory leader snapshots",
     "http": "http traffic",
     "api": "",
     "net": "net",

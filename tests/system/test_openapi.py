@@ -38,7 +38,7 @@ def walk_keys(admin, app):
     etag = admin.ok("GET", "/v1/keys/walked").etag
     admin.ok("PATCH", "/v1/keys/walked", {"labels": {"c": "d"}}, etag=etag)
     admin.rotate("walked")
-    admin.ok("GET", "/v1/keys/walked/usage")
+    admin.ok("GET", "/v1/keys/demo/usage")
     for change in ("disable", "enable", "primary"):
         admin.change("walked", f"versions/1/{change}")
     admin.change("walked", "rotate", {"stage_only": True})
@@ -60,6 +60,20 @@ def walk_clients(admin):
 def set_policy(admin, status, **policy):
     etag = admin.ok("GET", "/v1/cluster").etag
     return admin.ok("PATCH", "/v1/cluster", {"policy": policy}, etag=etag, status=status).json
+
+
+def walk_snapshots(admin):
+    entry = {"key": "demo", "version_id": admin.key()["versions"][0]["id"], "live": 1,
+             "superseded": 0}
+    body = {"cluster": "prod", "taken": "2026-01-31T04:05:06Z", "complete": True, "plaintext": 0,
+            "needed_until": "2099-01-01T00:00:00Z", "sha256": "0" * 64, "etcd_revision": 1,
+            "versions": [entry]}
+    path = "/v1/snapshots/walked"
+    etag = admin.ok("PUT", path, body, create=True, status=201).etag
+    admin.ok("PUT", path, body, etag=etag, status=200)
+    admin.ok("GET", "/v1/snapshots")
+    admin.ok("GET", "/v1/keys/demo/usage")
+    admin.ok("DELETE", path, etag=admin.ok("GET", path).etag)
 
 
 def walk_ends(admin):
@@ -162,6 +176,7 @@ def test_every_route_answers_with_every_status_that_is_described(own, make_serve
     with own.http("admin-1") as admin, own.http("app") as app, own.http() as anybody:
         walk_keys(admin, app)
         walk_clients(admin)
+        walk_snapshots(admin)
         with own.http("admin-2") as other:
             walk_approvals(admin, other)
         walk_server(admin, anybody)

@@ -73,6 +73,40 @@ request_fail(struct request *r, int err, const char *format, ...)
 
 /* ---- the node, the lifecycle and the store ---- */
 
+int
+node_needed(struct node *n, const struct key *k, const struct key_version *v,
+	char ret_error[LIFECYCLE_ERROR_SIZE])
+{
+	(void)n, (void)k, (void)v, (void)ret_error;
+	return 0;
+}
+
+bool
+node_doubts_snapshots(struct node *n, char ret_path[STORE_PATH_MAX + 1])
+{
+	(void)n, (void)ret_path;
+	return false;
+}
+
+uint64_t
+node_seen_s(const struct node *n)
+{
+	return n->seen_s;
+}
+
+int
+node_seen_change(struct node *n, struct sealed_change *ret_change)
+{
+	(void)n, (void)ret_change;
+	return -ENOMEM;
+}
+
+void
+node_seen_stored(struct node *n, const struct sealed_change *change)
+{
+	(void)n, (void)change;
+}
+
 void
 node_count_proven(struct node *n, const char *key)
 {
@@ -493,6 +527,7 @@ set_up(void **state)
 	assert_int_equal(keyring_open(&f->node.keyring), 0);
 	assert_int_equal(clients_open(&f->node.clients), 0);
 	assert_int_equal(approvals_open(&f->node.approvals), 0);
+	assert_int_equal(snapshots_open(&f->node.snapshots), 0);
 	f->node.cluster.policy = POLICY_DEFAULT;
 	f->node.lifecycle.keyring = f->node.keyring;
 	f->request.node = &f->node;
@@ -513,6 +548,7 @@ tear_down(void **state)
 	keyring_freep(&f->node.keyring);
 	clients_freep(&f->node.clients);
 	approvals_freep(&f->node.approvals);
+	snapshots_freep(&f->node.snapshots);
 	free(f);
 	return 0;
 }

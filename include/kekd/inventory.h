@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the registered inventories of etcd's snapshots say of one version of a key: which backups
+ * still need it, whether it is in none of the newest ones, and what approvals bind of it. Decides
+ * nothing by itself: usage shows it, destroy consults it. Any thread; everything is borrowed.
+ */
+#ifndef KEKD_INVENTORY_H
+#define KEKD_INVENTORY_H
+
+#include "kekd/keyring.h"
+#include "kekd/snapshots.h"
+#include "kekd/usage.h"
+
+/* A snapshot older than this says nothing of what lies in etcd now. */
+#define INVENTORY_AGE_MAX_US (7 * 24 * 3600ull * 1000000)
+/* Values can come to lie in etcd for so long after a version's last wrap, or after it stopped being
+ * the primary: the previous primary wraps for ten minutes, an API server writes with a seed for
+ * three minutes past the last good Status, and clocks differ. */
+#define INVENTORY_LATE_US (600ull * 1000000)
+
+/* Which backup needs the version for longest; NULL: none does now. */
+const struct snapshot *inventory_needed_by(const struct snapshot_list *list,
+	const struct uuid *version, uint64_t now_us, uint64_t seen_s);
+
+struct inventory_facts {
+	const struct key *key;
+	const struct key_version *version;
+	const struct usage_total *usage;
+	bool usage_complete; /* of every member, up to now, with no record missing */
+	uint64_t now_us;
+};
+/* Is the version, as far as every registered cluster's newest snapshot tells, in no etcd any more?
+ * That is: some newest snapshot knows the key at all; and each cluster's is complete, not older
+ * than INVENTORY_AGE_MAX_US, was taken and registered INVENTORY_LATE_US after the version last wrapped and after
+ * the key's last activation, and has no value of it, live or superseded. False with the reason. */
+#define INVENTORY_WHY_SIZE 400
+bool inventory_is_clean(const struct snapshot_list *list, const struct inventory_facts *f,
+	char ret_why[INVENTORY_WHY_SIZE]);
+
+/* Usage evidence and, if any record names the version, hex SHA-256 over it and what those records
+ * say of it: registering, changing or forgetting a backup that has the version changes it. */
+int inventory_evidence(const struct snapshot_list *list, const struct uuid *version,
+	const char usage[USAGE_EVIDENCE_SIZE], char ret_hex[USAGE_EVIDENCE_SIZE]);
+
+/* The newest snapshot of each cluster, in the order of the list: how many, as indices that the
+ * caller has room for (list->count). */
+size_t inventory_newest(const struct snapshot_list *list, size_t *ret_index);
+
+#endif

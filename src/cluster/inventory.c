@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The rules by which inventories of etcd's snapshots count for a version of a key. */
+#include "kekd/inventory.h"
+
+#include "kekd/clock.h"
+#include "kekd/err.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <string.h>
+
+const struct snapshot *
+inventory_needed_by(const struct snapshot_list *list, const struct uuid *version, uint64_t now_us,
+	uint64_t seen_s)
+{
+	const struct snapshot *longest = NULL;
+
+	for (size_t i = 0; i < list->count; i++) {
+		const struct snapshot *s = list->s[i];
+		if (snapshot_find(s, version) && snapshot_is_needed(s, now_us, seen_s) &&
+			(!longest || s->needed_until_us > longest->needed_until_us))
+			longest = s;
+	}
+	return longest;
+}
+
+/* ---- the newest of each cluster ---- */
+
+static bool
+is_newest(const struct snapshot_list *list, size_t at)
+{
+	const struct snapshot *s = list->s[at];
+
+	for (size_t i = 0; i < list->count; i++) {
+		const struct snapshot *o = list->s[i];
+		if (i == at || strcmp(o->cluster, s->cluster) != 0)
+			continue;
+		if (o->taken_us > s->taken_us || (o->taken_us == s->taken_us && i > at))
+			return false;
+	}
+	return true;
+}
+
+size_t
+inventory_newest(const struct snapshot_list *list, size_t *ret_index)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < list->count; i++)
+		if (is_newest(list, i))
+			ret_index[n++] = i;
+	return n;
+}
+
+/* ---- the verdict ---- */
+
+static bool __attribute__((format(printf, 2, 3)))
+no(char ret_why[INVENTORY_WHY_SIZE], const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(ret_why, INVENTORY_WHY_SIZE, format, ap);
+	va_end(ap);
+	return false;
+}
+
+static bool
+knows_key(const struct snapshot *s, const char *key)
+{
+	for (size_t i = 0; i < s->versions_count; i++)
+		if (strcmp(s->versions[i].key, key) == 0)
+			return true;
+	return false;
+}
+
+/* Before this nothing can be said: values may have come to lie in etcd until then. */
+static uint64_t
+last_value_us(const struct inventory_facts *f)
+{
+	uint64_t last = f->key->activated_us;
+
+	if (f->usage->last_wrapped_us > last)
+		last = f->usage->last_wrapped_us;
+	return last + INVENTORY_LATE_US;
+}
+
+/* By kekd's clock it was there when it was registered, whatever the other host's says. */
+static uint64_t
+taken_us(const struct snapshot *s)
+{
+	return s->changed_us < s->taken_us ? s->changed_us : s->taken_us;
+}
+
+static bool
+is_clean_in(
+	const struct snapshot *s, const struct inventory_facts *f, char ret_why[INVENTORY_WHY_SIZE])
+{
+	const struct snapshot_version *v = snapshot_find(s, &f->version->id);
+	uint64_t last_us = last_value_us(f);
+	char taken[CLOCK_TEXT_SIZE], last[CLOCK_TEXT_SIZE];
+
+	clock_format(s->taken_us, taken);
+	if (v)
+		return no(ret_why,
+			"cluster %s: its newest snapshot %s has %llu live and %llu superseded "
+			"values of it",
+			s->cluster, s->id, (unsigned long long)v->live,
+			(unsigned long long)v->superseded);
+	if (!s->complete)
+		return no(ret_why, "cluster %s: its newest snapshot %s is not complete", s->cluster,
+			s->id);
+	if (s->taken_us > f->now_us + SNAPSHOT_AHEAD_US)
+		return no(ret_why,
+			"cluster %s: its newest snapshot %s was taken at %s, which is not yet",
+			s->cluster, s->id, taken);
+	if (f->now_us > s->taken_us && f->now_us - s->taken_us > INVENTORY_AGE_MAX_US)
+		return no(ret_why,
+			"cluster %s: its newest snapshot %s is of %s, more than 7 days ago: "
+			"register a newer one",
+			s->cluster, s->id, taken);
+	if (taken_us(s) < last_us) {
+		clock_format(last_us, last);
+		return no(ret_why,
+			"cluster %s: its newest snapshot %s is of %s: values may have come until "
+			"%s, so register one taken after that",
+			s->cluster, s->id, taken, last);
+	}
+	return true;
+}
+
+static bool
+is_wrapped_no_more(const struct inventory_facts *f, char ret_why[INVENTORY_WHY_SIZE])
+{
+	enum version_state state = f->version->state;
+
+	if (f->key->primary == f->version->number)
+		return no(ret_why, "it is the primary");
+	if (state != VERSION_ENABLED && state != VERSION_DISABLED && state != VERSION_SCHEDULED)
+		return no(ret_why, "it is %s", version_state_name(state));
+	return f->usage_complete ||
+	       no(ret_why,
+		       "the usage evidence does not tell when it was last wrapped with: it is not "
+		       "complete, or not that of now");
+}
+
+static bool
+all_are_clean(const struct snapshot_list *list, const struct inventory_facts *f,
+	const size_t *newest, size_t count, char ret_why[INVENTORY_WHY_SIZE])
+{
+	bool known = false;
+
+	for (size_t i = 0; i < count; i++) {
+		if (!is_clean_in(list->s[newest[i]], f, ret_why))
+			return false;
+		known = known || knows_key(list->s[newest[i]], f->key->name);
+	}
+	return known || no(ret_why, "no newest snapshot of a registered cluster knows the key");
+}
+
+bool
+inventory_is_clean(const struct snapshot_list *list, const struct inventory_facts *f,
+	char ret_why[INVENTORY_WHY_SIZE])
+{
+	size_t *newest;
+	bool clean;
+
+	if (!is_wrapped_no_more(f, ret_why))
+		return false;
+	if (list->count == 0)
+		return no(ret_why, "no snapshot is registered");
+	newest = calloc(list->count, sizeof(*newest));
+	if (!newest)
+		return no(ret_why, "no memory to look at it");
+	clean = all_are_clean(list, f, newest, inventory_newest(list, newest), ret_why);
+	free(newest);
+	return clean;
+}
+
+/* ---- evidence ---- */
+
+static int
+add_record(EVP_MD_CTX *md, const struct snapshot *s, const struct snapshot_version *v)
+{
+	char line[STR_NAME_MAX + SNAPSHOT_CLUSTER_MAX + 160];
+	int len = snprintf(line, sizeof(line), "\n%s %s %llu %llu %llu %llu", s->id, s->cluster,
+		(unsigned long long)s->taken_us, (unsigned long long)s->needed_until_us,
+		(unsigned long long)v->live, (unsigned long long)v->superseded);
+
+	return EVP_DigestUpdate(md, line, (size_t)len) == 1 ? 0 : -ENOMEM;
+}
+
+static int
+digest(EVP_MD_CTX *md, const struct snapshot_list *list, const struct uuid *version,
+	const char *usage, char ret_hex[USAGE_EVIDENCE_SIZE])
+{
+	uint8_t out[EVP_MAX_MD_SIZE];
+	const struct snapshot_version *v;
+	int err = EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+				  EVP_DigestUpdate(md, usage, strlen(usage)) == 1
+			  ? 0
+			  : -ENOMEM;
+
+	for (size_t i = 0; err == 0 && i < list->count; i++)
+		if ((v = snapshot_find(list->s[i], version)))
+			err = add_record(md, list->s[i], v);
+	if (err == 0 && EVP_DigestFinal_ex(md, out, NULL) != 1)
+		err = -ENOMEM;
+	if (err < 0)
+		return err;
+	str_hex(out, 32, ret_hex);
+	ret_hex[64] = '\0';
+	return 0;
+}
+
+int
+inventory_evidence(const struct snapshot_list *list, const struct uuid *version,
+	const char usage[USAGE_EVIDENCE_SIZE], char ret_hex[USAGE_EVIDENCE_SIZE])
+{
+	EVP_MD_CTX *md;
+	bool named = false;
+	int err;
+
+	for (size_t i = 0; i < list->count; i++)
+		named = named || snapshot_find(list->s[i], version);
+	if (!named) {
+		snprintf(ret_hex, USAGE_EVIDENCE_SIZE, "%s", usage);
+		return 0;
+	}
+	md = EVP_MD_CTX_new();
+	err = md ? digest(md, list, version, usage, ret_hex) : -ENOMEM;
+	EVP_MD_CTX_free(md);
+	return err;
+}
