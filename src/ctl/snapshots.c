@@ -4,6 +4,7 @@
  * when. What a backup needs is not destroyed before that.
  */
 #include "ctl.h"
+#include "snapshot.h"
 #include "snapshot_record.h"
 
 #include "kekd/clock.h"
@@ -66,13 +67,28 @@ add_until(const struct ctl_args *a, json_t *body)
 	return CTL_OK;
 }
 
+/* A report begins with a brace; a database with the number of its first page. */
+static bool
+is_database(const char *path)
+{
+	FILE *f = strcmp(path, "-") == 0 ? NULL : fopen(path, "re");
+	int first = f ? fgetc(f) : '{';
+
+	if (f)
+		fclose(f);
+	return first == 0;
+}
+
 static int
 read_report(struct ctl *ctl, const char *path, json_t **ret_report)
 {
 	_cleanup_(buf_free) struct buf text = BUF_INIT(REPORT_MAX + 1);
 	char error[JSON_ERROR_SIZE] = "";
-	int status = input_read(ctl, path, false, REPORT_MAX, "is too long for a report", &text);
+	int status;
 
+	if (is_database(path))
+		return snapshot_report(ctl, path, ret_report);
+	status = input_read(ctl, path, false, REPORT_MAX, "is too long for a report", &text);
 	if (status != CTL_OK)
 		return status;
 	*ret_report = json_parse((const char *)text.data, text.len, error);
@@ -390,17 +406,19 @@ run_forget(struct ctl *ctl)
 
 const struct ctl_command ctl_snapshots_commands[] = {
 	{ "snapshot register",
-		"FILE --keep TIME|--needed-until TIME [--cluster NAME] [--id ID] [--force]",
+		"FILE --keep TIME|--needed-until TIME [--cluster NAME] [--id ID] [--prefix PREFIX] "
+		"[--taken TIME] [--force]",
 		"Has kekd keep what a backup of etcd needs",
-		"FILE is the report of \"kekctl etcd-snapshot FILE -o json\"; - is standard "
-		"input.\n"
+		"FILE is a snapshot of etcd, or the report of \"kekctl etcd-snapshot FILE -o "
+		"json\";\n"
+		"- is standard input.\n"
 		"No version that the backup needs is destroyed before it ends; --keep counts from\n"
 		"when it was taken. The id is CLUSTER-DAY-TIME unless --id gives another. The "
 		"same\n"
 		"snapshot can be registered again, with another time. Needs the grant backup; a\n"
 		"shorter time needs cluster.write as well. --force leaves out versions that this\n"
 		"kekd does not have.",
-		" keep needed-until cluster id force ", 1, 1, run_register },
+		" keep needed-until cluster id prefix taken force ", 1, 1, run_register },
 	{ "snapshot list", "", "Lists the registered backups of etcd",
 		"Needs the grant backup or status.read.", "", 0, 0, run_list },
 	{ "snapshot show", "ID", "Shows a registered backup and the versions that it needs", NULL,
