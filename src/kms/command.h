@@ -9,7 +9,8 @@ enum kms_exit {
 	KMS_EXIT_OK = 0,
 	KMS_EXIT_FAILED = 1,
 	KMS_EXIT_USAGE = 2,
-	KMS_EXIT_CONFIG = 78 /* until the configuration is put right */
+	KMS_EXIT_FINDINGS = 3, /* done, and there is something to put right */
+	KMS_EXIT_CONFIG = 78   /* until the configuration is put right */
 };
 
 struct kms_args {
@@ -22,5 +23,6 @@ struct kms_args {
 
 /* Each returns an exit status. */
 int kms_serve(const struct kms_args *a);
+int kms_migrate_plan(const struct kms_args *a);
 
 #endif

@@ -24,7 +24,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SOCKET_DEFAULT "/run/kekd-kms/kms.sock"
 #define STATE_DIR_DEFAULT "/var/lib/kekd-kms"
 #define WORD_MAX 253
 
@@ -404,7 +403,7 @@ take_document(struct check *c, struct kms_document *d, struct kms_config *k)
 	k->metrics = move(&d->metrics);
 	k->probe_every_ns = parse_time(c, d->probe, &probe);
 	k->timeout_ns = parse_time(c, d->timeout, &timeout);
-	if (!k->path || move_or(&d->socket.path, SOCKET_DEFAULT, &k->socket) ||
+	if (!k->path || move_or(&d->socket.path, KMS_SOCKET_DEFAULT, &k->socket) ||
 		move_or(&d->state_dir, STATE_DIR_DEFAULT, &k->state_dir))
 		return -ENOMEM;
 	return 0;

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #define KMS_CONFIG_DEFAULT KEKD_SYSCONFDIR "/kekd/kekd-kms.yaml"
+#define KMS_SOCKET_DEFAULT "/run/kekd-kms/kms.sock"
 #define KMS_ENDPOINTS_MAX 16
 
 struct kms_config {

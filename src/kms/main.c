@@ -26,6 +26,11 @@ static const struct command commands[] = {
 		"serve the Kubernetes API server's KMS v2 calls; --check: look for faults of the "
 		"configuration and end",
 		0, 0, kms_serve },
+	{ "migrate-plan", "[--config FILE] [--to WHERE] [-o json] ENCRYPTION_CONFIGURATION",
+		"look for faults of an EncryptionConfiguration, and tell step by step how to move "
+		"to kekd (the default), identity, aescbc, aesgcm, secretbox or a kms provider of "
+		"the file; exit status 3: there is something to put right",
+		1, 1, kms_migrate_plan },
 };
 
 static const char options_help[] =

@@ -437,8 +437,39 @@ def kms_messages():
     yield sealed + proto(4, proto(1, b"a.b") + proto(2, b"x" * 5000)) + proto(9, b"later")
 
 
-SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config, "etcd": etcd,
-         "frame": frame, "hsm": hsm, "identity": identity,
+# ---- EncryptionConfigurations (src/kms/encryption_config.c) ----
+
+ENCRYPTION = """apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+  - resources: [secrets, configmaps, a.b]
+    providers:
+      - aescbc: {keys: [{name: a, secret: AAAAAAAAAAAAAAAAAAAAAA==}]}
+      - kms: {apiVersion: v2, name: kekd, endpoint: 'unix:///run/kms.sock', timeout: 1m2.5s}
+      - identity: {}
+  - resources: [events]
+    providers: [{identity: {}}]
+  - resources: ['*.apps', '*.']
+    providers:
+      - secretbox:
+          keys: [{name: b, secret: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}]
+      - kms: {name: old, endpoint: unix:///old, cachesize: 7}
+"""
+
+
+def encryption_config():
+    return [ENCRYPTION.encode(), ENCRYPTION.replace("secrets", "'*.*'").encode(),
+            ENCRYPTION.replace("v2", "v1").replace("[{identity: {}}]", "&p [{identity: {}}]")
+            .encode(), ENCRYPTION.replace("aescbc", "identity: {}, aesgcm").encode(),
+            ENCRYPTION.replace("events", "secrets").encode(),
+            json.dumps({"kind": "EncryptionConfiguration",
+                        "apiVersion": "apiserver.config.k8s.io/v1",
+                        "resources": [{"resources": ["secrets"],
+                                       "providers": [{"identity": {}}]}]}).encode()]
+
+
+SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config,
+         "encryption_config": encryption_config, "etcd": etcd, "frame": frame, "hsm": hsm, "identity": identity,
          "kms_messages": kms_messages, "part": part, "record": record, "request": requests_http,
          "uri": uri, "worker": worker}
 
