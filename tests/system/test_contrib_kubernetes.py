@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of contrib/kubernetes/ hold together: with each other, with kekd-kms and promtool."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+HERE = os.path.join(TOP, "contrib", "kubernetes")
+KEKD_KMS = os.path.join(os.environ.get("KEKD_BUILD", os.path.join(TOP, "build-test")), "kekd-kms")
+STEPS = {"encryption-1-read.yaml": ["identity", "kms"],
+         "encryption-2-write.yaml": ["kms", "identity"],
+         "encryption-3-done.yaml": ["kms"]}
+
+
+def text(name, directory=HERE):
+    with open(os.path.join(directory, name), encoding="utf-8") as f:
+        return f.read()
+
+
+@pytest.fixture
+def promtool():
+    path = shutil.which("promtool")
+    if not path:
+        pytest.skip("promtool is not installed (package prometheus)")
+
+    def run(*arguments):
+        done = subprocess.run([path, *arguments], cwd=HERE, check=False, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+    return run
+
+
+def test_the_alert_rules_are_valid_and_fire_when_they_should(promtool):
+    assert "SUCCESS" in promtool("check", "rules", "kekd-kms.rules.yml")
+    assert "SUCCESS" in promtool("test", "rules", "kekd-kms.rules.test.yml")
+
+
+def test_every_alert_is_tried():
+    alerts = set(re.findall(r"alert: (\w+)", text("kekd-kms.rules.yml")))
+    assert alerts == set(re.findall(r'alertname="(\w+)"', text("kekd-kms.rules.test.yml")))
+
+
+def test_the_plugins_alerts_go_by_metrics_that_there_are():
+    documented = text("metrics.md", os.path.join(TOP, "doc"))
+    for name in re.findall(r"\bkekd_kms_[a-z_]+[a-z]\b", text("kekd-kms.rules.yml")):
+        assert re.sub(r"_(bucket|count|sum)$", "", name) in documented, name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_each_step_has_the_providers_in_its_order(name):
+    providers = re.findall(r"^      - (\w+):", text(name), re.MULTILINE)
+    assert [p for p in providers if p in ("kms", "identity")] == STEPS[name]
+
+
+def test_all_files_name_the_same_provider_and_socket():
+    provider = re.search(r"^provider: (\w+)$", text("kekd-kms.yaml"), re.MULTILINE).group(1)
+    for name in STEPS:
+        assert re.findall(r" name: (\w+)", text(name)) == [provider]
+        assert re.findall(r"unix://(\S+)", text(name)) == ["/run/kekd-kms/kms.sock"]
+    assert "path: /run/kekd-kms\n" in text("static-pod.yaml")
+    assert "mountPath: /run/kekd-kms\n" in text("kubeadm.md")
+
+
+@pytest.mark.skipif(not os.path.exists(KEKD_KMS), reason="configure found no gRPC")
+def test_kekd_kms_takes_the_sample(tmp_path, pki):
+    """With files of ours, and directories that are there."""
+    (tmp_path / "kms").mkdir()
+    (tmp_path / "state").mkdir()
+    for name, path in (("ca.pem", pki.ca.pem), ("client.pem", pki.clients["app"].pem),
+                       ("client.key", pki.clients["app"].key)):
+        shutil.copy(path, tmp_path / "kms" / name)
+    (tmp_path / "kms" / "client.key").chmod(0o600)
+    sample = tmp_path / "kekd-kms.yaml"
+    sample.write_text(text("kekd-kms.yaml") + "\nstate_dir: state\nsocket:\n  path: kms.sock\n")
+    done = subprocess.run([KEKD_KMS, "--config", sample, "--check"], text=True, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists(KEKD_KMS), reason="configure found no gRPC")
+@pytest.mark.parametrize("name", STEPS)
+def test_migrate_plan_finds_nothing_wrong_with_the_steps(tmp_path, pki, name):
+    shutil.copy(os.path.join(HERE, "kekd-kms.yaml"), tmp_path)
+    done = subprocess.run([KEKD_KMS, "migrate-plan", "-o", "json", os.path.join(HERE, name)],
+                          text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if "there is no command" in done.stderr:
+        pytest.skip("no migrate-plan yet")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def anchors(markdown):
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", markdown, re.MULTILINE):
+        found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("name", ["README.md", "kubeadm.md", "runbooks.md"])
+def test_every_link_leads_somewhere(name):
+    for target in re.findall(r"\]\(([^)#]*(?:#[^)]*)?)\)", text(name)):
+        path, _, anchor = target.partition("#")
+        if path.startswith("http"):
+            continue
+        whole = os.path.normpath(os.path.join(HERE, path or name))
+        assert os.path.exists(whole), target
+        if anchor:
+            assert anchor in anchors(text(whole)), target
+
+
+def test_what_the_documents_name_is_there():
+    for name in re.findall(r"`([a-z0-9-]+\.(?:yaml|yml|md))`", text("README.md")):
+        assert os.path.exists(os.path.join(HERE, name)), name
