@@ -61,13 +61,15 @@ static const struct {
 	{ "storageversions", "internal.apiserver.k8s.io", NULL },
 };
 
-/* One segment of the path; the path behind its slash. NULL: there is none. */
+/* One segment of the path; the path behind its slash. NULL: there is none, or it is no name that
+ * Kubernetes gives. */
 static const char *
 take_segment(const char *path, char ret_text[RESOURCE_TEXT_MAX + 1])
 {
 	size_t len = strcspn(path, "/");
 
-	if (len == 0 || len > RESOURCE_TEXT_MAX)
+	if (len == 0 || len > RESOURCE_TEXT_MAX ||
+		strspn(path, "abcdefghijklmnopqrstuvwxyz0123456789.-") < len)
 		return NULL;
 	memcpy(ret_text, path, len);
 	ret_text[len] = '\0';

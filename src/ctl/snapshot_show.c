@@ -219,12 +219,9 @@ show_plaintext(const struct tally *t)
 		show_format("In PLAINTEXT, of %s: %llu live, %llu superseded.", t->resources,
 			(unsigned long long)t->plain_live, (unsigned long long)t->plain_superseded),
 		true);
-	if (t->plain_live > 0)
-		puts("  Let the API server encrypt them, then write them anew: \"Backups of etcd\" "
-		     "in "
-		     "doc/operations.md.");
-	else
-		puts("  They go with etcd's next compaction; then \"etcdctl defrag\".");
+	puts(t->plain_live > 0 ? "  Let the API server encrypt them, then write them anew: "
+				 "contrib/kubernetes/reencrypt."
+			       : "  They go with etcd's next compaction; then \"etcdctl defrag\".");
 }
 
 static void

@@ -468,10 +468,82 @@ def encryption_config():
                                        "providers": [{"identity": {}}]}]}).encode()]
 
 
-SEEDS = {"apply": apply, "audit": audit, "blob": blob, "config": config,
-         "encryption_config": encryption_config, "etcd": etcd, "frame": frame, "hsm": hsm, "identity": identity,
-         "kms_messages": kms_messages, "part": part, "record": record, "request": requests_http,
-         "uri": uri, "worker": worker}
+# ---- a snapshot of etcd: a block for each page (fuzz_bolt.c) ----
+
+def number(n, value):
+    return bytes([n << 3]) + (
+        bytes([value]) if value < 128 else bytes([value & 127 | 128, value >> 7]))
+
+
+def revision(main, sub=0, deletion=False):
+    return struct.pack(">QcQ", main, b"_", sub) + (b"t" if deletion else b"")
+
+
+def key_value(key, rev, value=None):
+    body = proto(1, key) + number(2, rev) + number(3, rev) + number(4, 1)
+    return body if value is None else body + proto(5, value)
+
+
+def leaf_page(entries, overflow=0):
+    """entries: (flags, key, value)."""
+    table, data = b"", b""
+    for i, (flags, k, v) in enumerate(entries):
+        at = 16 * (len(entries) - i) + len(data)
+        table += struct.pack("<IIII", flags, at, len(k), len(v))
+        data += k + v
+    return block(bytes([2, len(entries), overflow]) + table + data)
+
+
+def branch_page(children):
+    table, data = b"", b""
+    for i, child in enumerate(children):
+        table += struct.pack("<IIQ", 16 * (len(children) - i) + len(data), 4, child)
+        data += b"key "
+    return block(bytes([1, len(children), 0]) + table + data)
+
+
+def root_page(key, inline=b"", compacted=0):
+    meta = b""
+    if compacted:
+        value = revision(compacted)
+        meta = struct.pack("<IIII", 0, 16, 18, len(value)) + b"finishedCompactRev" + value
+    page = struct.pack("<QHHI", 0, 2, 1 if meta else 0, 0) + meta
+    return leaf_page([(1, b"key", struct.pack("<QQ", key, 0) + inline),
+                      (1, b"meta", struct.pack("<QQ", 0, 0) + page)])
+
+
+def bolt():
+    raw = uuid_bytes()
+    source = b"kek\x01" + raw + b"\x01\x0c" + b"i" * 12 + b"s" * 32 + b"t" * 16
+    own = [(b"cluster.kms.kekd", b"prod-1"), (b"provider.kms.kekd", b"kekd"),
+           (b"key.kms.kekd", b"demo"), (b"version.kms.kekd", b"1")]
+    annotations = b"".join(proto(4, proto(1, n) + proto(2, v)) for n, v in own)
+    kms = (b"k8s:enc:kms:v2:kekd:" + proto(1, b"data") + proto(2, f"{ID}.1".encode()) +
+           proto(3, source) + annotations + number(5, 1))
+    values = [kms, kms, b"k8s\0plain", b"k8s:enc:aescbc:v1:key1:data", b'{"kind":"X"}',
+              b"k8s:enc:kms:v2:other:" + proto(1, b"x") + proto(2, b"theirs") + proto(3, b"y")]
+    paths = [b"/registry/secrets/a/b", b"/registry/secrets/a/c", b"/registry/minions/n",
+             b"/registry/secrets/a/b", b"/registry/example.org/widgets/a/w", b"/other"]
+    entries = [(0, revision(n + 2), key_value(k, n + 2, v))
+               for n, (k, v) in enumerate(zip(paths, values))]
+    gone = (0, revision(9, deletion=True), key_value(paths[0], 9))
+    yield b"\0" + root_page(3) + leaf_page(entries[:3] + [gone])
+    yield b"\0" + root_page(3, compacted=5) + branch_page([4, 5]) + leaf_page(
+        entries[:3]) + leaf_page(entries[3:])
+    yield b"\0" + root_page(3) + leaf_page(entries[:2], overflow=1) + leaf_page(entries)
+    yield b"\0" + root_page(3) + branch_page([3, 3])
+    yield b"\0" + root_page(3)
+    yield b"\1" + bytes(100)
+
+
+def uuid_bytes():
+    return bytes.fromhex(ID.replace("-", ""))
+
+
+SEEDS = {"apply": apply, "audit": audit, "blob": blob, "bolt": bolt, "config": config,
+         "encryption_config": encryption_config, "etcd": etcd, "frame": frame, "hsm": hsm,
+         "identity": identity, "kms_messages": kms_messages, "part": part, "record": record,
+         "request": requests_http, "uri": uri, "worker": worker}
 
 
 def main():

@@ -525,7 +525,8 @@ paths_name_resources_as_the_api_server_does(void **state)
 		{ "example.org/widgets/a/b", "widgets", "example.org", "a/b" },
 		{ "ranges/serviceips", "ranges", "", "serviceips" },
 	};
-	static const char *const bad[] = { "", "/", "/secrets/a", "example.org//a", "example.org" };
+	static const char *const bad[] = { "", "/", "/secrets/a", "example.org//a", "example.org",
+		"secrets\xff/a", "Secrets/a" };
 	struct resource r;
 
 	(void)state;
