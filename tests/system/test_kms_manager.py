@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kekd-kms and its service manager: what it tells it, SIGHUP, and who may connect."""
+
+import http.client
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from kekd import kill, wait_for
+
+# As another user: connects, says what HTTP/2 begins with, and waits for an answer.
+STRANGER = """
+import os, socket, sys
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[3]))
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(5)
+s.connect(sys.argv[1])
+s.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+try:
+    print(len(s.recv(9)))
+except ConnectionResetError:
+    print(0)
+"""
+NOBODY = 65534
+
+
+class Manager:
+    """What systemd is to it: a datagram socket that hears all."""
+
+    def __init__(self, path):
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(path)
+        self.socket.settimeout(0.1)
+        self.heard = []
+
+    def listen(self):
+        try:
+            while True:
+                self.heard += self.socket.recv(4096).decode().split("\n")
+        except TimeoutError:
+            return self.heard
+
+    def wait(self, text, times=1):
+        wait_for(lambda: sum(text in line for line in self.listen()) >= times,
+                 f"the service manager is told {text}")
+
+    def forget(self):
+        self.listen()
+        self.heard = []
+
+
+@pytest.fixture
+def manager(tmp_path):
+    m = Manager(str(tmp_path / "notify"))
+    yield m
+    m.socket.close()
+
+
+@pytest.fixture
+def managed(server, make_plugin, manager):
+    plugin = make_plugin(server)
+    plugin.environment["NOTIFY_SOCKET"] = manager.path
+    return plugin
+
+
+def test_the_service_manager_is_told_of_start_health_and_end(managed, manager):
+    managed.start()
+    manager.wait("READY=1")
+    manager.wait("STATUS=serving: kekd wraps and unwraps")
+    managed.grant("wrap", "key.read")
+    manager.wait("STATUS=serving, but Status is an error")
+    managed.stop()
+    manager.wait("STOPPING=1")
+
+
+def test_the_watchdog_is_fed(managed, manager):
+    managed.environment["WATCHDOG_USEC"] = "400000"
+    managed.start()
+    manager.wait("WATCHDOG=1", times=3)
+
+
+def test_it_is_ready_without_kekd(make_plugin, server, manager):
+    plugin = make_plugin(server, endpoints=["https://127.0.0.1:1"])
+    plugin.environment["NOTIFY_SOCKET"] = manager.path
+    plugin.start(ready=False)
+    manager.wait("READY=1")
+    manager.wait("STATUS=serving, but Status is an error")
+
+
+def test_sighup_changes_the_sockets_mode_and_tells_what_takes_a_restart(managed, manager):
+    managed.start()
+    manager.forget()
+    before = os.stat(managed.socket).st_ino
+    managed.settings["socket"].update(mode="0660")
+    managed.settings.update(probe="2s", endpoints=["https://127.0.0.1:1"])
+    managed.write_config()
+    kill(managed.pid, signal.SIGHUP)
+    manager.wait("RELOADING=1")
+    manager.wait("READY=1")
+    there = os.stat(managed.socket)
+    assert (stat.S_IMODE(there.st_mode), there.st_ino) == (0o660, before)
+    assert "a restart is needed for: endpoints, probe" in managed.log()
+    with managed.stub() as api:
+        assert api.opens(api.encrypt())
+
+
+def test_sighup_with_a_faulty_configuration_changes_nothing(managed, manager):
+    managed.start()
+    manager.forget()
+    managed.settings["socket"].update(mode="0666")
+    managed.write_config()
+    kill(managed.pid, signal.SIGHUP)
+    manager.wait("READY=1")
+    assert stat.S_IMODE(os.stat(managed.socket).st_mode) == 0o600
+    assert "lets everybody" in managed.log() and "all stays as it was" in managed.log()
+    assert managed.stub().healthy()
+
+
+def ask(plugin, path, method="GET", body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", plugin.metrics_port, timeout=5)
+    connection.request(method, path, body)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def answered(plugin, group, user):
+    done = subprocess.run([sys.executable, "-c", STRANGER, plugin.socket, str(group), str(user)],
+                          check=True, text=True, stdout=subprocess.PIPE)
+    return int(done.stdout) > 0
+
+
+def test_a_stranger_is_not_served_although_the_mode_lets_it_in(managed, root):
+    """The mode is looked at when one connects: what was open for a moment is closed here."""
+    managed.start()
+    os.chmod(managed.dir, 0o755)
+    os.chmod(managed.socket, 0o666)
+    assert not answered(managed, NOBODY, NOBODY)
+    assert f"user {NOBODY}, group {NOBODY} is refused" in managed.log()
+    os.chown(managed.socket, NOBODY, -1)
+    assert answered(managed, 1, NOBODY)
+    os.chown(managed.socket, 0, NOBODY)
+    assert answered(managed, NOBODY, 1)
+    assert managed.stub().healthy()
+
+
+@pytest.mark.parametrize("path, status, text", [
+    ("/health", 200, "ok"), ("/metrics", 200, "kekd_kms_healthy 1"), ("/", 404, "/metrics"),
+])
+def test_what_is_told_over_http(managed, path, status, text):
+    managed.start()
+    answer = ask(managed, path)
+    assert answer[0] == status and text in answer[1]
+
+
+def test_health_is_an_error_with_the_reason_while_status_is_one(managed):
+    managed.start()
+    managed.grant("unwrap", "key.read")
+    managed.wait_sick()
+    status, text = ask(managed, "/health")
+    assert status == 503 and "wrap" in text
+
+
+def test_nothing_but_get_is_taken_over_http(managed):
+    managed.start()
+    for method in ("POST", "PUT", "DELETE", "TRACE"):
+        assert ask(managed, "/metrics", method, b"x" * 100000)[0] == 405
+    assert ask(managed, "/health")[0] == 200
