@@ -58,7 +58,7 @@ const struct ctl_option ctl_options[] = {
 	{ "denied", 0, NULL, "what was refused or failed alone", false },
 	{ "code", 0, "CODE", "records with this error code", false },
 	{ "request-id", 0, "UUID", "records of this request", false },
-	{ "blob", 0, "FILE", "who unwrapped this very ciphertext", false },
+	{ "blob", 0, "FILE", "who unwrapped this very ciphertext; or its SHA-256", false },
 	{ "limit", 0, "N", "at most so many (1000)", false },
 	{ "format", 0, "FORMAT", "text (default), csv or json", false },
 	{ "against", 0, "URL", "compare with the head of this node's log, https://HOST:PORT",

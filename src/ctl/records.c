@@ -10,6 +10,7 @@
 #include <openssl/sha.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define BLOB_MAX 8192 /* in base64, with white space */
 #define SHOW_EVERY 4096
@@ -42,6 +43,21 @@ take_time(const struct ctl_args *a, const char *option, uint64_t *ret_us)
 	return CTL_USAGE;
 }
 
+/* The SHA-256 of a blob, or its first digits, as an audit record and etcd-snapshot show them. */
+static bool
+take_blob_hash(const char *text, struct audit_filter *f)
+{
+	size_t len = strlen(text), digits = 2 * sizeof(f->blob);
+	char first[2 * sizeof(f->blob) + 1];
+
+	if (len < digits || len > 2 * SHA256_DIGEST_LENGTH ||
+		strspn(text, "0123456789abcdef") != len)
+		return false;
+	snprintf(first, sizeof(first), "%.*s", (int)digits, text);
+	f->has_blob = str_unhex(first, f->blob, sizeof(f->blob)) == 0;
+	return f->has_blob;
+}
+
 /* A blob as wrap gives it, or its bytes. */
 static int
 take_blob(struct ctl *ctl, struct audit_filter *f)
@@ -52,7 +68,7 @@ take_blob(struct ctl *ctl, struct audit_filter *f)
 	size_t len = 0, n = 0;
 	int status;
 
-	if (!path)
+	if (!path || (access(path, F_OK) != 0 && take_blob_hash(path, f)))
 		return CTL_OK;
 	status = input_read(ctl, path, false, BLOB_MAX, "too long for a wrapped data key", &text);
 	if (status == CTL_OK && text.len > 4 && memcmp(text.data, "kek", 3) == 0 &&

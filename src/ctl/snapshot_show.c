@@ -268,32 +268,43 @@ show_bad_version(const struct version *v)
 }
 
 static void
-show_not_restorable(const struct tally *t)
+show_bad_versions(const struct tally *t)
 {
-	show_line("This backup is NOT restorable as it stands:", true);
 	for (size_t i = 0; i < t->versions_count; i++)
 		if (t->versions[i].outcome && strcmp(t->versions[i].outcome, "ok") != 0)
 			show_bad_version(&t->versions[i]);
+}
+
+/* Every version's answer came. */
+static bool
+is_asked(const struct tally *t)
+{
+	for (size_t i = 0; i < t->versions_count; i++)
+		if (!t->versions[i].outcome || strcmp(t->versions[i].outcome, "refused") == 0)
+			return false;
+	return true;
 }
 
 static void
 show_verdict(const struct snapshot *s)
 {
 	const struct tally *t = &s->tally;
-	bool asked = true;
 
-	for (size_t i = 0; i < t->versions_count; i++)
-		asked &= t->versions[i].outcome != NULL;
 	if (s->restorable == 0)
-		show_not_restorable(t);
-	else if (!args_has(&s->ctl->args, "verify") || !asked)
+		show_line("This backup is NOT restorable as it stands:", true);
+	else if (!args_has(&s->ctl->args, "verify"))
 		printf("Whether it can be restored was not asked%s.\n",
 			t->versions_count > 0 ? ": --verify" : "");
+	else if (!is_asked(t))
+		show_line("Whether it can be restored is not known: kekd did not tell of every "
+			  "version.",
+			true);
 	else if (t->versions_count > 0)
 		printf("This backup is restorable: %s, all present and enabled.\n",
 			counted(t->versions_count, "version", "versions"));
 	else
 		puts("No version of kekd is needed to restore it.");
+	show_bad_versions(t);
 	if (t->other > 0)
 		printf("%s on other providers' keys, which kekd cannot check.\n",
 			counted(t->other, "value hangs", "values hang"));

@@ -269,15 +269,26 @@ is_asked(const struct tally *t, size_t version)
 	return false;
 }
 
-static void
-conclude(struct snapshot *s)
+/* One version that is gone settles it, whatever of the others is not known. */
+static int
+conclude(struct snapshot *s, int status)
 {
 	const struct tally *t = &s->tally;
+	bool known = t->complete && t->other == 0;
 
-	s->restorable = t->complete && t->other == 0 ? 1 : -1;
-	for (size_t i = 0; i < t->versions_count; i++)
-		if (strcmp(t->versions[i].outcome, "ok") != 0)
+	s->restorable = -1;
+	for (size_t i = 0; i < t->versions_count; i++) {
+		const char *outcome = t->versions[i].outcome;
+		bool refused = outcome && strcmp(outcome, "refused") == 0;
+		known &= outcome && !refused;
+		if (refused && status == CTL_OK)
+			status = CTL_REFUSED;
+		if (outcome && !refused && strcmp(outcome, "ok") != 0)
 			s->restorable = 0;
+	}
+	if (known && s->restorable < 0)
+		s->restorable = 1;
+	return status;
 }
 
 int
@@ -292,7 +303,5 @@ snapshot_verify(struct snapshot *s)
 		if (!is_asked(&s->tally, i))
 			status = verify_key(s, s->tally.versions[i].key, &done);
 	progress_end(&s->progress);
-	if (status == CTL_OK)
-		conclude(s);
-	return status;
+	return conclude(s, status);
 }

@@ -17,7 +17,7 @@ from kubernetes_values import CLUSTER, PREFIX, Seed, encrypted_object, kms_v2, o
 from pki import spiffe
 from test_destroy import destroy, wait_for_state
 
-FAILED, USAGE, NOT_FOUND, CONFLICT, UNVERIFIED, UNAVAILABLE = 1, 2, 4, 5, 6, 7
+FAILED, USAGE, REFUSED, NOT_FOUND, CONFLICT, UNVERIFIED, UNAVAILABLE = 1, 2, 3, 4, 5, 6, 7
 PLAINTEXT, NOT_RESTORABLE = 9, 10
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="no etcd here")
@@ -246,8 +246,11 @@ def test_without_the_grant_the_answer_is_that_it_could_not_be_asked(server, etcd
     with server.http("admin-1") as admin:
         admin.put_client("admin-3", ["uri:" + spiffe("admin-3")],
                          [{"keys": "demo", "operations": ["verify"]}])
-    told = verified(server, etcd.snapshot(), status=NOT_RESTORABLE, name="admin-3")
+    told = verified(server, etcd.snapshot(), status=REFUSED, name="admin-3")
     assert told["keys"][0]["versions"][0]["verify"] == "refused"
+    assert told["restorable"] is None
+    text = verify(server, etcd.path("snapshot.db"), status=REFUSED, name="admin-3")
+    assert "not known" in text and "needs the grant verify" in text
 
 
 def test_many_seeds_are_asked_for_in_batches(server, etcd):
@@ -274,6 +277,9 @@ def test_a_server_that_is_away_is_no_verdict_on_the_backup(make_server, etcd):
     told = json.loads(done.stdout)
     assert told["restorable"] is None and done.stderr
     assert "verify" not in told["keys"][0]["versions"][0]
+    text = server.kekctl("etcd-snapshot", etcd.path("snapshot.db"), "--verify", "--timeout", "2",
+                         status=UNAVAILABLE).stdout
+    assert b"is not known" in text
 
 
 def test_values_and_the_audit_log_tell_together_what_a_thief_took(server, etcd, tmp_path):
@@ -294,8 +300,9 @@ def test_values_and_the_audit_log_tell_together_what_a_thief_took(server, etcd, 
                                                           ("b/taken", "superseded")}
     assert {v["seed"] for v in lines} == {digits} and {v["resource"] for v in lines} == {"secrets"}
     (tmp_path / "blob").write_bytes(his.blob)
-    found = server.kekctl("audit", "query", "--blob", str(tmp_path / "blob"), "-o", "json")
-    assert json.loads(found.stdout.splitlines()[0])["client"] == "app"
+    for blob in (str(tmp_path / "blob"), digits, hashlib.sha256(his.blob).hexdigest()):
+        found = server.kekctl("audit", "query", "--blob", blob, "-o", "json")
+        assert [json.loads(line)["client"] for line in found.stdout.splitlines()] == ["app"]
     everything = kekctl(snapshot, "--values").stdout.decode().splitlines()
     assert len(everything) == 5 and everything[0].startswith("SEED")
     assert sum(digits in line for line in everything) == 2
@@ -463,6 +470,16 @@ def test_memory_grows_with_the_live_keys_and_not_with_the_file(server, etcd, tmp
     os.truncate(large, 3 << 30)
     told = json.loads(kekctl(large, "-o", "json", preexec=limit).stdout)
     assert resource_of(told, "secrets")["live"]["kekd"] == 3 and told["size"] == 3 << 30
+
+
+def test_the_shells_complete_it():
+    def told(*words):
+        return subprocess.run([os.path.join(BUILD, "kekctl"), "complete", *words], check=True,
+                              capture_output=True, text=True).stdout.splitlines()
+    assert any(line.startswith("etcd-snapshot\t") for line in told("etcd"))
+    assert told("etcd-snapshot", "") == [":files"]
+    options = {line.split("\t")[0] for line in told("etcd-snapshot", "--")}
+    assert {"--verify", "--values", "--seed", "--resources", "--prefix", "--taken"} <= options
 
 
 def test_wrong_usage_is_told_before_anything_is_read(tmp_path):
