@@ -13,10 +13,10 @@ kubectl() { "$programs/kubectl" --kubeconfig "$kube/kubeconfig" --cache-dir "$ku
 # The same programs as the tests', in the same place: built once.
 kubernetes_programs() {
 	[ -x "$build/kekd-kms" ] ||
-		die "$build has no kekd-kms: configure found no gRPC (contrib/packages/build names it)"
+		die "$build has no kekd-kms: configure found no gRPC (contrib/packages/build)"
 	step "kube-apiserver and its etcd, built by Go: minutes the first time, then nothing"
 	programs=$("$top/tests/e2e/kubernetes/build") ||
-		die "there is no kube-apiserver: see above (it needs Go 1.21 or later, https://go.dev/dl)"
+		die "there is no kube-apiserver: see above (Go 1.21 or later: https://go.dev/dl)"
 	echo "They are in $programs."
 }
 
@@ -24,12 +24,11 @@ kubernetes_programs() {
 
 kubernetes_certificates() {
 	certificate kms URI:spiffe://lab.example/kms clientAuth
-	[ -e "$kube/admin.pem" ] ||
-		openssl req -x509 -CA "$lab/pki/ca.pem" -CAkey "$lab/pki/ca.key" -newkey ec \
-			-pkeyopt ec_paramgen_curve:P-256 -nodes -days 825 -keyout "$kube/admin.key" \
-			-subj /O=system:masters/CN=kubernetes-admin \
-			-addext extendedKeyUsage=clientAuth -out "$kube/admin.pem" \
-			2>"$kube/openssl.log" || die "openssl made no certificate: see $kube/openssl.log"
+	[ -e "$kube/admin.pem" ] || openssl req -x509 -CA "$lab/pki/ca.pem" \
+		-CAkey "$lab/pki/ca.key" -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+		-days 825 -keyout "$kube/admin.key" -subj /O=system:masters/CN=kubernetes-admin \
+		-addext extendedKeyUsage=clientAuth -out "$kube/admin.pem" \
+		2>"$kube/openssl.log" || die "openssl made no certificate: see $kube/openssl.log"
 	[ -e "$kube/accounts.key" ] || (umask 077 &&
 		openssl ecparam -name prime256v1 -genkey -noout -out "$kube/accounts.key")
 }
@@ -146,7 +145,7 @@ shown() {
 }
 
 kubernetes_show() {
-	local password
+	local password at
 	mkdir -p "$kube/state"
 	chmod 700 "$kube" "$kube/state"
 	kubernetes_certificates
@@ -173,8 +172,9 @@ kubernetes_show() {
 	kubectl delete secret database --ignore-not-found >/dev/null
 	shown kubectl create secret generic database --from-literal=password="$password"
 	step "What lies in its etcd: the prefix, kekd's key_id, the seed that kekd wrapped; no password"
-	printf '$ etcdctl get --print-value-only /registry/secrets/default/database | od -A d -t x1z\n'
-	kube_etcdctl get --print-value-only /registry/secrets/default/database >value
+	at=/registry/secrets/default/database
+	printf '$ etcdctl get --print-value-only %s | od -A d -t x1z\n' "$at"
+	kube_etcdctl get --print-value-only "$at" >value
 	od -A d -t x1z value | head -12
 	grep -q '^k8s:enc:kms:v2:kekd:' value || die "the value is not encrypted"
 	! grep -q "$password" value || die "the value holds the password"
