@@ -22,8 +22,8 @@
 
 #define WORKERS 8 /* as many requests are under way at once */
 #define HEDGERS 4 /* and as many second ones */
-#define QUEUE_MAX 1024
-#define WAITERS_MAX 8192
+/* Fewer than the transport holds (CALLS_MAX of grpc.c): Status is answered beside them. */
+#define WAITERS_MAX 896
 #define HEDGE_AFTER_NS (300 * CLOCK_MS)
 #define ROOM_NS (50 * CLOCK_MS)	  /* of a caller's time, for the answer to reach it */
 #define TICK_NS (20 * CLOCK_MS)	  /* between two looks at deadlines and cancelled calls */
@@ -519,12 +519,6 @@ deadline_of(const struct backend *b, const struct kms_call *c, uint64_t now)
 	return theirs - room < ours ? theirs - room : ours;
 }
 
-static bool
-is_full(const struct backend *b)
-{
-	return b->queues[ATTEMPT_FIRST].count >= QUEUE_MAX || b->flights.waiters >= WAITERS_MAX;
-}
-
 enum admitted { ADMITTED, ADMITTED_NOT_FULL, ADMITTED_NOT_STOPPING, ADMITTED_NOT_MEMORY };
 
 /* Under the lock. */
@@ -564,7 +558,7 @@ admit(struct backend *b, struct flight *f, struct kms_call *c, uint64_t now, uin
 		same = flights_find(&b->flights, f->digest);
 	if (atomic_load(&b->stop))
 		admitted = ADMITTED_NOT_STOPPING;
-	else if (same ? b->flights.waiters >= WAITERS_MAX : is_full(b))
+	else if (b->flights.waiters >= WAITERS_MAX)
 		admitted = ADMITTED_NOT_FULL;
 	else if (same)
 		admitted = join(b, same, c, now, deadline_ns);
