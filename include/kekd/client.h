@@ -40,11 +40,14 @@ struct kekd_client_config {
 	const char *ca, *certificate, *key; /* PEM files */
 	unsigned timeout_ms;		    /* of a whole request; 0: 30 s */
 	unsigned connect_ms; /* of connecting, while there is another endpoint to try; 0: 3 s */
-	/* Look at the files once a second: when they changed, connections are made anew.
-	 * Certificate and key that do not belong together are not taken. */
+	/* Look at the files once a second: when they changed, and can be used, connections are made
+	 * anew with them; what cannot be used leaves the old ones in use. reloaded may be NULL; so
+	 * may its fault: they were taken. */
 	bool reload;
-	struct kekd_health
-		*health; /* borrowed, or NULL: each request begins where the last served */
+	void (*reloaded)(void *user, const char *fault);
+	void *user;
+	/* Borrowed, or NULL: each request begins where the last one was served. */
+	struct kekd_health *health;
 };
 
 int kekd_client_open(const struct kekd_client_config *config, struct kekd_client **ret_client,
@@ -87,6 +90,8 @@ int kekd_client_ask(struct kekd_client *c, const char *method, const char *path,
 	struct kekd_ask *ask, struct kekd_reply *ret_reply, char ret_error[512]);
 /* From any thread, while the client is open: looks at `aborted` at once. */
 void kekd_client_wake(struct kekd_client *c);
+/* When the certificate that is in use ends, in seconds since 1970; 0: not known, or no reload. */
+uint64_t kekd_client_certificate_ends_s(const struct kekd_client *c);
 /* Of the last request, when it failed: was it sent, so that a change may have been made? */
 bool kekd_client_uncertain(const struct kekd_client *c);
 

@@ -18,6 +18,7 @@
 
 #define TIMEOUT_MS 30000
 #define CONNECT_MS 3000
+#define PATHS(c) ((const char *const[RELOAD_FILES]){ (c)->ca, (c)->certificate, (c)->key })
 
 /* ---- libcurl's memory holds plaintexts: wiped, as everybody's ---- */
 
@@ -120,7 +121,9 @@ client_fill(struct kekd_client *c, const struct kekd_client_config *config)
 			return -ENOMEM;
 		c->endpoints[c->endpoints_count] = copy;
 	}
-	if (config->reload && !(c->reload = reload_open(c)))
+	c->reloaded = config->reloaded;
+	c->user = config->user;
+	if (config->reload && !(c->reload = reload_open(PATHS(c))))
 		return -ENOMEM;
 	c->curl = curl_easy_init();
 	c->multi = curl_multi_init();
@@ -213,8 +216,13 @@ renew(struct kekd_client *c)
 {
 	CURL *curl, *old = c->curl;
 	CURLM *multi, *old_multi = c->multi;
+	const char *fault = NULL;
 
-	if (!c->reload || !reload_due(c->reload, c))
+	if (!c->reload || !reload_due(c->reload, PATHS(c), &fault))
+		return 0;
+	if (c->reloaded)
+		c->reloaded(c->user, fault);
+	if (fault)
 		return 0;
 	curl = curl_easy_init();
 	multi = curl_multi_init();
@@ -290,6 +298,12 @@ kekd_client_ask(struct kekd_client *c, const char *method, const char *path, con
 		return -EINVAL;
 	}
 	return request(c, &call, body, NULL, NULL, ret_reply, ret_error);
+}
+
+uint64_t
+kekd_client_certificate_ends_s(const struct kekd_client *c)
+{
+	return c->reload ? reload_ends_s(c->reload) : 0;
 }
 
 void

@@ -81,16 +81,32 @@ is_over_openssl(void)
 }
 
 static void
+set_file(struct kekd_client *c, enum reload_file file, CURLoption by_path, CURLoption by_content,
+	const char *path)
+{
+	const struct buf *contents = reload_contents(c->reload, file);
+
+	if (contents) {
+		struct curl_blob blob = { contents->data, contents->len, CURL_BLOB_NOCOPY };
+		curl_easy_setopt(c->curl, by_content, &blob);
+		if (file == RELOAD_CA)
+			curl_easy_setopt(c->curl, CURLOPT_CAINFO, NULL);
+	} else {
+		curl_easy_setopt(c->curl, by_path, path);
+	}
+}
+
+static void
 set_security(struct kekd_client *c)
 {
 	if (is_over_openssl())
 		curl_easy_setopt(c->curl, CURLOPT_SSL_CTX_FUNCTION, on_tls);
 	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "https");
 	curl_easy_setopt(c->curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3);
-	curl_easy_setopt(c->curl, CURLOPT_CAINFO, c->ca);
+	set_file(c, RELOAD_CA, CURLOPT_CAINFO, CURLOPT_CAINFO_BLOB, c->ca);
 	curl_easy_setopt(c->curl, CURLOPT_CAPATH, NULL); /* the system's CAs have no say */
-	curl_easy_setopt(c->curl, CURLOPT_SSLCERT, c->certificate);
-	curl_easy_setopt(c->curl, CURLOPT_SSLKEY, c->key);
+	set_file(c, RELOAD_CERTIFICATE, CURLOPT_SSLCERT, CURLOPT_SSLCERT_BLOB, c->certificate);
+	set_file(c, RELOAD_KEY, CURLOPT_SSLKEY, CURLOPT_SSLKEY_BLOB, c->key);
 	curl_easy_setopt(c->curl, CURLOPT_NOPROXY, "*"); /* nor has the environment */
 }
 

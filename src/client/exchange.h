@@ -23,7 +23,9 @@ struct kekd_client {
 	uint64_t timeout_ns;
 	unsigned connect_ms;
 	struct kekd_health *health;
-	struct reload *reload; /* NULL: the files are read once */
+	struct reload *reload; /* NULL: the files are read by libcurl, as they are */
+	void (*reloaded)(void *user, const char *fault);
+	void *user;
 	bool uncertain;
 	char curl_error[CURL_ERROR_SIZE];
 };
@@ -52,11 +54,14 @@ int exchange_run(struct kekd_client *c, const struct call *call, const char *url
 int failover_request(struct kekd_client *c, struct call *call, bool conditional,
 	struct kekd_reply *ret_reply, char ret_error[512]);
 
-/* The files' state; see kekd_client_config. */
-struct reload *reload_open(const struct kekd_client *c);
+enum reload_file { RELOAD_CA, RELOAD_CERTIFICATE, RELOAD_KEY, RELOAD_FILES };
+struct reload *reload_open(const char *const paths[RELOAD_FILES]);
 void reload_free(struct reload *r);
-/* True: they are others than before, and can be used. */
-bool reload_due(struct reload *r, const struct kekd_client *c);
+/* True: they have changed. *ret_fault: why the new ones cannot be used; NULL: they were taken. */
+bool reload_due(struct reload *r, const char *const paths[RELOAD_FILES], const char **ret_fault);
+/* Borrowed until reload_due is called; NULL: there are none that can be used. */
+const struct buf *reload_contents(const struct reload *r, enum reload_file file);
+uint64_t reload_ends_s(const struct reload *r); /* of the certificate in use; 0: unknown */
 
 static inline bool
 call_is_aborted(const struct call *call)

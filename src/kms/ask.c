@@ -8,6 +8,7 @@
 #include "kekd/blob.h"
 #include "kekd/clock.h"
 #include "kekd/json.h"
+#include "kekd/log.h"
 #include "kekd/secret.h"
 #include "kekd/str.h"
 
@@ -20,11 +21,10 @@
 #define REFUSED_MS 20  /* what is left when a time-out counts as the caller's own */
 #define PATH_SIZE 256
 
-int
-ask_client_open(const struct kms_config *config, struct kekd_health *health,
-	struct kekd_client **ret_client, char ret_error[256])
+static struct kekd_client_config
+client_config(const struct kms_config *config, struct kekd_health *health)
 {
-	const struct kekd_client_config client = {
+	return (struct kekd_client_config){
 		.endpoints = (const char *const *)config->endpoints,
 		.endpoints_count = config->endpoints_count,
 		.ca = config->ca,
@@ -35,7 +35,39 @@ ask_client_open(const struct kms_config *config, struct kekd_health *health,
 		.reload = true,
 		.health = health,
 	};
+}
 
+int
+ask_client_open(const struct kms_config *config, struct kekd_health *health,
+	struct kekd_client **ret_client, char ret_error[256])
+{
+	const struct kekd_client_config client = client_config(config, health);
+
+	return kekd_client_open(&client, ret_client, ret_error);
+}
+
+static void
+on_reloaded(void *user, const char *fault)
+{
+	const struct kms_config *config = user;
+
+	if (fault)
+		log_warning("%s, or another file of the client certificate, has changed and is not "
+			    "taken: %s. The one before stays in use",
+			config->certificate, fault);
+	else
+		log_info("the client certificate has changed, and is in use: %s",
+			config->certificate);
+}
+
+int
+ask_client_open_first(const struct kms_config *config, struct kekd_health *health,
+	struct kekd_client **ret_client, char ret_error[256])
+{
+	struct kekd_client_config client = client_config(config, health);
+
+	client.reloaded = on_reloaded;
+	client.user = (void *)(uintptr_t)config;
 	return kekd_client_open(&client, ret_client, ret_error);
 }
 

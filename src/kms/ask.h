@@ -45,8 +45,11 @@ void key_record_free(struct key_record *r);
 bool ask_record(struct kekd_client *c, const struct kms_config *config, struct kekd_ask *ask,
 	struct key_record *ret_record, struct ask_answer *ret_answer);
 
-/* A client of all endpoints of the configuration, whose certificate may change. */
+/* A client of all endpoints of the configuration, whose certificate may change. The second is for
+ * one of a process: it logs what became of changed files. */
 int ask_client_open(const struct kms_config *config, struct kekd_health *health,
+	struct kekd_client **ret_client, char ret_error[256]);
+int ask_client_open_first(const struct kms_config *config, struct kekd_health *health,
 	struct kekd_client **ret_client, char ret_error[256]);
 
 /* What a code of kekd's error table is in gRPC's terms. */

@@ -19,6 +19,7 @@ struct counts {
 	atomic_uint_least64_t joined, cancelled, lookups;
 	atomic_uint_least64_t probes[2]; /* good, failed */
 	struct metrics_histogram probe_times;
+	atomic_uint_least64_t certificate_ends_s; /* since 1970; 0: unknown */
 };
 
 /* What a call is to be counted as. */

@@ -135,6 +135,18 @@ put_endpoints(struct kms_service *s, struct metrics_text *t)
 	}
 }
 
+static void
+put_certificate(const struct counts *c, struct metrics_text *t)
+{
+	uint64_t ends_s = metrics_read(&c->certificate_ends_s);
+
+	if (ends_s == 0)
+		return;
+	metrics_family(t, "kekd_kms_certificate_expiry_timestamp_seconds", METRICS_GAUGE,
+		"When the client certificate that is in use ends.");
+	metrics_number(t, ends_s, NULL);
+}
+
 void
 kms_service_metrics(struct kms_service *s, struct buf *out)
 {
@@ -145,4 +157,5 @@ kms_service_metrics(struct kms_service *s, struct buf *out)
 	put_backend(s, &t);
 	put_counts(&s->counts, &t);
 	put_endpoints(s, &t);
+	put_certificate(&s->counts, &t);
 }

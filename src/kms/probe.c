@@ -239,6 +239,8 @@ keep(struct probe *p, const struct probe_result *r, uint64_t began_ns)
 
 	metrics_add(&p->parts.counts->probes[is_good(r) ? 0 : 1], 1);
 	metrics_observe(&p->parts.counts->probe_times, clock_boot_ns() - began_ns);
+	atomic_store(
+		&p->parts.counts->certificate_ends_s, kekd_client_certificate_ends_s(p->client));
 	pthread_mutex_lock(&p->lock);
 	news = probe_has_news(&p->state, r);
 	p->state.any = true;
@@ -301,7 +303,7 @@ probe_open(const struct probe_parts *parts, const struct kms_key_id *id, struct 
 	pthread_cond_init(&p->wake, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	records_set_floor(parts->records, id->activation);
-	err = ask_client_open(parts->config, parts->health, &p->client, ret_error);
+	err = ask_client_open_first(parts->config, parts->health, &p->client, ret_error);
 	if (err == 0) {
 		err = -pthread_create(&p->thread, NULL, probe_main, p);
 		p->threaded = err == 0;
