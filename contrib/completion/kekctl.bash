@@ -25,7 +25,7 @@ _kekctl()
 			compopt -o filenames 2>/dev/null
 			mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 			;;
-		:keys | :clients)
+		:keys | :clients | :snapshots)
 			line=${line#:}
 			mapfile -t names < <(
 				"${COMP_WORDS[0]}" "${passed[@]}" -q --timeout 2 "${line%s}" list 2>/dev/null

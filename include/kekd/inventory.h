@@ -31,8 +31,9 @@ struct inventory_facts {
 };
 /* Is the version, as far as every registered cluster's newest snapshot tells, in no etcd any more?
  * That is: some newest snapshot knows the key at all; and each cluster's is complete, not older
- * than INVENTORY_AGE_MAX_US, was taken and registered INVENTORY_LATE_US after the version last wrapped and after
- * the key's last activation, and has no value of it, live or superseded. False with the reason. */
+ * than INVENTORY_AGE_MAX_US, was taken and registered INVENTORY_LATE_US after the version last
+ * wrapped and after the key's last activation, and has no value of it, live or superseded. False
+ * with the reason. */
 #define INVENTORY_WHY_SIZE 400
 bool inventory_is_clean(const struct snapshot_list *list, const struct inventory_facts *f,
 	char ret_why[INVENTORY_WHY_SIZE]);

@@ -10,6 +10,7 @@
 #include "metrics_pair.h"
 
 #include "kekd/clock.h"
+#include "kekd/inventory.h"
 #include "kekd/metrics.h"
 #include "kekd/nonce.h"
 #include "kekd/process.h"
@@ -359,6 +360,45 @@ drill_good(struct scrape *s)
 
 	if (us > 0)
 		real(s, seconds(us));
+}
+
+/* ---- backups of etcd ---- */
+
+#define CLUSTERS_MAX 100
+
+static void
+snapshots_registered(struct scrape *s)
+{
+	number(s, snapshots_count(s->node->snapshots));
+}
+
+static void
+snapshots_needed(struct scrape *s)
+{
+	_cleanup_(snapshot_list_free) struct snapshot_list all = { 0 };
+	uint64_t now_us = clock_real_us(), seen_s = node_seen_s(s->node), needed = 0;
+
+	if (snapshots_all(s->node->snapshots, &all) < 0)
+		return;
+	for (size_t i = 0; i < all.count; i++)
+		needed += snapshot_is_needed(all.s[i], now_us, seen_s);
+	number(s, needed);
+}
+
+static void
+snapshot_newest(struct scrape *s)
+{
+	_cleanup_(snapshot_list_free) struct snapshot_list all = { 0 };
+	_cleanup_(str_freep) size_t *newest = NULL;
+	size_t count;
+
+	if (snapshots_all(s->node->snapshots, &all) < 0 || all.count == 0 ||
+		!(newest = calloc(all.count, sizeof(*newest))))
+		return;
+	count = inventory_newest(&all, newest);
+	for (size_t i = 0; i < count && i < CLUSTERS_MAX; i++)
+		metrics_real(&s->text, seconds(all.s[newest[i]]->taken_us), "kubernetes_cluster",
+			all.s[newest[i]]->cluster, NULL);
 }
 
 /* ---- the token ---- */
@@ -867,6 +907,11 @@ static const struct {
 
 	GAUGE("drill_last_good_timestamp_seconds", drill_good,
 		"When a drill last proved a backup and every version in it, since 1970."),
+	GAUGE("snapshots_registered", snapshots_registered, "Registered backups of etcd."),
+	GAUGE("snapshots_needed", snapshots_needed,
+		"Those that keep the versions in them from being destroyed now."),
+	GAUGE("snapshot_newest_taken_timestamp_seconds", snapshot_newest,
+		"When a Kubernetes cluster's newest registered snapshot was taken, since 1970."),
 
 	GAUGE("hsm_token_ready", hsm_token, "1 while a worker of the token is ready."),
 	GAUGE("hsm_queue_operations", hsm_queue, "Operations that wait for a session."),

@@ -2,7 +2,7 @@
 /*
  * kekctl complete: what the next word can be, from the tables of commands and options, for the
  * scripts of the shells. A line is a candidate and, behind a tab, what it is; or ":files", ":dirs",
- * ":keys", ":clients": what the shell, or a question to the server, knows better.
+ * ":keys", ":clients", ":snapshots": what the shell, or a question to the server, knows better.
  */
 #include "ctl.h"
 
@@ -15,6 +15,7 @@ static const struct {
 	{ "DIR", ":dirs" },
 	{ "KEY", ":keys" },
 	{ "PATH", ":files" },
+	{ "SNAPSHOT", ":snapshots" },
 	{ "FORMAT", "table\njson" },
 };
 

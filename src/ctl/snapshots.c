@@ -421,9 +421,9 @@ const struct ctl_command ctl_snapshots_commands[] = {
 		" keep needed-until cluster id prefix taken force ", 1, 1, run_register },
 	{ "snapshot list", "", "Lists the registered backups of etcd",
 		"Needs the grant backup or status.read.", "", 0, 0, run_list },
-	{ "snapshot show", "ID", "Shows a registered backup and the versions that it needs", NULL,
-		"", 1, 1, run_show },
-	{ "snapshot forget", "ID|--expired [--force]",
+	{ "snapshot show", "SNAPSHOT", "Shows a registered backup and the versions that it needs",
+		NULL, "", 1, 1, run_show },
+	{ "snapshot forget", "SNAPSHOT [--force] | --expired",
 		"Keeps nothing for a backup of etcd any more",
 		"One that is still needed is forgotten with --force only, and the grant\n"
 		"cluster.write. --expired: all that are not needed any more, but for each\n"

@@ -21,7 +21,7 @@ from kekd import BUILD, DATA, LONG, PATIENCE, TOP, b64, kill, proc_status, wait_
 from pki import spiffe
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\})? (\S+)')
+SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\]|\\.)*",?)*)\})? (\S+)')
 
 
 def parse(text):
@@ -36,7 +36,7 @@ def parse(text):
         elif not line.startswith("# HELP "):
             found = SAMPLE.fullmatch(line)
             assert found, line
-            labels = re.findall(r'([a-z]+)="((?:[^"\\]|\\.)*)"', found[2] or "")
+            labels = re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', found[2] or "")
             key = (found[1], tuple(sorted(labels)))
             assert key not in samples, f"{line} is told twice"
             samples[key] = float(found[3])
@@ -96,7 +96,9 @@ def test_promtool_finds_nothing_to_complain_about(admin, app):
 
 
 def test_each_metric_is_documented_and_each_documented_one_is_there(admin):
-    assert scrape(admin).types == documented()
+    own = {name: kind for name, kind in documented().items()
+           if not name.startswith("kekd_kms_")}  # the plugin's, which it tells itself
+    assert scrape(admin).types == own
 
 
 def test_only_a_client_with_metrics_read_may_scrape(server, app, admin):

@@ -10,10 +10,14 @@ import time
 
 import pytest
 
+from etcd import PRESENT
 from kekd import in_threads, wait_for
+from kubernetes_values import CLUSTER, PREFIX, Seed, plaintext
 from pki import spiffe
 from test_destroy import destroy, evidence, old_version, set_wait, state, wait_for_state
 from test_restore import backup, confirm, empty_store, restore
+from test_kekctl_long import complete_in_bash
+from test_metrics import clock, scrape
 from test_usage import usage
 from test_usage import version as used
 
@@ -368,7 +372,8 @@ def test_a_record_that_nobody_can_read_lets_nothing_be_destroyed(own):
         key = old_version(admin, "doubted")
         register(admin, "doubted-1", entry(admin, "demo"))
         with sqlite3.connect(own.path("state", "metadata.db")) as db:
-            raw, = db.execute("SELECT body FROM records WHERE path='snapshots/doubted-1'").fetchone()
+            raw, = db.execute("SELECT body FROM records "
+                              "WHERE path='snapshots/doubted-1'").fetchone()
             text = raw if isinstance(raw, str) else raw.decode()
             forged = text.replace('"prod"', '"dorp"')
             assert forged != text
@@ -382,6 +387,43 @@ def test_a_record_that_nobody_can_read_lets_nothing_be_destroyed(own):
         assert "snapshots/doubted-1" in reply.json["detail"]
         assert forget(admin, "doubted-1").code == "record_refused"
         assert not used(admin, 1, key)["inventory"]["clean"]
+
+
+def test_what_is_registered_is_told_to_prometheus(own):
+    with own.http("admin-1") as admin:
+        before = scrape(admin)
+        assert before.get("kekd_snapshots_registered") == 0
+        register(admin, "a-old", entry(admin, "demo"), cluster="a", taken=-7200, until=-3600)
+        new = register(admin, "a-new", entry(admin, "demo"), cluster="a")
+        other = register(admin, "b-1", cluster="b", taken=-600)
+        now = scrape(admin)
+        assert now.get("kekd_snapshots_registered") == 3
+        assert now.get("kekd_snapshots_needed") == 2
+        for cluster, made in (("a", new), ("b", other)):
+            taken = now.get("kekd_snapshot_newest_taken_timestamp_seconds",
+                            kubernetes_cluster=cluster)
+            assert abs(taken - clock(made["taken"])) < 0.01
+
+
+def test_of_a_thousand_the_one_that_ended_first_makes_room(own):
+    with own.http("admin-1") as admin:
+        for n in range(998):
+            register(admin, f"full-{n:04}", cluster="full")
+        version = entry(admin, "demo")
+        for n in range(2):
+            register(admin, f"over-{n}", version, cluster="full", taken=-7200, until=n - 3600)
+        made = register(admin, "one-more", cluster="full", taken=-1)
+        assert admin.get("/v1/snapshots/over-0").status == 404
+        assert admin.get("/v1/snapshots/over-1").status == 200
+        outcome = own.audit_records(operation="snapshot.write", type="outcome")[-1]
+        assert outcome["detail"]["made_room"] == "over-0"
+        assert made["id"] == "one-more"
+        register(admin, "and-more", cluster="full", taken=-1)
+        reply = put(admin, "too-many", body(cluster="full"))
+        assert (reply.status, reply.code) == (503, "overloaded"), reply
+        assert "forget some" in reply.json["detail"]
+        assert len(json.loads(own.kekctl("snapshot", "list", "-o", "json").stdout)
+                   ["snapshots"]) == 1000
 
 
 # -- kekctl
@@ -431,6 +473,13 @@ def test_kekctl_registers_lists_and_forgets(server, admin, tmp_path):
     done = server.kekctl("snapshot", "forget", "prod-20260131-040506", "--force")
     assert b"does not protect" in done.stdout
     server.kekctl("snapshot", "forget", "prod-20260131-040506", status=4)
+
+
+def test_ids_are_completed(server, admin):
+    register(admin, "completed-1", entry(admin, "demo"))
+    assert complete_in_bash(server, "snapshot", "show", "comp", name="admin-1") == ["completed-1"]
+    assert complete_in_bash(server, "snapshot", "f") == ["forget"]
+    forget(admin, "completed-1")
 
 
 def test_kekctl_finds_the_key_of_a_version_that_the_report_does_not_name(server, admin):
@@ -491,3 +540,33 @@ def test_what_has_expired_is_forgotten_but_for_each_clusters_newest(server, admi
     assert "expired-2" in left and "current" in left and "expired-0" not in left
     forget(admin, "expired-2")
     forget(admin, "current")
+
+
+@pytest.mark.skipif(not PRESENT, reason="no etcd here")
+def test_a_snapshot_of_etcd_is_registered_from_its_file_and_from_its_report(server, admin,
+                                                                            make_etcd):
+    etcd = make_etcd().start()
+    admin.create_key("from-file")
+    with server.http("app") as app:
+        old = Seed(app, admin, "from-file")
+        etcd.put(PREFIX + "secrets/default/one", old.value())
+        admin.rotate("from-file")
+        new = Seed(app, admin, "from-file")
+    etcd.put(PREFIX + "secrets/default/one", new.value())
+    etcd.put(PREFIX + "secrets/default/two", new.value())
+    etcd.put(PREFIX + "configmaps/default/c", plaintext("ConfigMap", "c"))
+    path = str(etcd.snapshot())
+    server.kekctl("snapshot", "register", path, "--keep", "90d", "--id", "from-file-1")
+    found = admin.ok("GET", "/v1/snapshots/from-file-1").json
+    assert found["cluster"] == CLUSTER and found["complete"] and found["plaintext"] == 1
+    assert {(v["version"], v["live"], v["superseded"]) for v in found["versions"]} == {
+        (1, 0, 1), (2, 2, 0)}
+    told = server.kekctl("etcd-snapshot", path, "-o", "json", status=None).stdout
+    server.kekctl("snapshot", "register", "-", "--keep", "80d", "--id", "from-file-2", stdin=told)
+    again = admin.ok("GET", "/v1/snapshots/from-file-2").json
+    same = ("cluster", "taken", "sha256", "etcd_revision", "complete", "plaintext", "versions")
+    assert {m: again[m] for m in same} == {m: found[m] for m in same}
+    done = server.kekctl("snapshot", "register", "/dev/null", "--keep", "90d", status=1)
+    assert b"is empty" in done.stderr
+    forget(admin, "from-file-1")
+    forget(admin, "from-file-2")

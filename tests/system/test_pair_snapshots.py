@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registered backups of etcd on a pair: the active keeps them, each node knows them, and the one
+that takes over lets nothing be destroyed either."""
+
+import pytest
+
+from etcd import PRESENT
+from kekd import wait_for
+from test_destroy import destroy, old_version, state, wait_for_state
+from test_snapshots import body, entry, forget, put, register
+
+pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
+
+
+@pytest.fixture(scope="module")
+def pair(make_shared_pair):
+    return make_shared_pair().start()
+
+
+def knows(node, name):
+    with node.http("admin-1") as h:
+        return h.get(f"/v1/snapshots/{name}").status == 200
+
+
+def wait_for_both(pair, name):
+    for node in pair.roles():
+        wait_for(lambda n=node: knows(n, name), f"{node.name} knows {name}")
+
+
+def test_a_standby_sends_changes_on_and_knows_what_is_registered(pair):
+    active, standby = pair.roles()
+    with active.http("admin-1") as a, standby.http("admin-1") as s:
+        record = body(entry(a, "demo"))
+        reply = put(s, "sent", record)
+        assert reply.status == 307 and "/v1/snapshots/sent" in reply.headers["Location"]
+        made = put(a, "sent", record)
+        assert made.status == 201
+        wait_for_both(pair, "sent")
+        found = s.ok("GET", "/v1/snapshots/sent")
+        assert found.etag == made.etag and found.json["needed"]
+        assert s.call("DELETE", "/v1/snapshots/sent", etag=made.etag).status == 307
+        shown = s.ok("GET", "/v1/keys/demo/usage").json["versions"][0]
+        assert shown["needed_by"] == "sent"
+        assert forget(a, "sent").status == 200
+        wait_for(lambda: not knows(standby, "sent"), "the other one has forgotten it")
+
+
+def test_kekctl_reaches_the_active_wherever_it_asks(pair):
+    with pair.active().http("admin-1") as a:
+        register(a, "asked", entry(a, "demo"))
+    wait_for_both(pair, "asked")
+    done = pair.kekctl("snapshot", "forget", "asked", "--force", first=pair.standby())
+    assert b"does not protect demo v1" in done.stdout
+    wait_for(lambda: not knows(pair.standby(), "asked"), "it is forgotten")
+
+
+def destroyed_soon(h, key):
+    """The evidence of both nodes must be fresh: that takes a while."""
+    wait_for(lambda: destroy(h, 1, key).status == 200, "it is to be destroyed", 120, 1)
+
+
+def test_no_node_destroys_what_a_backup_needs_whoever_leads(pair):
+    active, standby = pair.roles()
+    with active.http("admin-1") as h:
+        key = old_version(h, "led")
+        register(h, "led-1", entry(h, key))
+        wait_for(lambda: destroy(h, 1, key).code == "needed_by_backup",
+                 "the evidence of both is there", 120, 1)
+    wait_for_both(pair, "led-1")
+    active.stop()
+    pair.takes_over(30, active)
+    with standby.http("admin-1") as h:
+        reply = destroy(h, 1, key)
+        assert reply.code in ("needed_by_backup", "usage_incomplete"), reply
+        assert state(h, key) == "disabled"
+        found = h.ok("GET", "/v1/snapshots/led-1").json
+        assert found["needed"] and found["uncounted_s"] > 80 * 86400
+    active.start()
+    pair.all_ready()
+    with pair.active().http("admin-1") as h:
+        wait_for(lambda: destroy(h, 1, key).code == "needed_by_backup", "both are there", 120, 1)
+        assert forget(h, "led-1").status == 200
+        destroyed_soon(h, key)
+        wait_for_state(h, key, "destroyed", seconds=60)
