@@ -69,7 +69,8 @@ struct resource {
 
 /* path: behind the prefix, without a slash at its begin. false: it names none. */
 bool resource_parse(const char *path, struct resource *ret_resource);
-/* "secrets", "deployments.apps", with * and ? as in an EncryptionConfiguration; commas between. */
+/* "secrets", "deployments.apps", with * and ? as in an EncryptionConfiguration; commas between.
+ * Never what the API server never encrypts. */
 bool resource_is_among(const struct resource *r, const char *list);
 
 /* ---- snapshot_value.c: how a value is encrypted ---- */

@@ -61,14 +61,30 @@ keys_json(const struct tally *t)
 	return keys;
 }
 
+static int
+compare_names(const void *a, const void *b)
+{
+	const char *const *x = a, *const *y = b;
+
+	return strcmp(*x, *y);
+}
+
+/* By name, whatever the order is in which they were come by. */
 static json_t *
 resources_json(const struct tally *t)
 {
+	const char **names = calloc(json_object_size(t->by_resource) + 1, sizeof(*names)), *name;
 	json_t *array = json_array(), *resource;
-	const char *name;
+	size_t n = 0;
 
 	json_object_foreach(t->by_resource, name, resource)
-		json_array_append(array, resource);
+		if (names)
+			names[n++] = name;
+	if (names)
+		qsort(names, n, sizeof(*names), compare_names);
+	for (size_t i = 0; i < n; i++)
+		json_array_append(array, json_object_get(t->by_resource, names[i]));
+	free(names);
 	return array;
 }
 
@@ -169,11 +185,12 @@ show_resources(const struct tally *t)
 {
 	_cleanup_(table_freep) struct table *table = table_new((const char *const[]){
 		"RESOURCE", "PROVIDER", "KEY ID", ">LIVE", ">SUPERSEDED", NULL });
+	_cleanup_(json_freep) json_t *resources = resources_json(t);
 	struct rest rest = { 0 };
-	json_t *resource;
-	const char *name;
+	const json_t *resource;
+	size_t i;
 
-	json_object_foreach(t->by_resource, name, resource)
+	json_array_foreach(resources, i, resource)
 		add_resource(t, table, resource, &rest);
 	putchar('\n');
 	if (table_rows(table) > 0)

@@ -97,9 +97,9 @@ def test_every_value_is_counted_by_resource_provider_and_age(server, etcd):
             for p in secrets["providers"]}
     assert rows == {("kekd", "kms-v2", seed.key_id): (2, 1), ("key1", "aescbc", None): (1, 0),
                     ("key2", "secretbox", None): (1, 0), ("identity", "plaintext", None): (0, 1)}
-    names = {(r["resource"], r["group"]) for r in told["resources"]}
-    assert names == {("secrets", ""), ("configmaps", ""), ("deployments", "apps"),
-                     ("services", ""), ("widgets", "example.org")}
+    assert [(r["resource"], r["group"]) for r in told["resources"]] == [
+        ("configmaps", ""), ("deployments", "apps"), ("secrets", ""), ("services", ""),
+        ("widgets", "example.org")]
     assert told["etcd_revision"] == last and told["complete"] is True
     assert told["cluster"] == CLUSTER and told["restorable"] is None
     assert set(told) == {"file", "sha256", "size", "etcd_revision", "cluster", "complete",

@@ -554,6 +554,8 @@ resources_are_chosen_as_an_encryption_configuration_does(void **state)
 		{ "secrets/a/b", "*.", true },
 		{ "secrets/a/b", "*.*", true },
 		{ "secrets/a/b", "*.apps", false },
+		{ "ranges/serviceips", "*.*", false },
+		{ "masterleases/10.0.0.1", "masterleases", false },
 		{ "deployments/a/b", "deployments", false },
 		{ "deployments/a/b", "deployments.apps", true },
 		{ "deployments/a/b", "*.apps", true },
