@@ -15,6 +15,7 @@ enum sandbox_who {
 	SANDBOX_NET_ETCD, /* it makes connections */
 	SANDBOX_WORKER,
 	SANDBOX_WORKER_OFFLINE, /* its module has no business with the network */
+	SANDBOX_KMS,		/* the Kubernetes plugin: it makes connections, too */
 	SANDBOX_COUNT
 };
 

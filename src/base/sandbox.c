@@ -195,6 +195,12 @@ static const struct sandbox_set net_etcd[] = {
 	END,
 };
 
+/* Of its socket, on SIGHUP. */
+static const struct sandbox_set kms[] = {
+	ALWAYS(ALLOW, 0, "chmod fchmodat lchown lchown32 fchownat"),
+	END,
+};
+
 static const struct profile {
 	const char *name;
 	enum sandbox_action other;
@@ -206,6 +212,7 @@ static const struct profile {
 	[SANDBOX_WORKER] = { "kekd-hsm", SANDBOX_ALLOW, { hostile, needless, worker } },
 	[SANDBOX_WORKER_OFFLINE] = { "kekd-hsm, offline", SANDBOX_ALLOW,
 		{ hostile, needless, worker, offline } },
+	[SANDBOX_KMS] = { "kekd-kms", SANDBOX_REFUSE, { hostile, net, net_etcd, kms } },
 };
 
 const struct sandbox_set *

@@ -16,6 +16,7 @@
 #include "kekd/clock.h"
 #include "kekd/log.h"
 #include "kekd/metrics.h"
+#include "kekd/sandbox.h"
 #include "kekd/str.h"
 
 #include <errno.h>
@@ -258,6 +259,8 @@ begin(struct server *s)
 		err = open_socket(s);
 	if (!err)
 		err = kms_metrics_http_listen(s->config, &s->metrics_socket);
+	if (!err)
+		err = sandbox_enter(SANDBOX_KMS); /* all that listens is there */
 	if (!err)
 		err = open_service(s);
 	if (!err)

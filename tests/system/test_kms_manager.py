@@ -22,10 +22,10 @@ os.setuid(int(sys.argv[3]))
 s = socket.socket(socket.AF_UNIX)
 s.settimeout(5)
 s.connect(sys.argv[1])
-s.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
 try:
+    s.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
     print(len(s.recv(9)))
-except ConnectionResetError:
+except (BrokenPipeError, ConnectionResetError):
     print(0)
 """
 NOBODY = 65534

@@ -137,6 +137,7 @@ test_each_line_of_kekd_nets_table_does_what_it_says(void **state)
 	(void)state;
 	assert_true(try_table(SANDBOX_NET) > 150);
 	assert_true(try_table(SANDBOX_NET_ETCD) > 150);
+	assert_true(try_table(SANDBOX_KMS) > 150);
 }
 
 static void
