@@ -15,7 +15,7 @@ kubernetes_programs() {
 	[ -x "$build/kekd-kms" ] ||
 		die "$build has no kekd-kms: configure found no gRPC (contrib/packages/build)"
 	step "kube-apiserver and its etcd, built by Go: minutes the first time, then nothing"
-	programs=$("$top/tests/e2e/kubernetes/build") ||
+	programs=${KEKD_E2E_PROGRAMS:-$("$top/tests/e2e/kubernetes/build")} ||
 		die "there is no kube-apiserver: see above (Go 1.21 or later: https://go.dev/dl)"
 	echo "They are in $programs."
 }
@@ -171,11 +171,13 @@ kubernetes_show() {
 	password=$(openssl rand -hex 8)
 	kubectl delete secret database --ignore-not-found >/dev/null
 	shown kubectl create secret generic database --from-literal=password="$password"
-	step "What lies in its etcd: the prefix, kekd's key_id, the seed that kekd wrapped; no password"
+	step "What lies in its etcd: the prefix, what is encrypted, key_id; no password"
 	at=/registry/secrets/default/database
-	printf '$ etcdctl get --print-value-only %s | od -A d -t x1z\n' "$at"
 	kube_etcdctl get --print-value-only "$at" >value
-	od -A d -t x1z value | head -12
+	printf '$ etcdctl get --print-value-only %s | head -c 96 | od -A d -t x1z\n' "$at"
+	head -c 96 value | od -A d -t x1z
+	printf '$ etcdctl get --print-value-only %s | grep -ao "[[:print:]]\{8,\}"\n' "$at"
+	LC_ALL=C grep -ao '[[:print:]]\{8,\}' value
 	grep -q '^k8s:enc:kms:v2:kekd:' value || die "the value is not encrypted"
 	! grep -q "$password" value || die "the value holds the password"
 	step "And read back"

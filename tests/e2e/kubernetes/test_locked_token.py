@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token is locked: API servers say so, stop writing three minutes later, and go on by themselves
-when it is unlocked. It waits for those minutes: a file of its own, beside the others."""
+"""The token is locked: API servers say so, stop writing three minutes later, and go on by
+themselves when it is unlocked. It waits for those minutes: a file of its own, beside the others."""
 
 import time
 
