@@ -39,18 +39,14 @@ static int
 take_taken(struct snapshot *s)
 {
 	const char *text = args_value(&s->ctl->args, "taken");
-	char whole[CLOCK_TEXT_SIZE];
-	uint64_t us;
 
 	if (!text)
 		return CTL_OK;
-	if (clock_parse(text, &us) != 0) {
+	if (clock_parse(text, &s->taken_us) != 0 || s->taken_us == 0) {
 		say_error("--taken \"%s\" is no time", text);
 		say_hint("in UTC, as 2026-01-31T12:00:00Z");
 		return CTL_USAGE;
 	}
-	clock_format(us, whole);
-	snprintf(s->taken, sizeof(s->taken), "%s", whole);
 	return CTL_OK;
 }
 
@@ -109,6 +105,8 @@ count(struct snapshot *s, const struct mvcc_record *record, const struct resourc
 	const struct value *v, void *user)
 {
 	(void)user;
+	if (v->kind == VALUE_PLAINTEXT && strcmp(r->name, "leases") == 0)
+		snapshot_take_lease(s, record);
 	return tally_add(&s->tally, record, r, v);
 }
 
@@ -132,6 +130,7 @@ read_all(struct snapshot *s)
 	progress_end(&s->progress);
 	if (err != 0)
 		return snapshot_say_damaged(s, err, bolt_error(s->bolt));
+	snapshot_settle_time(s);
 	if (t->live + t->superseded > 0)
 		return CTL_OK;
 	say_error("%s holds nothing of Kubernetes under %s", s->path, s->prefix);

@@ -10,6 +10,7 @@
 #include "bolt.h"
 #include "ctl.h"
 
+#include "kekd/clock.h"
 #include "kekd/uuid.h"
 
 #include <jansson.h>
@@ -155,7 +156,10 @@ enum snapshot_hash { HASH_ABSENT, HASH_GOOD };
 struct snapshot {
 	struct ctl *ctl;
 	const char *path;
-	char prefix[256], taken[32];
+	char prefix[256], taken[CLOCK_TEXT_SIZE];
+	/* When it was taken: as it was told (0: not), the file's time, the newest Lease in it. */
+	uint64_t taken_us, file_us, lease_us;
+	bool copied; /* the file's time is not it */
 	int fd;
 	uint64_t size, data_size; /* with and without the hash at its end */
 	enum snapshot_hash hash;
@@ -172,6 +176,10 @@ int snapshot_file_open(struct snapshot *s);
 void snapshot_file_close(struct snapshot *s);
 /* Says what is wrong, and gives the exit status. */
 int snapshot_say_damaged(const struct snapshot *s, int err, const char *what);
+
+/* snapshot_time.c: when it was taken. */
+void snapshot_take_lease(struct snapshot *s, const struct mvcc_record *record);
+void snapshot_settle_time(struct snapshot *s); /* when all is read */
 
 /* snapshot_values.c: --values, a line for each. An exit status. */
 int snapshot_values(struct snapshot *s);

@@ -146,18 +146,6 @@ check_kind(const struct snapshot *s, const struct stat *st)
 	return CTL_OK;
 }
 
-static void
-take_time(struct snapshot *s, const struct stat *st)
-{
-	char text[CLOCK_TEXT_SIZE];
-
-	if (*s->taken)
-		return;
-	clock_format((uint64_t)st->st_mtim.tv_sec * 1000000 + (uint64_t)st->st_mtim.tv_nsec / 1000,
-		text);
-	snprintf(s->taken, sizeof(s->taken), "%s", text);
-}
-
 /* ---- its hash ---- */
 
 static int
@@ -257,7 +245,7 @@ snapshot_file_open(struct snapshot *s)
 	status = check_kind(s, &st);
 	if (status != CTL_OK)
 		return status;
-	take_time(s, &st);
+	s->file_us = (uint64_t)st.st_mtim.tv_sec * 1000000 + (uint64_t)st.st_mtim.tv_nsec / 1000;
 	s->size = (uint64_t)st.st_size;
 	status = open_bolt(s);
 	if (status != CTL_OK)

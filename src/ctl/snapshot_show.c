@@ -118,7 +118,8 @@ show_head(const struct snapshot *s)
 	table_field(t, "File", "%s, %s", s->path,
 		s->size < MIB ? show_format("%.0f KiB", (double)s->size / 1024)
 			      : show_format("%.1f MiB", (double)s->size / MIB));
-	table_field(t, "Taken", "%.10s %.8sZ", s->taken, s->taken + 11);
+	table_field(t, "Taken", "%.10s %.8sZ%s", s->taken, s->taken + 11,
+		s->copied ? ", by the newest Lease in it; the file's time is a copy's" : "");
 	table_field(t, "Hash", "%s",
 		s->hash == HASH_GOOD
 			? "good: it is as etcdctl wrote it"

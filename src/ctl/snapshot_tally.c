@@ -138,9 +138,14 @@ static int
 count_resource(struct tally *t, const struct mvcc_record *record, const struct resource *r,
 	const struct value *v)
 {
-	json_t *found = find_resource(t, r);
 	const char *age = record->live ? "live" : "superseded";
+	json_t *found = NULL;
 
+	if (json_object_size(t->by_resource) >= ROWS_MAX) {
+		t->complete = false;
+		return 0;
+	}
+	found = find_resource(t, r);
 	if (!found || bump(json_object_get(found, age), owner(v)) != 0)
 		return -ENOMEM;
 	return count_row(t, found, record, r, v);

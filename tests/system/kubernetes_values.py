@@ -43,6 +43,14 @@ def plaintext(kind, name, **more):
     return b"k8s\0" + field(1, meta) + field(2, raw) + field(3, b"") + field(4, b"")
 
 
+def lease(name, seconds):
+    """renewTime of a Lease: spec 2, renewTime 4, seconds 1, nanos 2."""
+    spec = field(1, b"holder") + field(2, 40) + field(4, field(1, seconds) + field(2, 500000000))
+    raw = field(1, field(1, name.encode())) + field(2, spec)
+    meta = field(1, b"coordination.k8s.io/v1") + field(2, b"Lease")
+    return b"k8s\0" + field(1, meta) + field(2, raw) + field(3, b"") + field(4, b"")
+
+
 def other(kind, name="key1"):
     return f"k8s:enc:{kind}:v1:{name}:".encode() + os.urandom(64)
 

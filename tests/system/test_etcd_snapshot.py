@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a snapshot of Kubernetes' etcd holds, which keys it needs, and whether they are there."""
 
+import datetime
 import hashlib
 import json
 import os
@@ -13,7 +14,8 @@ import pytest
 
 from etcd import PRESENT
 from kekd import BUILD, TOOLS
-from kubernetes_values import CLUSTER, PREFIX, Seed, encrypted_object, kms_v2, other, plaintext
+from kubernetes_values import (CLUSTER, PREFIX, Seed, encrypted_object, kms_v2, lease, other,
+                               plaintext)
 from pki import spiffe
 from test_destroy import destroy, wait_for_state
 
@@ -123,6 +125,23 @@ def test_the_report_names_the_very_file(server, etcd):
     assert report(snapshot, "--taken", "2026-01-30T01:02:03Z")["taken"].startswith(
         "2026-01-30T01:02:03")
     kekctl(snapshot, "--taken", "yesterday", status=USAGE)
+
+
+def test_a_copy_is_not_taken_to_be_newer_than_what_it_holds(etcd):
+    taken = 1769860800
+    for name, at in (("a", taken - 20), ("b", taken - 10), ("a", taken - 9000)):
+        put(etcd, f"leases/kube-node-lease/{name}", lease(name, at))
+    put(etcd, "leases/kube-node-lease/c", b"k8s\0no lease")
+    put(etcd, "leases/kube-node-lease/d", other("aescbc"))
+    snapshot = etcd.snapshot()
+    for file_time, told in ((taken, taken), (taken + 500, taken + 500), (taken - 50, taken - 50),
+                            (taken + 900, taken - 9.5), (taken + 9000000, taken - 9.5)):
+        os.utime(snapshot, (file_time, file_time))
+        text = datetime.datetime.fromtimestamp(told, datetime.timezone.utc)
+        assert report(snapshot)["taken"] == text.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert b"newest Lease" in kekctl(snapshot).stdout
+    given = report(snapshot, "--taken", "2026-02-02T00:00:00Z")["taken"]
+    assert given == "2026-02-02T00:00:00.000000Z"
 
 
 def test_plaintext_secrets_have_an_exit_status_of_their_own(server, etcd):
