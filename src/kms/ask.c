@@ -145,7 +145,8 @@ fail_refused(struct ask_answer *a, const struct kekd_reply *r, const char *what)
 {
 	a->away = r->status == 503;
 	a->moved = strcmp(r->code, "version_not_primary") == 0 ||
-		   strcmp(r->code, "version_not_enabled") == 0;
+		   strcmp(r->code, "version_not_enabled") == 0 ||
+		   strcmp(r->code, "version_not_found") == 0;
 	ask_fail(a, ask_status_of(r->code, r->status), "%s: kekd refuses: %s (%s), request_id %s",
 		what, r->detail, r->code[0] ? r->code : "not a problem document of kekd's",
 		r->request_id);

@@ -3,9 +3,13 @@
 #include "counts.h"
 
 #include "kekd/clock.h"
+#include "kekd/log.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+
+#define TELL_NS (10 * CLOCK_S)
 
 static const char *const methods[METHODS] = {
 	[METHOD_STATUS] = "Status",
@@ -70,6 +74,31 @@ counted_decrypt(const struct counted *as, struct kms_call *c, struct kms_bytes p
 	kms_answer_decrypt(c, plaintext);
 }
 
+/* Thousands of calls may fail for one reason: a line of each kind in ten seconds. What Status says
+ * is in the log already, when it changes. */
+static void
+tell(const struct counted *as, enum kms_status status, const char *text)
+{
+	struct counts *c = as->counts;
+	uint64_t now = clock_boot_ns(), told = atomic_load(&c->told_ns[as->method][status]);
+
+	if (as->method == METHOD_STATUS || status == KMS_CANCELLED)
+		return;
+	if ((told != 0 && now < told + TELL_NS) ||
+		!atomic_compare_exchange_strong(&c->told_ns[as->method][status], &told, now)) {
+		atomic_fetch_add(&c->untold[as->method][status], 1);
+		return;
+	}
+	size_t len = strlen(methods[as->method]);
+	if (strncmp(text, methods[as->method], len) == 0 && text[len] == ':')
+		text += len + 2;
+	log_warning("%s is answered with %s: %s", methods[as->method], statuses[status], text);
+	uint64_t more = atomic_exchange(&c->untold[as->method][status], 0);
+	if (more > 0)
+		log_warning(
+			"%llu more of these since the last such line", (unsigned long long)more);
+}
+
 void
 counted_error(const struct counted *as, struct kms_call *c, enum kms_status status,
 	const char *format, ...)
@@ -81,5 +110,6 @@ counted_error(const struct counted *as, struct kms_call *c, enum kms_status stat
 	vsnprintf(text, sizeof(text), format, ap);
 	va_end(ap);
 	count(as, status);
+	tell(as, status, text);
 	kms_answer_error(c, status, "%s", text);
 }

@@ -13,6 +13,8 @@ enum kms_method { METHOD_STATUS, METHOD_ENCRYPT, METHOD_DECRYPT, METHODS };
 
 struct counts {
 	atomic_uint_least64_t calls[METHODS][KMS_STATUSES];
+	atomic_uint_least64_t told_ns[METHODS][KMS_STATUSES]; /* when such an error was logged */
+	atomic_uint_least64_t untold[METHODS][KMS_STATUSES]; /* and how many since, that were not */
 	struct metrics_histogram times[METHODS];
 	atomic_uint_least64_t failovers;			  /* endpoints passed over */
 	atomic_uint_least64_t hedges, hedges_won, hedges_refused; /* refused: out of budget */

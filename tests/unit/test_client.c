@@ -5,6 +5,7 @@
  */
 #include "kekd/client.h"
 
+#include "kekd/clock.h"
 #include "kekd/json.h"
 #include "kekd/str.h"
 
@@ -14,9 +15,15 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <openssl/ec.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FILE_PATH "/proc/self/exe" /* there, and readable; no PEM, which only a handshake needs */
@@ -62,6 +69,86 @@ listener_open(bool listens)
 		assert_int_equal(listen(l.fd, 8), 0);
 	snprintf(l.endpoint, sizeof(l.endpoint), "https://127.0.0.1:%u", ntohs(address.sin_port));
 	return l;
+}
+
+/* ---- a certificate of its own, and its key ---- */
+
+static void
+put_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static X509 *
+certificate_of(EVP_PKEY *key)
+{
+	X509 *x = X509_new();
+
+	assert_non_null(x);
+	ASN1_INTEGER_set(X509_get_serialNumber(x), 1);
+	X509_gmtime_adj(X509_getm_notBefore(x), 0);
+	X509_gmtime_adj(X509_getm_notAfter(x), 3600);
+	X509_set_pubkey(x, key);
+	X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC,
+		(const unsigned char *)"app", -1, -1, 0);
+	X509_set_issuer_name(x, X509_get_subject_name(x));
+	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
+	return x;
+}
+
+static void
+write_pem(const char *path, X509 *x, EVP_PKEY *key)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	if (x)
+		assert_int_equal(PEM_write_X509(f, x), 1);
+	if (key)
+		assert_int_equal(PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL), 1);
+	fclose(f);
+}
+
+static char *
+path_in(const char *dir, const char *name)
+{
+	char *path = malloc(256);
+
+	assert_non_null(path);
+	snprintf(path, 256, "%s/%s", dir, name);
+	return path;
+}
+
+static void
+make_files(const char *dir, struct kekd_client_config *config)
+{
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	X509 *x = certificate_of(key);
+
+	config->ca = path_in(dir, "ca.pem");
+	config->certificate = path_in(dir, "client.pem");
+	config->key = path_in(dir, "client.key");
+	write_pem(config->ca, x, NULL);
+	write_pem(config->certificate, x, NULL);
+	write_pem(config->key, NULL, key);
+	X509_free(x);
+	EVP_PKEY_free(key);
+}
+
+static void
+drop_files(const char *dir, struct kekd_client_config *config)
+{
+	const char *const paths[] = { config->ca, config->certificate, config->key };
+
+	for (size_t i = 0; i < STR_COUNT(paths); i++) {
+		unlink(paths[i]);
+		free((void *)(uintptr_t)paths[i]);
+	}
+	rmdir(dir);
 }
 
 static int
@@ -205,6 +292,180 @@ a_reply_is_empty_after_it_was_freed(void **state)
 	kekd_reply_free(&reply);
 }
 
+/* ---- a request with more said about it ---- */
+
+static const char *
+which(const struct listener *listeners, size_t count, const char *error)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strstr(error, listeners[i].endpoint))
+			return listeners[i].endpoint;
+	return "none";
+}
+
+static int
+ask_more(struct kekd_client *c, struct kekd_ask *more, char ret_error[512])
+{
+	struct kekd_reply reply = { 0 };
+
+	return kekd_client_ask(c, "GET", "/v1/status", NULL, more, &reply, ret_error);
+}
+
+static void
+the_endpoint_that_was_chosen_is_asked_first_or_alone(void **state)
+{
+	const struct listener l[] = { listener_open(false), listener_open(false),
+		listener_open(false) };
+	const char *const endpoints[] = { l[0].endpoint, l[1].endpoint, l[2].endpoint };
+	struct kekd_client_config config = config_of(endpoints, 3);
+	struct kekd_ask alone = { .chosen = true, .alone = true, .first = 2 },
+			first = { .chosen = true, .first = 1 },
+			none = { .chosen = true, .first = 3 };
+	struct kekd_client *c = NULL;
+	char error[512] = "";
+
+	(void)state;
+	assert_int_equal(kekd_client_open(&config, &c, error), 0);
+	assert_int_equal(ask_more(c, &alone, error), -ECONNREFUSED);
+	assert_string_equal(which(l, 3, error), l[2].endpoint);
+	assert_int_equal(atomic_load(&alone.endpoint), 2);
+	assert_int_equal(alone.passed_over, 0);
+	assert_int_equal(ask_more(c, &first, error), -ECONNREFUSED);
+	assert_string_equal(which(l, 3, error), l[1].endpoint);
+	assert_int_equal(first.passed_over, 2);
+	assert_int_equal(ask_more(c, &none, error), -EINVAL);
+	kekd_client_freep(&c);
+	for (size_t i = 0; i < 3; i++)
+		close(l[i].fd);
+}
+
+static void
+an_endpoint_that_failed_lately_is_asked_last(void **state)
+{
+	const struct listener l[] = { listener_open(false), listener_open(false) };
+	const char *const endpoints[] = { l[0].endpoint, l[1].endpoint };
+	struct kekd_client_config config = config_of(endpoints, 2);
+	struct kekd_health health = { 0 };
+	struct kekd_ask plain = { 0 };
+	struct kekd_client *c = NULL;
+	char error[512] = "";
+
+	(void)state;
+	config.health = &health;
+	assert_int_equal(kekd_client_open(&config, &c, error), 0);
+	kekd_health_failed(&health, 0);
+	assert_int_equal(ask_more(c, &plain, error), -ECONNREFUSED);
+	assert_string_equal(which(l, 2, error), l[1].endpoint);
+	assert_true(atomic_load(&health.away_until_ns[1]) > clock_boot_ns());
+	kekd_health_answered(&health, 0);
+	assert_int_equal(ask_more(c, &plain, error), -ECONNREFUSED);
+	assert_string_equal(which(l, 2, error), l[0].endpoint);
+	kekd_client_freep(&c);
+	close(l[0].fd);
+	close(l[1].fd);
+}
+
+struct waker {
+	struct kekd_client *client;
+	atomic_bool aborted;
+};
+
+static void *
+abort_soon(void *user)
+{
+	const struct timespec pause = { 0, 200 * 1000 * 1000 };
+	struct waker *w = user;
+
+	nanosleep(&pause, NULL);
+	atomic_store(&w->aborted, true);
+	kekd_client_wake(w->client);
+	return NULL;
+}
+
+/* It connects, and waits for a handshake that does not come. */
+static void
+another_thread_ends_a_request_that_waits(void **state)
+{
+	struct listener l = listener_open(true);
+	const char *endpoint = l.endpoint;
+	struct kekd_client_config config = config_of(&endpoint, 1);
+	struct waker w = { .aborted = false };
+	uint64_t began = clock_boot_ns();
+	struct kekd_ask more = { .deadline_ns = began + 20 * CLOCK_S, .aborted = &w.aborted };
+	char error[512] = "", dir[] = "/tmp/kekd-client-XXXXXX";
+	pthread_t thread;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	make_files(dir, &config);
+	assert_int_equal(kekd_client_open(&config, &w.client, error), 0);
+	assert_int_equal(pthread_create(&thread, NULL, abort_soon, &w), 0);
+	assert_int_equal(ask_more(w.client, &more, error), -ECANCELED);
+	assert_true(clock_boot_ns() - began < 5 * CLOCK_S);
+	pthread_join(thread, NULL);
+	kekd_client_freep(&w.client);
+	drop_files(dir, &config);
+	close(l.fd);
+}
+
+static unsigned taken, refused;
+
+static void
+on_reloaded(void *user, const char *fault)
+{
+	(void)user;
+	if (fault)
+		refused++;
+	else
+		taken++;
+}
+
+static void
+ask_after_a_second(struct kekd_client *c)
+{
+	const struct timespec pause = { 1, 50 * 1000 * 1000 };
+	struct kekd_ask plain = { 0 };
+	char error[512];
+
+	nanosleep(&pause, NULL);
+	assert_int_equal(ask_more(c, &plain, error), -ECONNREFUSED);
+}
+
+static void
+files_that_change_are_taken_when_they_can_be_used(void **state)
+{
+	struct listener l = listener_open(false);
+	const char *endpoint = l.endpoint;
+	struct kekd_client_config config = config_of(&endpoint, 1);
+	struct kekd_client *c = NULL;
+	char error[512] = "", dir[] = "/tmp/kekd-client-XXXXXX";
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	make_files(dir, &config);
+	config.reload = true;
+	config.reloaded = on_reloaded;
+	assert_int_equal(kekd_client_open(&config, &c, error), 0);
+	assert_true(kekd_client_certificate_ends_s(c) > clock_real_us() / 1000000);
+	ask_after_a_second(c);
+	assert_int_equal(taken + refused, 0);
+	put_file(config.certificate, "not a certificate\n");
+	ask_after_a_second(c);
+	assert_int_equal(refused, 1);
+	ask_after_a_second(c);
+	assert_int_equal(taken, 0);
+	assert_int_equal(refused, 1);
+	drop_files(dir, &config);
+	assert_int_equal(mkdir(dir, 0700), 0);
+	make_files(dir, &config);
+	ask_after_a_second(c);
+	assert_int_equal(taken, 1);
+	assert_int_equal(refused, 1);
+	kekd_client_freep(&c);
+	drop_files(dir, &config);
+	close(l.fd);
+}
+
 int
 main(void)
 {
@@ -217,6 +478,10 @@ main(void)
 		cmocka_unit_test(files_that_are_no_pem_are_told_as_such),
 		cmocka_unit_test(a_request_longer_than_its_buffer_is_refused),
 		cmocka_unit_test(a_reply_is_empty_after_it_was_freed),
+		cmocka_unit_test(the_endpoint_that_was_chosen_is_asked_first_or_alone),
+		cmocka_unit_test(an_endpoint_that_failed_lately_is_asked_last),
+		cmocka_unit_test(another_thread_ends_a_request_that_waits),
+		cmocka_unit_test(files_that_change_are_taken_when_they_can_be_used),
 	};
 
 	json_open();
