@@ -83,7 +83,7 @@ struct kekd_ask {
 		*aborted; /* another thread sets it, then calls kekd_client_wake; or NULL */
 
 	atomic_size_t endpoint; /* which is being asked, or was last; other threads may read it */
-	unsigned passed_over;	/* how many failed before that */
+	unsigned passed_over;	/* how many before that failed, now or lately */
 };
 /* -ECANCELED when it was aborted: the connection is closed. */
 int kekd_client_ask(struct kekd_client *c, const char *method, const char *path, const json_t *body,

@@ -300,17 +300,28 @@ settle(struct kekd_client *c, size_t endpoint, enum repeat repeat, struct attemp
 	return a->err == -EINVAL || a->err == -ECANCELED;
 }
 
+/* Those that failed lately, and are therefore asked later, count as well. */
+static unsigned
+passed_over(const struct kekd_client *c, const struct kekd_ask *ask, size_t from,
+	const struct order *o, size_t i)
+{
+	size_t count = c->endpoints_count;
+
+	return (unsigned)(ask->chosen ? i : (o->endpoints[i] + count - from) % count);
+}
+
 static bool
 ask_round(struct kekd_client *c, struct call *call, enum repeat repeat, struct result *r)
 {
 	struct order o = order_of(c, call->ask);
+	size_t from = c->current;
 
 	r->moving = false;
 	for (size_t i = 0; i < o.count; i++) {
 		struct attempt a;
 		size_t endpoint = o.endpoints[i];
 		atomic_store(&call->ask->endpoint, endpoint);
-		call->ask->passed_over = (unsigned)i;
+		call->ask->passed_over = passed_over(c, call->ask, from, &o, i);
 		try_endpoint(c, call, repeat, endpoint, o.count - 1 - i, &a);
 		keep_health(c, call, endpoint, &a);
 		if (settle(c, endpoint, repeat, &a, r) || left_ms(call) == 0)
