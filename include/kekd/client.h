@@ -81,6 +81,9 @@ struct kekd_ask {
 	size_t first;	      /* an index of the configuration */
 	const atomic_bool
 		*aborted; /* another thread sets it, then calls kekd_client_wake; or NULL */
+	/* Codes of answers that a node gives which has not heard of all yet: the next endpoint is
+	 * asked, too. NULL at the end; or NULL. */
+	const char *const *elsewhere;
 
 	atomic_size_t endpoint; /* which is being asked, or was last; other threads may read it */
 	unsigned passed_over;	/* how many before that failed, now or lately */

@@ -73,6 +73,13 @@ is_for_another(const struct kekd_reply *r, enum repeat repeat)
 	return repeat == REPEAT_ALWAYS || has_code(r, not_begun);
 }
 
+/* The node may lag behind the others. */
+static bool
+is_for_who_knows_more(const struct kekd_reply *r, const struct kekd_ask *ask)
+{
+	return ask->elsewhere && r->code[0] && has_code(r, ask->elsewhere);
+}
+
 /* No node is active at this moment; one will be, within its lease. */
 static bool
 has_no_active(const struct kekd_reply *r)
@@ -244,13 +251,11 @@ struct result {
 };
 
 static void
-keep_reply(struct kekd_client *c, size_t endpoint, struct result *r, struct attempt *a)
+keep_reply(struct result *r, struct attempt *a)
 {
 	kekd_reply_free(&r->reply);
 	r->reply = a->reply;
 	r->answered = true;
-	if (a->reply.status != 503)
-		c->current = endpoint;
 }
 
 static void
@@ -282,13 +287,16 @@ is_away(int err)
 
 /* Is the result there? */
 static bool
-settle(struct kekd_client *c, size_t endpoint, enum repeat repeat, struct attempt *a,
-	struct result *r)
+settle(struct kekd_client *c, const struct call *call, size_t endpoint, enum repeat repeat,
+	struct attempt *a, struct result *r)
 {
 	if (a->err == 0) {
-		keep_reply(c, endpoint, r, a);
+		bool lags = is_for_who_knows_more(&a->reply, call->ask);
+		keep_reply(r, a);
+		if (r->reply.status != 503 && !lags)
+			c->current = endpoint;
 		r->moving = r->moving || has_no_active(&r->reply);
-		return !is_for_another(&r->reply, repeat);
+		return !lags && !is_for_another(&r->reply, repeat);
 	}
 	if (a->sent && repeat == REPEAT_NEVER) {
 		give_up(c, r, a);
@@ -324,7 +332,7 @@ ask_round(struct kekd_client *c, struct call *call, enum repeat repeat, struct r
 		call->ask->passed_over = passed_over(c, call->ask, from, &o, i);
 		try_endpoint(c, call, repeat, endpoint, o.count - 1 - i, &a);
 		keep_health(c, call, endpoint, &a);
-		if (settle(c, endpoint, repeat, &a, r) || left_ms(call) == 0)
+		if (settle(c, call, endpoint, repeat, &a, r) || left_ms(call) == 0)
 			return true;
 	}
 	return !r->moving;

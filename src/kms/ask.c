@@ -140,10 +140,23 @@ fail_unanswered(struct ask_answer *a, int err, const struct kekd_ask *ask, const
 		ask_fail(a, KMS_CANCELLED, "%s: given up, as nobody waits for it", what);
 }
 
+/* What a node says, too, to whom the others' last change has not come yet. */
+static const char *const lagging[] = { "version_not_found", "version_not_primary",
+	"version_unproven", "unwrap_failed", NULL };
+
+static bool
+may_lag(const char *code)
+{
+	for (size_t i = 0; lagging[i]; i++)
+		if (strcmp(lagging[i], code) == 0)
+			return true;
+	return false;
+}
+
 static void
 fail_refused(struct ask_answer *a, const struct kekd_reply *r, const char *what)
 {
-	a->away = r->status == 503;
+	a->away = r->status == 503 || may_lag(r->code);
 	a->moved = strcmp(r->code, "version_not_primary") == 0 ||
 		   strcmp(r->code, "version_not_enabled") == 0 ||
 		   strcmp(r->code, "version_not_found") == 0;
@@ -167,6 +180,7 @@ ask_kekd(struct kekd_client *c, const struct kms_config *config, const struct qu
 	char path[PATH_SIZE], error[512] = "";
 	int err;
 
+	ask->elsewhere = lagging;
 	snprintf(path, sizeof(path), "/v1/keys/%.64s%s", config->key, q->operation);
 	err = kekd_client_ask(c, q->method, path, q->body, ask, ret_reply, error);
 	if (err < 0) {
