@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kekd-kms' socket: whose it is, what is in its way, a restart that nobody notices, an end that
+nobody can put off."""
+
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+
+import pytest
+
+from kekd import kill, wait_for
+from kms import Beside, Code, Failed
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def hold(plugin, data=b""):
+    """A connection that says this and then nothing."""
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    s.connect(plugin.socket)
+    s.settimeout(5)
+    s.sendall(data)
+    return s
+
+
+# ---- its place ----
+
+@pytest.mark.parametrize("wanted", ["0600", "0660", "0640"])
+def test_the_socket_has_the_mode_of_the_configuration(server, make_plugin, wanted):
+    plugin = make_plugin(server, socket={"mode": wanted})
+    plugin.start(ready=False)
+    assert mode(plugin.socket) == int(wanted, 8)
+
+
+def test_the_socket_is_for_its_owner_alone_by_default(server, make_plugin):
+    plugin = make_plugin(server)
+    plugin.start(ready=False)
+    assert mode(plugin.socket) == 0o600
+
+
+def test_the_socket_has_the_owner_of_the_configuration(server, make_plugin, root):
+    plugin = make_plugin(server, socket={"owner": "nobody", "group": "nogroup"})
+    plugin.start(ready=False)
+    there = os.stat(plugin.socket)
+    assert (there.st_uid, there.st_gid) == (65534, 65534)
+
+
+def test_no_instant_has_the_socket_open_for_everybody(server, make_plugin):
+    """Whatever umask it is started with."""
+    plugin = make_plugin(server)
+    plugin.wrapper = ["sh", "-c", 'umask 0; exec "$@"', "sh"]
+    seen, ended = set(), threading.Event()
+
+    def watch():
+        while not ended.is_set():
+            try:
+                seen.add(mode(plugin.socket))
+            except FileNotFoundError:
+                pass
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    plugin.start(ready=False)
+    ended.set()
+    thread.join()
+    assert seen == {0o600}
+
+
+def test_a_socket_that_kill_9_left_is_taken_away(server, make_plugin):
+    plugin = make_plugin(server).start()
+    plugin.kill()
+    assert os.path.exists(plugin.socket)
+    plugin.start()
+    assert plugin.stub().encrypt()
+
+
+def test_the_socket_goes_with_a_clean_end(server, make_plugin):
+    plugin = make_plugin(server).start()
+    assert plugin.stop() == 0
+    assert not os.path.exists(plugin.socket)
+
+
+def test_a_live_socket_of_another_instance_is_left_to_it(server, make_plugin):
+    plugin = make_plugin(server).start()
+    inode = os.stat(plugin.socket).st_ino
+    status, said = plugin.run()
+    assert status != 0 and plugin.socket in said
+    assert os.stat(plugin.socket).st_ino == inode
+    assert plugin.stub().encrypt()
+
+
+def test_a_second_instance_does_not_take_the_first_ones_socket_at_its_end(server, make_plugin):
+    """The path is another's by then."""
+    plugin, other = make_plugin(server), make_plugin(server)
+    plugin.start()
+    os.unlink(plugin.socket)
+    other.settings["socket"]["path"] = other.socket = plugin.socket
+    other.write_config()
+    other.start()
+    assert plugin.stop() == 0
+    assert other.stub().encrypt()
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "link", "fifo"])
+def test_what_is_no_socket_is_left_as_it_is(server, make_plugin, what):
+    plugin = make_plugin(server)
+    aside = plugin.path("aside")
+    with open(aside, "wb") as f:
+        f.write(b"precious")
+    {"file": lambda: os.rename(aside, plugin.socket), "directory": lambda: os.mkdir(plugin.socket),
+     "link": lambda: os.symlink(aside, plugin.socket),
+     "fifo": lambda: os.mkfifo(plugin.socket)}[what]()
+    before = os.lstat(plugin.socket)
+    status, said = plugin.run()
+    assert status != 0 and plugin.socket in said
+    after = os.lstat(plugin.socket)
+    assert (after.st_ino, after.st_mode, after.st_size) == (
+        before.st_ino, before.st_mode, before.st_size)
+
+
+def test_a_path_too_long_for_a_socket_is_refused(server, make_plugin):
+    plugin = make_plugin(server)
+    plugin.settings["socket"]["path"] = plugin.path("x" * 120)
+    plugin.write_config()
+    status, said = plugin.run()
+    assert status != 0 and "socket" in said
+
+
+def test_a_directory_that_is_missing_is_told(server, make_plugin):
+    plugin = make_plugin(server)
+    plugin.settings["socket"]["path"] = plugin.path("missing", "kms.sock")
+    plugin.write_config()
+    status, said = plugin.run()
+    assert status != 0 and "missing" in said
+
+
+# ---- held open by somebody else ----
+
+def test_under_socket_activation_the_socket_is_not_its_own(server, make_plugin):
+    plugin = make_plugin(server, held=True)
+    inode = os.stat(plugin.socket).st_ino
+    plugin.start()
+    assert plugin.stub().encrypt()
+    assert plugin.stop() == 0
+    assert os.stat(plugin.socket).st_ino == inode
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_calls_during_a_restart_succeed_where_the_socket_is_held_open(server, make_plugin, how):
+    """The kernel keeps who connects until somebody accepts."""
+    plugin = make_plugin(server, held=True).start()
+    api = plugin.stub()
+    sealed = api.encrypt()
+    getattr(plugin, how)()
+    waiting = [plugin.stub().start_decrypt(sealed, timeout=20) for _ in range(8)]
+    time.sleep(0.3)
+    plugin.start(ready=False)
+    assert all(sealed.seed in f.result() for f in waiting)
+
+
+def test_a_channel_is_back_within_about_a_second_where_the_socket_is_held_open(server, make_plugin):
+    plugin = make_plugin(server, held=True).start()
+    api = plugin.stub()
+    sealed = api.encrypt()
+    plugin.stop()
+    time.sleep(3)
+    plugin.start(ready=False)
+    begin = time.monotonic()
+
+    def opens():
+        try:
+            return api.opens(sealed, timeout=3)
+        except Failed:
+            return False
+
+    wait_for(opens, "the channel works", 10)
+    assert time.monotonic() - begin < 3
+
+
+def test_api_servers_that_retry_notice_nothing_of_ten_restarts(server, make_plugin):
+    plugin = make_plugin(server, held=True).start()
+    api = plugin.stub()
+    sealed = api.encrypt()
+
+    def opens():
+        """As an API server does that finds its connection closed: once more."""
+        try:
+            return api.opens(sealed, timeout=10)
+        except Failed as e:
+            if e.code not in (Code.UNAVAILABLE, Code.CANCELLED):
+                raise
+            return api.opens(sealed, timeout=10)
+
+    with Beside(opens) as beside:
+        for n in range(10):
+            plugin.kill() if n % 2 else plugin.stop()
+            plugin.start(ready=False)
+            served = len(beside.results)
+            wait_for(lambda s=served: len(beside.results) > s or beside.errors, "a call is served")
+    assert len(beside.results) >= 10
+
+
+def test_several_sockets_from_the_service_manager_are_told(server, make_plugin):
+    """Rather than one of them being served by chance."""
+    plugin = make_plugin(server)
+    plugin.wrapper = ["sh", "-c", 'LISTEN_PID=$$ LISTEN_FDS=2; export LISTEN_PID LISTEN_FDS; '
+                      'exec "$@" 3</dev/null 4</dev/null', "sh"]
+    status, said = plugin.run()
+    assert status != 0 and said
+
+
+def test_an_environment_meant_for_another_process_is_not_taken(server, make_plugin):
+    plugin = make_plugin(server)
+    plugin.environment.update(LISTEN_PID="1", LISTEN_FDS="1")
+    plugin.start()
+    assert plugin.stub().encrypt()
+
+
+# ---- who hangs ----
+
+def test_connections_that_say_nothing_are_in_nobodys_way(server, make_plugin):
+    plugin = make_plugin(server).start()
+    silent = [hold(plugin, data) for data in (b"", PREFACE[:7], PREFACE + SETTINGS) * 20]
+    api = plugin.stub()
+    assert api.opens(api.encrypt())
+    for s in silent:
+        s.close()
+    assert api.opens(api.encrypt())
+
+
+def test_many_connections_come_and_go_and_none_is_left(server, make_plugin):
+    plugin = make_plugin(server).start()
+    api = plugin.stub()
+    assert api.key_id()
+
+    def descriptors():
+        return len(os.listdir(f"/proc/{plugin.pid}/fd"))
+
+    before = descriptors()
+    for _ in range(300):
+        hold(plugin, PREFACE + SETTINGS).close()
+    wait_for(lambda: descriptors() <= before + 5, "their descriptors are closed", 20, 0.1)
+    assert api.key_id()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_while_streams_hang(own, make_plugin, number):
+    """Peers that never read, calls that kekd does not answer."""
+    plugin = make_plugin(own, probe="60s").start()
+    api = plugin.stub()
+    seals = [api.encrypt() for _ in range(20)]
+    silent = [hold(plugin, data) for data in (b"", PREFACE, PREFACE + SETTINGS)]
+    pids = own.family()
+    for pid in pids:
+        kill(pid, signal.SIGSTOP)
+    try:
+        waiting = [api.start_decrypt(s, timeout=60) for s in seals]
+        time.sleep(0.3)
+        begin = time.monotonic()
+        kill(plugin.pid, number)
+        assert plugin.process.wait(15) == 0, plugin.log()
+        assert time.monotonic() - begin < 10
+        assert all(f.exception() for f in waiting)
+    finally:
+        for pid in reversed(pids):
+            kill(pid, signal.SIGCONT)
+    plugin.process = None
+    for s in silent:
+        s.close()
+    assert not os.path.exists(plugin.socket)
+
+
+def test_calls_in_hand_at_the_end_are_answered(server, make_plugin):
+    plugin = make_plugin(server).start()
+    api = plugin.stub()
+    seals = [api.encrypt() for _ in range(60)]
+    futures = [api.start_decrypt(s) for s in seals]
+    futures[0].result()
+    assert plugin.stop() == 0
+    for sealed, future in zip(seals, futures):
+        assert future.exception() is None and sealed.seed in future.result() or \
+            future.exception().code() in (Code.UNAVAILABLE, Code.CANCELLED)
+
+
+# ---- configuration ----
+
+def test_check_finds_nothing_in_a_good_configuration_and_binds_nothing(server, make_plugin):
+    plugin = make_plugin(server)
+    status, said = plugin.run("--check")
+    assert status == 0, said
+    assert not os.path.exists(plugin.socket)
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"provider": None}, "provider"), ({"cluster": None}, "cluster"), ({"key": None}, "key"),
+    ({"endpoints": []}, "endpoints"), ({"endpoints": ["http://127.0.0.1:1"]}, "endpoints"),
+    ({"provider": "Not A Name"}, "provider"), ({"provider": "with:colon"}, "provider"),
+    ({"cluster": ""}, "cluster"), ({"key": "../x"}, "key"), ({"socket": {"mode": "999"}}, "mode"),
+    ({"probe": "0s"}, "probe"), ({"probe": "often"}, "probe"),
+    ({"socket": {"mode": "0666"}}, "mode"),
+    ({"socket": {"owner": "nobody-of-that-name"}}, "owner"), ({"timeout": "1h"}, "timeout"),
+    ({"certificate": "missing.pem"}, "missing.pem"), ({"unknown": 1}, "unknown")])
+def test_a_configuration_that_is_wrong_is_refused_with_the_settings_name(
+        server, make_plugin, change, named):
+    plugin = make_plugin(server, record=False)
+    for name, value in change.items():
+        if value is None:
+            del plugin.settings[name]
+        elif isinstance(value, dict):
+            plugin.settings[name].update(value)
+        else:
+            plugin.settings[name] = value
+    plugin.write_config()
+    status, said = plugin.run("--check")
+    assert status not in (0, None) and status > 0
+    assert named in said, said
+
+
+@pytest.mark.parametrize("text", ["", "- a", "provider: [", "\0", "provider: x\nprovider: y\n"])
+def test_a_configuration_that_is_none_is_refused(server, make_plugin, text):
+    plugin = make_plugin(server, record=False)
+    plugin.write_config(text)
+    status, said = plugin.run("--check")
+    assert status > 0 and said
