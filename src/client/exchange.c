@@ -44,6 +44,7 @@ on_header(char *line, size_t one, size_t len, void *user)
 		kekd_reply_free(r);
 	take_header(line, len, "ETag:", r->etag, sizeof(r->etag));
 	take_header(line, len, "Kekd-Request-Id:", r->request_id, sizeof(r->request_id));
+	take_header(line, len, "Date:", r->date, sizeof(r->date));
 	take_header(line, len, "Retry-After:", seconds, sizeof(seconds));
 	if (seconds[0])
 		r->retry_after_s = (unsigned)strtoul(seconds, NULL, 10);

@@ -16,13 +16,15 @@ enum kms_exit {
 struct kms_args {
 	const char *config; /* the file */
 	bool check, json;
-	const char *to;	    /* of --to; NULL: not given */
-	char *const *words; /* behind the command's own */
+	const char *encryption_configuration; /* of the option; NULL: not given */
+	const char *to;			      /* of --to; NULL: not given */
+	char *const *words;		      /* behind the command's own */
 	int count;
 };
 
 /* Each returns an exit status. */
 int kms_serve(const struct kms_args *a);
+int kms_doctor(const struct kms_args *a);
 int kms_migrate_plan(const struct kms_args *a);
 
 #endif

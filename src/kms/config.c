@@ -439,12 +439,18 @@ directory_of(const char *file)
 int
 kms_config_read(const char *path, struct kms_config **ret_config)
 {
+	return kms_config_read_to(path, stderr, ret_config);
+}
+
+int
+kms_config_read_to(const char *path, FILE *out, struct kms_config **ret_config)
+{
 	_cleanup_(kms_config_freep) struct kms_config *k = calloc(1, sizeof(*k));
 	_cleanup_(kms_document_freep) struct kms_document *d = NULL;
 	_cleanup_(lines_freep) struct kms_lines lines = { .loaded = false };
 	_cleanup_(str_freep) char *dir = NULL;
-	struct check c = { .file = path, .out = stderr, .lines = &lines };
-	int err = kms_document_read(path, stderr, &d, &lines);
+	struct check c = { .file = path, .out = out, .lines = &lines };
+	int err = kms_document_read(path, out, &d, &lines);
 
 	if (err)
 		return err;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #define KMS_CONFIG_DEFAULT KEKD_SYSCONFDIR "/kekd/kekd-kms.yaml"
@@ -36,6 +37,8 @@ struct kms_config {
 
 /* 0; or a negative error, with the findings on standard error: file, line, fault, remedy. */
 int kms_config_read(const char *path, struct kms_config **ret_config);
+/* The same, with the findings elsewhere. */
+int kms_config_read_to(const char *path, FILE *out, struct kms_config **ret_config);
 void kms_config_freep(struct kms_config **c);
 
 #endif

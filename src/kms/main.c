@@ -26,6 +26,10 @@ static const struct command commands[] = {
 		"serve the Kubernetes API server's KMS v2 calls; --check: look for faults of the "
 		"configuration and end",
 		0, 0, kms_serve },
+	{ "doctor", "[--config FILE] [--encryption-configuration FILE] [-o json]",
+		"try everything that the plugin needs, and say what to put right; exit status 1: "
+		"faults, 3: warnings alone",
+		0, 0, kms_doctor },
 	{ "migrate-plan", "[--config FILE] [--to WHERE] [-o json] ENCRYPTION_CONFIGURATION",
 		"look for faults of an EncryptionConfiguration, and tell step by step how to move "
 		"to kekd (the default), identity, aescbc, aesgcm, secretbox or a kms provider of "
@@ -92,6 +96,7 @@ parse(int argc, char **argv, struct kms_args *a, int *ret_status)
 		{ "check", no_argument, NULL, 'k' },
 		{ "output", required_argument, NULL, 'o' },
 		{ "to", required_argument, NULL, 't' },
+		{ "encryption-configuration", required_argument, NULL, 'e' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -106,6 +111,8 @@ parse(int argc, char **argv, struct kms_args *a, int *ret_status)
 			a->check = true;
 		} else if (option == 't') {
 			a->to = optarg;
+		} else if (option == 'e') {
+			a->encryption_configuration = optarg;
 		} else if (option == 'o' && strcmp(optarg, "json") == 0) {
 			a->json = true;
 		} else if (option == 'V') {

@@ -3,6 +3,7 @@
 #include "command.h"
 #include "config.h"
 #include "plan.h"
+#include "words.h"
 
 #include "kekd/str.h"
 
@@ -76,6 +77,18 @@ target_of(const struct kms_args *a, const struct kms_config *config)
 	return t;
 }
 
+static void
+say_default(const char *path, const struct plan_target *t)
+{
+	char text[1024];
+
+	snprintf(text, sizeof(text),
+		"%s is not there: \"%s\" and %s are what it would say by default.", path,
+		t->provider, t->socket);
+	putchar('\n');
+	words_wrap(stdout, "", 0, text);
+}
+
 static int
 plan_and_print(
 	const struct kms_args *a, const struct kms_config *config, struct encryption_config *c)
@@ -92,8 +105,7 @@ plan_and_print(
 	else
 		print_text(c, plan);
 	if (!config && plan && target.provider && !a->json)
-		printf("\n%s is not there: \"%s\" and %s are what it would say by default.\n",
-			a->config, target.provider, target.socket);
+		say_default(a->config, &target);
 	status = exit_status(c, plan);
 	json_decref(plan);
 	return status;

@@ -1,53 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A plan for people: aligned, broken at words, files as they are to be written. */
 #include "plan.h"
+#include "words.h"
 
 #include "kekd/str.h"
 
 #include <string.h>
-
-#define COLUMNS 96
-
-/* One character, or one that is no terminal's to carry out. */
-static void
-put(FILE *out, char c)
-{
-	fputc((unsigned char)c < ' ' || c == 0x7f ? '?' : c, out);
-}
-
-/* Words up to the edge; further lines are indented. column: where the first one begins. */
-static void
-wrap_from(FILE *out, int column, int indent, const char *first, const char *text)
-{
-	bool begin = true;
-
-	column += fprintf(out, "%s", first);
-	while (*text) {
-		size_t len = strcspn(text, " ");
-		if (!begin && column + 1 + (int)len > COLUMNS) {
-			fprintf(out, "\n%*s", indent, "");
-			column = indent;
-			begin = true;
-		}
-		column += begin ? 0 : fprintf(out, " ");
-		for (size_t i = 0; i < len; i++)
-			put(out, text[i]);
-		column += (int)len;
-		begin = false;
-		text += len + (text[len] == ' ');
-	}
-	fputc('\n', out);
-}
-
-/* first: what stands before the first line; the others are indented as far. */
-static void
-wrap(FILE *out, const char *first, int indent, const char *text)
-{
-	char head[96];
-
-	snprintf(head, sizeof(head), "%-*s", indent, first);
-	wrap_from(out, 0, indent, head, text);
-}
 
 static const char *
 string_of(const json_t *object, const char *member)
@@ -82,8 +40,8 @@ plan_show_findings(FILE *out, const struct encryption_config *c)
 		if (f->line)
 			snprintf(line, sizeof(line), "line %u", f->line);
 		snprintf(head, sizeof(head), "  %-9s %-8s ", line, ec_level_names[f->level]);
-		wrap(out, head, 21, f->text);
-		wrap(out, "", 21, f->remedy);
+		words_wrap(out, head, 21, f->text);
+		words_wrap(out, "", 21, f->remedy);
 	}
 }
 
@@ -114,13 +72,6 @@ show_now(FILE *out, const json_t *now)
 
 /* ---- steps ---- */
 
-static void
-print_text(FILE *out, const char *text)
-{
-	for (; *text; text++)
-		put(out, *text);
-}
-
 /* Commands are not broken: they are to be copied. */
 static void
 show_entry(FILE *out, const char *head, const json_t *entry)
@@ -128,13 +79,13 @@ show_entry(FILE *out, const char *head, const json_t *entry)
 	const char *command = string_of(entry, "command"), *note = string_of(entry, "note");
 	int column = fprintf(out, "%-10s", head) + (int)strlen(command);
 
-	print_text(out, command);
-	if (*command && *note && column + 4 + (int)strlen(note) > COLUMNS)
+	words_put(out, command);
+	if (*command && *note && column + 4 + (int)strlen(note) > WORDS_COLUMNS)
 		column = fprintf(out, "\n%12s", "") - 1;
 	else if (*command && *note)
 		column += fprintf(out, "  ");
 	if (*note)
-		wrap_from(out, column, *command ? 14 : 12, "# ", note);
+		words_wrap_from(out, column, *command ? 14 : 12, "# ", note);
 	else
 		fputc('\n', out);
 }
@@ -157,8 +108,7 @@ show_file(FILE *out, const char *file)
 	while (*file) {
 		size_t len = strcspn(file, "\n");
 		fprintf(out, "      ");
-		for (size_t i = 0; i < len; i++)
-			put(out, file[i]);
+		fprintf(out, "%.*s", (int)len, file);
 		fputc('\n', out);
 		file += len + (file[len] == '\n');
 	}
@@ -171,15 +121,15 @@ show_step(FILE *out, const json_t *step)
 	const char *file = string_of(step, "file"), *note = string_of(step, "note");
 
 	fprintf(out, "\n%lld  ", (long long)json_integer_value(json_object_get(step, "step")));
-	wrap(out, "", 0, string_of(step, "title"));
-	wrap(out, "  why", 10, string_of(step, "why"));
+	words_wrap(out, "", 0, string_of(step, "title"));
+	words_wrap(out, "  why", 10, string_of(step, "why"));
 	if (*note)
-		wrap(out, "  note", 10, note);
+		words_wrap(out, "  note", 10, note);
 	if (*file)
 		show_file(out, file);
 	show_list(out, "  do", json_object_get(step, "run"));
 	show_list(out, "  check", json_object_get(step, "check"));
-	wrap(out, "  back", 10, string_of(step, "back"));
+	words_wrap(out, "  back", 10, string_of(step, "back"));
 }
 
 void

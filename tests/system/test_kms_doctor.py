@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kekd-kms doctor: each fault that it names is made, and found; whatever is down, it comes to an
+end, with the next step for each line that is not well."""
+
+import contextlib
+import datetime
+import glob
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+
+import pytest
+
+from kekd import TOOLS, USER, free_port, kill
+from kms import GRANTS, PROVIDER
+from pki import Authority, spiffe
+
+WELL = {"configuration", "state_dir", "announced", "socket", "socket-mode", "status", "metrics",
+        "certificate", "certificate-expiry", "ca"}
+ENDPOINT = {"connection", "clock", "identity", "node", "key", "wrap", "unwrap"}
+
+
+@pytest.fixture(scope="module")
+def running(server, make_shared_plugin):
+    """For tests that do it no harm."""
+    return make_shared_plugin(server).start()
+
+
+@pytest.fixture
+def stopped(server, make_plugin):
+    """For tests that change its files: not started."""
+    return make_plugin(server, metrics=False)
+
+
+def doctor(plugin, *options, environment=None, status=None):
+    """Its answer; the exit status is held against it."""
+    if environment:
+        plugin.environment = {**plugin.environment, **environment}
+    got, text = plugin.run("doctor", "-o", "json", *options)
+    answer = json.loads(text)
+    levels = [c["level"] for c in answer["checks"]]
+    assert answer["faults"] == levels.count("fault"), answer
+    assert answer["warnings"] == levels.count("warning"), answer
+    assert got == (1 if answer["faults"] else 3 if answer["warnings"] else 0), text
+    for check in answer["checks"]:
+        assert check["text"] and "\n" not in check["text"], check
+        assert check["level"] == "ok" or check["remedy"], check
+    return answer
+
+
+def found(answer, name, level="fault"):
+    """The text and the remedy of the one line that it is about."""
+    lines = [c for c in answer["checks"] if c["check"] == name and c["level"] == level]
+    assert lines, f"no {level} {name} in " + json.dumps(answer, indent=1)
+    return lines[0]["text"] + " | " + (lines[0]["remedy"] or "")
+
+
+def well(answer):
+    return {c["check"] for c in answer["checks"] if c["level"] == "ok"}
+
+
+def without_settings(plugin, **settings):
+    plugin.settings.update(settings)
+    plugin.write_config()
+
+
+# ---- all is well ----
+
+def test_where_all_is_well_every_line_says_so(running):
+    answer = doctor(running)
+    assert answer["faults"] == answer["warnings"] == 0, answer
+    assert well(answer) == WELL | ENDPOINT | {"grants"}
+    endpoints = {c["endpoint"] for c in answer["checks"] if c["check"] in ENDPOINT}
+    assert endpoints == {f"https://127.0.0.1:{running.at.port}"}
+    assert spiffe(running.name) in found(answer, "identity", "ok")
+    assert running.stub().key_id() in found(answer, "status", "ok")
+
+
+def test_people_get_a_line_for_each_check_and_the_end(running):
+    status, text = running.run("doctor")
+    assert status == 0 and text.endswith("\nAll is well.\n")
+    assert all(len(line) <= 96 for line in text.splitlines() if "://" not in line)
+    assert f"\nhttps://127.0.0.1:{running.at.port}\n" in text
+    assert text.count("\nok ") + text.count("  ok ") >= 17
+
+
+def test_both_nodes_of_a_pair_are_asked_and_read_each_other(make_pair, make_plugin):
+    pair = make_pair().start()
+    plugin = make_plugin(pair).start()
+    answer = doctor(plugin)
+    assert answer["faults"] == 0, answer
+    texts = [c["text"] for c in answer["checks"] if c["check"] == "node"]
+    assert sorted(t.startswith("ready, and active") for t in texts) == [False, True], texts
+    assert "another endpoint" in found(answer, "unwrap-other", "ok")
+    pair.nodes[1].stop()
+    answer = doctor(plugin)
+    assert answer["faults"] == 1, answer
+    assert "other endpoints" in found(answer, "connection")
+    assert pair.nodes[1].url in {c["endpoint"] for c in answer["checks"]
+                                 if c["level"] == "fault"}
+
+
+# ---- this host ----
+
+def test_a_faulty_configuration_is_all_that_can_be_told(stopped):
+    stopped.write_config("provider: kekd\nendpoints: [http://x]\n")
+    answer = doctor(stopped)
+    assert {c["check"] for c in answer["checks"]} == {"configuration"}
+    assert "kekd-kms.yaml:" in found(answer, "configuration")
+    assert any("cluster is missing" in c["text"] for c in answer["checks"])
+
+
+def test_a_state_dir_that_is_missing_or_open_is_found(stopped):
+    os.chmod(stopped.path("state"), 0o777)
+    assert "0700" in found(doctor(stopped), "state_dir", "warning")
+    os.rmdir(stopped.path("state"))
+    assert "StateDirectory" in found(doctor(stopped), "state_dir")
+
+
+def test_a_damaged_announced_file_is_found(stopped):
+    with open(stopped.path("state", "announced"), "w", encoding="ascii") as f:
+        f.write("{}")
+    assert "announced" in found(doctor(stopped), "announced")
+
+
+def test_a_socket_that_is_missing_stale_or_none_is_told_apart(stopped):
+    assert "systemctl start" in found(doctor(stopped), "socket")
+    stopped.start()
+    stopped.kill()
+    text = found(doctor(stopped), "socket")
+    assert "nobody listens" in text and "left it behind" in text
+    os.unlink(stopped.socket)
+    with open(stopped.socket, "w", encoding="ascii"):
+        pass
+    assert "is no socket" in found(doctor(stopped), "socket")
+
+
+def test_a_socket_that_others_can_take_is_found(stopped):
+    stopped.start()
+    os.chmod(stopped.socket, 0o666)
+    assert "everybody may connect" in found(doctor(stopped), "socket-mode")
+    os.chmod(stopped.socket, 0o660)
+    assert "0660" in found(doctor(stopped), "socket-mode", "warning")
+    os.chmod(stopped.dir, 0o777)
+    assert "put a socket of their own" in found(doctor(stopped), "socket-directory")
+
+
+def test_a_listener_that_never_answers_does_not_hold_it_up(stopped):
+    with stopped.listen():
+        text = found(doctor(stopped), "status")
+        assert "gRPC status 4" in text or "no answer" in text, text
+
+
+def test_an_error_of_status_is_told_with_its_reason(server, make_plugin):
+    plugin = make_plugin(server).start()
+    plugin.grant("wrap", "key.read")
+    plugin.wait_sick()
+    answer = doctor(plugin)
+    assert "Decrypt: kekd refuses" in found(answer, "status")
+    assert f"may not unwrap on key {plugin.key}" in found(answer, "grants")
+    assert "forbidden" in found(answer, "unwrap")
+
+
+def test_a_plugin_with_another_state_dir_is_found(stopped):
+    stopped.start()
+    announced = json.loads(open(stopped.path("state", "announced"), encoding="ascii").read())
+    os.mkdir(stopped.path("other"), 0o700)
+    announced["key_id"] = announced["key_id"].rpartition(".")[0] + ".99"
+    with open(stopped.path("other", "announced"), "w", encoding="ascii") as f:
+        json.dump(announced, f)
+    without_settings(stopped, state_dir=stopped.path("other"))
+    answer = doctor(stopped)
+    assert "another state_dir" in found(answer, "status", "warning")
+    assert "activation 1, and 99 was announced" in found(answer, "key-id", "warning")
+
+
+def test_metrics_of_nobody_and_of_somebody_else_are_found(stopped):
+    port = free_port()
+    without_settings(stopped, metrics=f"127.0.0.1:{port}")
+    assert "does the plugin run" in found(doctor(stopped), "metrics", "warning").lower()
+    other = http.server.HTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    try:
+        assert "Another program" in found(doctor(stopped), "metrics", "warning")
+    finally:
+        other.shutdown()
+        other.server_close()
+
+
+# ---- certificates ----
+
+def hours(n):
+    return datetime.timedelta(hours=n)
+
+
+def test_a_certificate_that_is_no_good_is_found_before_kekd_refuses_it(stopped, pki):
+    def installed(name, **options):
+        stopped.install(pki.client(f"{stopped.name}-{name}", **options))
+        return doctor(stopped)
+
+    answer = installed("old", first=hours(-9), last=hours(-1))
+    assert "it expired at" in found(answer, "certificate-expiry")
+    assert "certificate_expired" in found(answer, "identity")
+    answer = installed("new", first=hours(1), last=hours(9))
+    assert "not valid before" in found(answer, "certificate-expiry")
+    answer = installed("soon", first=hours(-90), last=hours(2))
+    assert "it expires at" in found(answer, "certificate-expiry", "warning")
+    answer = installed("server", eku="serverAuth")
+    assert "clientAuth" in found(answer, "certificate-purpose")
+    assert "certificate_purpose" in found(answer, "identity")
+
+
+def test_files_that_do_not_belong_together_or_hold_nothing_are_found(stopped, pki):
+    shutil.copy(pki.clients["other"].key, stopped.path("client.key"))
+    os.chmod(stopped.path("client.key"), 0o600)
+    answer = doctor(stopped)
+    assert "is not the key of" in found(answer, "certificate")
+    assert found(answer, "connection")
+    with open(stopped.path("client.pem"), "w", encoding="ascii") as f:
+        f.write("nothing\n")
+    assert "holds no certificate" in found(doctor(stopped), "certificate")
+    stopped.install(stopped.certificate)
+    with open(stopped.path("client.key"), "w", encoding="ascii") as f:
+        f.write("nothing\n")
+    assert "holds no key" in found(doctor(stopped), "certificate")
+    stopped.install(stopped.certificate)
+    with open(stopped.path("ca.pem"), "w", encoding="ascii") as f:
+        f.write("nothing\n")
+    assert "holds no certificate" in found(doctor(stopped), "ca")
+
+
+def test_a_ca_that_did_not_issue_kekds_certificate_is_found(stopped, tmp_path):
+    other = Authority(str(tmp_path / "ca"), "Another CA")
+    shutil.copy(other.pem, stopped.path("ca.pem"))
+    text = found(doctor(stopped), "connection")
+    assert "certificate is not accepted" in text and '"ca" must hold' in text
+
+
+def test_files_that_the_plugins_user_cannot_read_are_found(stopped, root):
+    shutil.chown(stopped.path("state"), USER, USER)
+    os.chmod(stopped.dir, 0o755)
+    os.chmod(stopped.path("client.pem"), 0o644)
+    text = found(doctor(stopped), "readable")
+    assert f"client.key cannot be read by user {USER}" in text and "chgrp" in text
+    shutil.chown(stopped.path("client.key"), "root", USER)
+    os.chmod(stopped.path("client.key"), 0o640)
+    assert "readable" not in {c["check"] for c in doctor(stopped)["checks"]}
+
+
+# ---- endpoints ----
+
+def test_names_that_nobody_knows_and_ports_where_nobody_listens_are_told_apart(stopped):
+    good = stopped.settings["endpoints"][0]
+    nobody = f"https://127.0.0.1:{free_port()}"
+    without_settings(stopped, endpoints=["https://nowhere.invalid:7373", nobody, good])
+    answer = doctor(stopped)
+    assert "nowhere.invalid" in found(answer, "name")
+    assert "cannot connect" in found(answer, "connection")
+    assert ENDPOINT <= {c["check"] for c in answer["checks"]
+                        if c["endpoint"] == good and c["level"] == "ok"}
+    named = good.replace("127.0.0.1", "localhost")
+    without_settings(stopped, endpoints=[named])
+    assert "127.0.0.1" in found(doctor(stopped), "name", "ok")
+
+
+def test_a_kekd_that_hangs_costs_a_timeout_and_no_more(own, make_plugin):
+    plugin = make_plugin(own, timeout="500ms")
+    pids = own.family()
+    for pid in pids:
+        kill(pid, signal.SIGSTOP)
+    try:
+        assert "no answer in time" in found(doctor(plugin), "connection")
+    finally:
+        for pid in reversed(pids):
+            kill(pid, signal.SIGCONT)
+
+
+def test_what_is_no_kekd_is_found(stopped):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+
+        def answer_plainly():
+            with contextlib.suppress(OSError):
+                while True:
+                    c, _ = s.accept()
+                    c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    c.close()
+        threading.Thread(target=answer_plainly, daemon=True).start()
+        without_settings(stopped, endpoints=[f"https://127.0.0.1:{s.getsockname()[1]}"])
+        assert "is it kekd" in found(doctor(stopped), "connection").lower()
+
+
+def test_a_client_that_kekd_does_not_know_is_told_what_to_add(server, make_plugin):
+    plugin = make_plugin(server, record=False, metrics=False)
+    text = found(doctor(plugin), "identity")
+    assert "unknown_client" in text and "kekctl client add" in text
+
+
+@pytest.mark.parametrize("missing", GRANTS)
+def test_a_grant_that_is_missing_is_named_with_the_command(stopped, missing):
+    stopped.grant(*(g for g in GRANTS if g != missing))
+    text = found(doctor(stopped), "grants")
+    assert f"may not {missing} on key" in text
+    assert f"kekctl client set {stopped.name} --grant {stopped.key}:wrap,unwrap,key.read" in text
+
+
+def test_grants_beyond_the_three_are_a_warning(server, make_plugin):
+    plugin = make_plugin(server, metrics=False)
+    plugin.grant(*GRANTS, "generate", "key.rotate")
+    text = found(doctor(plugin), "grants", "warning")
+    assert "generate,key.rotate" in text or "key.rotate,generate" in text
+    with server.http("admin-1") as admin:
+        etag = admin.ok("GET", f"/v1/clients/{plugin.name}").etag
+        admin.ok("PUT", f"/v1/clients/{plugin.name}",
+                 {"identities": ["uri:" + spiffe(plugin.name)],
+                  "grants": [{"keys": "*", "operations": list(GRANTS)}]}, etag=etag)
+    assert "*:" in found(doctor(plugin), "grants", "warning")
+
+
+def test_a_clock_that_is_off_is_a_warning(running):
+    library = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
+    if library is None or TOOLS:
+        pytest.skip("needs faketime, without sanitizers")
+    before = running.environment
+    try:
+        answer = doctor(running, environment={"LD_PRELOAD": library, "FAKETIME": "+90s"})
+    finally:
+        running.environment = before
+    assert "behind this host's" in found(answer, "clock", "warning")
+
+
+# ---- the key ----
+
+def test_a_key_that_is_not_there_is_found(server, make_plugin):
+    plugin = make_plugin(server, metrics=False)
+    without_settings(plugin, key="forgotten")
+    with server.http("admin-1") as admin:
+        etag = admin.ok("GET", f"/v1/clients/{plugin.name}").etag
+        admin.ok("PUT", f"/v1/clients/{plugin.name}",
+                 {"identities": ["uri:" + spiffe(plugin.name)],
+                  "grants": [{"keys": "forgotten", "operations": list(GRANTS)}]}, etag=etag)
+    text = found(doctor(plugin), "key")
+    assert "key_not_found" in text and "kekctl key create" in text
+
+
+def test_a_frozen_key_is_found_by_its_record_and_by_wrapping(server, make_plugin):
+    plugin = make_plugin(server, key="icy", metrics=False)
+    with server.http("admin-1") as admin:
+        etag = admin.ok("GET", "/v1/keys/icy").etag
+        admin.ok("PATCH", "/v1/keys/icy", {"frozen": True}, etag=etag)
+    answer = doctor(plugin)
+    assert "frozen" in found(answer, "key") and "unfreeze" in found(answer, "key")
+    assert "frozen" in found(answer, "wrap")
+
+
+# ---- the EncryptionConfiguration ----
+
+def encryption(plugin, name, *resources, first=None):
+    kms = {"kms": {"apiVersion": "v2", "name": name, "endpoint": "unix://" + plugin.socket}}
+    path = plugin.path("encryption.json")
+    with open(path, "w", encoding="ascii") as f:
+        json.dump({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+                   "resources": [{"resources": list(resources),
+                                  "providers": [*([first] if first else []), kms]}]}, f)
+    return "--encryption-configuration", path
+
+
+def test_an_encryption_configuration_is_held_against_the_plugin(running):
+    check = "encryption-config"
+    answer = doctor(running, *encryption(running, PROVIDER, "secrets", "configmaps"))
+    assert answer["faults"] == answer["warnings"] == 0
+    assert any("at this socket" in c["text"] for c in answer["checks"] if c["check"] == check)
+    answer = doctor(running, *encryption(running, "kekd-2", "secrets", "configmaps"))
+    texts = [c["text"] for c in answer["checks"] if c["check"] == check]
+    assert any('calls it "kekd-2"' in t for t in texts)
+    assert any("no entry has this plugin's provider" in t for t in texts)
+    answer = doctor(running, *encryption(running, PROVIDER, "secrets", first={"identity": {}}))
+    assert "written in plaintext" in found(answer, check, "warning")
+    answer = doctor(running, *encryption(running, PROVIDER))
+    assert "names no resources" in found(answer, check)
+    answer = doctor(running, "--encryption-configuration", running.path("none"))
+    assert "No such file" in found(answer, check)
+
+
+def test_it_works_with_nothing_there_at_all(server, make_plugin):
+    plugin = make_plugin(server, endpoints=[f"https://127.0.0.1:{free_port()}"])
+    status, text = plugin.run("doctor")
+    assert status == 1 and "\n2 faults, 1 warning.\n" in text, text
+    assert "systemctl start" in text and "one endpoint is few" in text
