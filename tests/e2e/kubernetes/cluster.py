@@ -115,9 +115,11 @@ class ApiServer:
 
     def configure(self, *providers, resources=("secrets",)):
         """For its next start. The first one writes, all read."""
-        text = json.dumps({
+        self.configure_text(json.dumps({
             "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
-            "resources": [{"resources": list(resources), "providers": list(providers)}]}, indent=1)
+            "resources": [{"resources": list(resources), "providers": list(providers)}]}, indent=1))
+
+    def configure_text(self, text):
         with open(self.encryption + ".new", "w", encoding="utf-8") as f:
             f.write(text)
         os.chmod(self.encryption + ".new", 0o600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab with Kubernetes: what it shows holds, and nothing of it is left when it was taken down."""
+"""The lab with Kubernetes: what it shows holds, and nothing of it is left once it is down."""
 
 import os
 import re

@@ -2,8 +2,6 @@
 """contrib/kubernetes/reencrypt after a rotation: broken off and called again it writes every Secret
 anew, and none a second time."""
 
-import json
-import os
 import signal
 import subprocess
 import time
@@ -11,9 +9,9 @@ import time
 import pytest
 
 from cluster import sealed
-from kekd import LONG, TOP, wait_for
+from kekd import LONG, wait_for
+from reencryption import command, reencrypt
 
-REENCRYPT = os.path.join(TOP, "contrib", "kubernetes", "reencrypt")
 COUNT, RATE = (5000, 400) if LONG else (300, 60)
 INTERRUPTED = 130
 
@@ -21,19 +19,6 @@ INTERRUPTED = 130
 @pytest.fixture(scope="module")
 def cluster(make_cluster):
     return make_cluster()
-
-
-def command(cluster, server, *options):
-    return ["/usr/bin/python3", REENCRYPT, "--server", f"https://127.0.0.1:{server.port}",
-            "--ca", server.ca, "--cert", cluster.admin.pem, "--key", cluster.admin.key,
-            "--state", cluster.path("reencrypt.state"), "-o", "json", "--quiet", *options]
-
-
-def run(cluster, server, *options):
-    done = subprocess.run(command(cluster, server, *options), check=False, text=True,
-                          capture_output=True, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
 
 
 def broken_off(cluster, server, number, part):
@@ -67,12 +52,12 @@ def test_a_reencryption_that_was_broken_off_twice_writes_every_secret_anew_and_n
     time.sleep(0.5)
     assert broken_off(cluster, b, signal.SIGKILL, part) == -signal.SIGKILL
     assert 2 * part <= len(current(cluster)) < COUNT
-    summary = run(cluster, a, "--rate", str(max(RATE, 200)))
+    summary = reencrypt(cluster, a, "--rate", str(max(RATE, 200)))
     assert summary["complete"] and summary["resumed"]
     assert len(current(cluster)) == COUNT
     # Made once, and written once more.
     assert {cluster.entry(name)["version"] for name in made} == {2}
     assert b.values() == made
-    again = run(cluster, b, "--rate", "500")
+    again = reencrypt(cluster, b, "--rate", "500")
     assert again["complete"] and not again["resumed"]
     assert {cluster.entry(name)["version"] for name in made} == {2}
