@@ -22,6 +22,19 @@
 const struct snapshot *inventory_needed_by(const struct snapshot_list *list,
 	const struct uuid *version, uint64_t now_us, uint64_t seen_s);
 
+/* What all versions of a key are judged by, made once for all of them. */
+struct inventory {
+	struct snapshot_list all;
+	const struct snapshot **newest; /* of each cluster, sorted by its name; in `all` */
+	size_t newest_count;
+	bool knows_key; /* any of the newest */
+};
+/* As the table is now. key: a name, or NULL. 0 or -ENOMEM. */
+int inventory_open(struct snapshots *t, const char *key, struct inventory *ret_inventory);
+/* The same over a list, which is taken over, also on failure. */
+int inventory_of(struct snapshot_list *list, const char *key, struct inventory *ret_inventory);
+void inventory_free(struct inventory *i); /* for _cleanup_ */
+
 struct inventory_facts {
 	const struct key *key;
 	const struct key_version *version;
@@ -35,16 +48,12 @@ struct inventory_facts {
  * wrapped and after the key's last activation, and has no value of it, live or superseded. False
  * with the reason. */
 #define INVENTORY_WHY_SIZE 400
-bool inventory_is_clean(const struct snapshot_list *list, const struct inventory_facts *f,
+bool inventory_is_clean(const struct inventory *i, const struct inventory_facts *f,
 	char ret_why[INVENTORY_WHY_SIZE]);
 
 /* Usage evidence and, if any record names the version, hex SHA-256 over it and what those records
  * say of it: registering, changing or forgetting a backup that has the version changes it. */
 int inventory_evidence(const struct snapshot_list *list, const struct uuid *version,
 	const char usage[USAGE_EVIDENCE_SIZE], char ret_hex[USAGE_EVIDENCE_SIZE]);
-
-/* The newest snapshot of each cluster, in the order of the list: how many, as indices that the
- * caller has room for (list->count). */
-size_t inventory_newest(const struct snapshot_list *list, size_t *ret_index);
 
 #endif

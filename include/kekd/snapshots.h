@@ -47,6 +47,7 @@ void snapshot_unrefp(struct snapshot **s);
 int snapshot_from_json(const char *id, const json_t *body, uint64_t commit,
 	struct snapshot **ret_snapshot, char ret_error[JSON_ERROR_SIZE]);
 json_t *snapshot_to_json(const struct snapshot *s);
+json_t *snapshot_head_to_json(const struct snapshot *s); /* the same without "versions" */
 /* The entry of a version, or NULL. */
 const struct snapshot_version *snapshot_find(const struct snapshot *s, const struct uuid *version);
 

@@ -388,17 +388,14 @@ snapshots_needed(struct scrape *s)
 static void
 snapshot_newest(struct scrape *s)
 {
-	_cleanup_(snapshot_list_free) struct snapshot_list all = { 0 };
-	_cleanup_(str_freep) size_t *newest = NULL;
-	size_t count;
+	struct inventory inventory;
 
-	if (snapshots_all(s->node->snapshots, &all) < 0 || all.count == 0 ||
-		!(newest = calloc(all.count, sizeof(*newest))))
+	if (inventory_open(s->node->snapshots, NULL, &inventory) < 0)
 		return;
-	count = inventory_newest(&all, newest);
-	for (size_t i = 0; i < count && i < CLUSTERS_MAX; i++)
-		metrics_real(&s->text, seconds(all.s[newest[i]]->taken_us), "kubernetes_cluster",
-			all.s[newest[i]]->cluster, NULL);
+	for (size_t i = 0; i < inventory.newest_count && i < CLUSTERS_MAX; i++)
+		metrics_real(&s->text, seconds(inventory.newest[i]->taken_us), "kubernetes_cluster",
+			inventory.newest[i]->cluster, NULL);
+	inventory_free(&inventory);
 }
 
 /* ---- the token ---- */

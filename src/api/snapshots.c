@@ -58,15 +58,13 @@ is_refused(struct node *n, const struct snapshot *s)
 static json_t *
 snapshot_json(struct node *n, const struct snapshot *s, bool whole)
 {
-	json_t *value = snapshot_to_json(s);
+	json_t *value = whole ? snapshot_to_json(s) : snapshot_head_to_json(s);
 
 	if (!value)
 		return NULL;
 	json_object_del(value, "seen_s");
 	if (whole)
 		add_states(n, s, json_object_get(value, "versions"));
-	else
-		json_object_del(value, "versions");
 	if (json_object_set_new(
 		    value, "versions_count", json_integer((json_int_t)s->versions_count)) < 0 ||
 		json_object_set_new(value, "needed", json_boolean(is_needed(n, s))) < 0 ||
@@ -288,31 +286,33 @@ read_body(struct request *r, struct snapshot **ret_snapshot, char ret_error[JSON
 	return err;
 }
 
+static bool
+is_newest(const struct inventory *i, const struct snapshot *s)
+{
+	for (size_t n = 0; n < i->newest_count; n++)
+		if (i->newest[n] == s)
+			return true;
+	return false;
+}
+
 /* When the table is full: the one whose time ended first, but for each cluster's newest, which is
  * still its inventory. NULL: there is room. */
 static int
 find_room(struct node *n, struct snapshot **ret_old, char ret_error[JSON_ERROR_SIZE])
 {
-	_cleanup_(snapshot_list_free) struct snapshot_list all = { 0 };
-	_cleanup_(str_freep) size_t *newest = NULL;
-	size_t count, kept = 0;
+	_cleanup_(inventory_free) struct inventory i = { 0 };
 	struct snapshot *old = NULL;
 
 	if (snapshots_count(n->snapshots) < SNAPSHOTS_MAX)
 		return 0;
-	if (snapshots_all(n->snapshots, &all) < 0 ||
-		!(newest = calloc(all.count, sizeof(*newest)))) {
+	if (inventory_open(n->snapshots, NULL, &i) < 0) {
 		snprintf(ret_error, JSON_ERROR_SIZE, "no memory: ask again");
 		return -ENOMEM;
 	}
-	count = inventory_newest(&all, newest);
-	for (size_t i = 0; i < all.count; i++) {
-		if (kept < count && newest[kept] == i)
-			kept++;
-		else if (!is_needed(n, all.s[i]) &&
-			 (!old || all.s[i]->needed_until_us < old->needed_until_us))
-			old = all.s[i];
-	}
+	for (size_t k = 0; k < i.all.count; k++)
+		if (!is_newest(&i, i.all.s[k]) && !is_needed(n, i.all.s[k]) &&
+			(!old || i.all.s[k]->needed_until_us < old->needed_until_us))
+			old = i.all.s[k];
 	if (!old) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"%d snapshots are registered, and all are needed: forget some (\"kekctl "

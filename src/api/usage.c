@@ -20,7 +20,7 @@
 struct view {
 	struct node *node;
 	const struct key *key;
-	struct snapshot_list all;
+	struct inventory inventory;
 	bool doubted; /* a record of a snapshot cannot be read */
 	bool fresh;   /* what every member has seen counts, up to now */
 	uint64_t now_us, seen_s;
@@ -121,7 +121,7 @@ inventory_json(const struct view *w, const struct key_version *v, const struct u
 		.now_us = w->now_us };
 	char why[INVENTORY_WHY_SIZE] = "the record of a registered snapshot cannot be read";
 
-	*ret_clean = !w->doubted && inventory_is_clean(&w->all, &facts, why);
+	*ret_clean = !w->doubted && inventory_is_clean(&w->inventory, &facts, why);
 	return json_pack("{s:b, s:o}", "clean", (int)*ret_clean, "reason",
 		*ret_clean ? json_null() : json_string(why));
 }
@@ -151,13 +151,13 @@ backup_json(const struct view *w, const struct snapshot *s, const struct key_ver
 static json_t *
 backups_json(const struct view *w, const struct key_version *v, size_t *ret_count)
 {
-	struct snapshot **having = calloc(w->all.count + 1, sizeof(*having));
+	struct snapshot **having = calloc(w->inventory.all.count + 1, sizeof(*having));
 	json_t *list = json_array();
 	size_t n = 0;
 
-	for (size_t i = 0; having && i < w->all.count; i++)
-		if (snapshot_find(w->all.s[i], &v->id))
-			having[n++] = w->all.s[i];
+	for (size_t i = 0; having && i < w->inventory.all.count; i++)
+		if (snapshot_find(w->inventory.all.s[i], &v->id))
+			having[n++] = w->inventory.all.s[i];
 	if (n > 1)
 		qsort(having, n, sizeof(*having), longest_first);
 	for (size_t i = 0; i < n && i < BACKUPS_MAX; i++)
@@ -172,7 +172,8 @@ add_backups(const struct view *w, const struct key_version *v, const struct usag
 	json_t *version)
 {
 	bool complete = json_is_true(json_object_get(version, "complete")), clean = false;
-	const struct snapshot *longest = inventory_needed_by(&w->all, &v->id, w->now_us, w->seen_s);
+	const struct snapshot *longest = inventory_needed_by(
+		&w->inventory.all, &v->id, w->now_us, w->seen_s);
 	size_t count;
 	int err = 0;
 
@@ -202,7 +203,7 @@ version_json(const struct view *w, const struct key_version *v, json_t **ret_jso
 	int err = usage_evidence(u, &v->id, v->created_us, used);
 
 	if (!err)
-		err = inventory_evidence(&w->all, &v->id, used, evidence);
+		err = inventory_evidence(&w->inventory.all, &v->id, used, evidence);
 	if (!err)
 		err = usage_version(u, &v->id, &total);
 	if (!err)
@@ -254,7 +255,7 @@ open_view(struct node *n, const struct key *k, struct view *w)
 		.seen_s = node_seen_s(n) };
 	w->fresh = usage_is_fresh(n->usage, (const char(*)[STR_NAME_MAX + 1]) c.members,
 		c.members_count, w->now_us, stale);
-	return snapshots_all(n->snapshots, &w->all);
+	return inventory_open(n->snapshots, k->name, &w->inventory);
 }
 
 void
@@ -275,7 +276,7 @@ api_key_usage(struct request *r)
 		if (!err && json_array_append_new(versions, version) < 0)
 			err = -ENOMEM;
 	}
-	snapshot_list_free(&view.all);
+	inventory_free(&view.inventory);
 	if (!err) {
 		request_answer_json(r, 200,
 			json_pack("{s:s, s:I, s:o, s:o}", "key", k->name, "revision",

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <openssl/evp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const struct snapshot *
@@ -27,30 +28,76 @@ inventory_needed_by(const struct snapshot_list *list, const struct uuid *version
 
 /* ---- the newest of each cluster ---- */
 
-static bool
-is_newest(const struct snapshot_list *list, size_t at)
+static int
+newest_first(const void *a, const void *b)
 {
-	const struct snapshot *s = list->s[at];
+	const struct snapshot *x = *(const struct snapshot *const *)a;
+	const struct snapshot *y = *(const struct snapshot *const *)b;
+	int order = strcmp(x->cluster, y->cluster);
 
-	for (size_t i = 0; i < list->count; i++) {
-		const struct snapshot *o = list->s[i];
-		if (i == at || strcmp(o->cluster, s->cluster) != 0)
-			continue;
-		if (o->taken_us > s->taken_us || (o->taken_us == s->taken_us && i > at))
-			return false;
-	}
-	return true;
+	if (order != 0)
+		return order;
+	if (x->taken_us != y->taken_us)
+		return x->taken_us > y->taken_us ? -1 : 1;
+	return strcmp(y->id, x->id);
 }
 
-size_t
-inventory_newest(const struct snapshot_list *list, size_t *ret_index)
+static void
+find_newest(struct inventory *i)
 {
-	size_t n = 0;
+	const struct snapshot **s = i->newest;
 
-	for (size_t i = 0; i < list->count; i++)
-		if (is_newest(list, i))
-			ret_index[n++] = i;
-	return n;
+	for (size_t n = 0; n < i->all.count; n++)
+		s[n] = i->all.s[n];
+	if (i->all.count > 1)
+		qsort(s, i->all.count, sizeof(*s), newest_first);
+	for (size_t n = 0; n < i->all.count; n++)
+		if (n == 0 || strcmp(s[n]->cluster, s[i->newest_count - 1]->cluster) != 0)
+			s[i->newest_count++] = s[n];
+}
+
+static bool
+knows_key(const struct snapshot *s, const char *key)
+{
+	for (size_t i = 0; i < s->versions_count; i++)
+		if (strcmp(s->versions[i].key, key) == 0)
+			return true;
+	return false;
+}
+
+int
+inventory_of(struct snapshot_list *list, const char *key, struct inventory *ret_inventory)
+{
+	struct inventory i = { .all = *list };
+
+	*list = (struct snapshot_list){ 0 }; /* transferred */
+	i.newest = calloc(i.all.count + 1, sizeof(*i.newest));
+	if (!i.newest) {
+		snapshot_list_free(&i.all);
+		return -ENOMEM;
+	}
+	find_newest(&i);
+	for (size_t n = 0; key && !i.knows_key && n < i.newest_count; n++)
+		i.knows_key = knows_key(i.newest[n], key);
+	*ret_inventory = i;
+	return 0;
+}
+
+int
+inventory_open(struct snapshots *t, const char *key, struct inventory *ret_inventory)
+{
+	struct snapshot_list list;
+	int err = snapshots_all(t, &list);
+
+	return err < 0 ? err : inventory_of(&list, key, ret_inventory);
+}
+
+void
+inventory_free(struct inventory *i)
+{
+	snapshot_list_free(&i->all);
+	free(i->newest);
+	*i = (struct inventory){ 0 };
 }
 
 /* ---- the verdict ---- */
@@ -63,15 +110,6 @@ no(char ret_why[INVENTORY_WHY_SIZE], const char *format, ...)
 	va_start(ap, format);
 	vsnprintf(ret_why, INVENTORY_WHY_SIZE, format, ap);
 	va_end(ap);
-	return false;
-}
-
-static bool
-knows_key(const struct snapshot *s, const char *key)
-{
-	for (size_t i = 0; i < s->versions_count; i++)
-		if (strcmp(s->versions[i].key, key) == 0)
-			return true;
 	return false;
 }
 
@@ -145,37 +183,19 @@ is_wrapped_no_more(const struct inventory_facts *f, char ret_why[INVENTORY_WHY_S
 		       "complete, or not that of now");
 }
 
-static bool
-all_are_clean(const struct snapshot_list *list, const struct inventory_facts *f,
-	const size_t *newest, size_t count, char ret_why[INVENTORY_WHY_SIZE])
-{
-	bool known = false;
-
-	for (size_t i = 0; i < count; i++) {
-		if (!is_clean_in(list->s[newest[i]], f, ret_why))
-			return false;
-		known = known || knows_key(list->s[newest[i]], f->key->name);
-	}
-	return known || no(ret_why, "no newest snapshot of a registered cluster knows the key");
-}
-
 bool
-inventory_is_clean(const struct snapshot_list *list, const struct inventory_facts *f,
+inventory_is_clean(const struct inventory *i, const struct inventory_facts *f,
 	char ret_why[INVENTORY_WHY_SIZE])
 {
-	size_t *newest;
-	bool clean;
-
 	if (!is_wrapped_no_more(f, ret_why))
 		return false;
-	if (list->count == 0)
+	if (i->newest_count == 0)
 		return no(ret_why, "no snapshot is registered");
-	newest = calloc(list->count, sizeof(*newest));
-	if (!newest)
-		return no(ret_why, "no memory to look at it");
-	clean = all_are_clean(list, f, newest, inventory_newest(list, newest), ret_why);
-	free(newest);
-	return clean;
+	for (size_t n = 0; n < i->newest_count; n++)
+		if (!is_clean_in(i->newest[n], f, ret_why))
+			return false;
+	return i->knows_key ||
+	       no(ret_why, "no newest snapshot of a registered cluster knows the key");
 }
 
 /* ---- evidence ---- */

@@ -296,19 +296,30 @@ versions_json(const struct snapshot *s)
 }
 
 json_t *
-snapshot_to_json(const struct snapshot *s)
+snapshot_head_to_json(const struct snapshot *s)
 {
 	char taken[CLOCK_TEXT_SIZE], until[CLOCK_TEXT_SIZE], changed[CLOCK_TEXT_SIZE];
 
 	clock_format(s->taken_us, taken);
 	clock_format(s->needed_until_us, until);
 	clock_format(s->changed_us, changed);
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:o, s:s, s:s, s:I}", "id",
-		s->id, "cluster", s->cluster, "taken", taken, "needed_until", until, "sha256",
-		s->sha256, "etcd_revision", (json_int_t)s->etcd_revision, "complete",
-		(int)s->complete, "plaintext", (json_int_t)s->plaintext, "versions",
-		versions_json(s), "changed", changed, "changed_by", s->changed_by, "seen_s",
-		(json_int_t)s->seen_s);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:s, s:s, s:I}", "id", s->id,
+		"cluster", s->cluster, "taken", taken, "needed_until", until, "sha256", s->sha256,
+		"etcd_revision", (json_int_t)s->etcd_revision, "complete", (int)s->complete,
+		"plaintext", (json_int_t)s->plaintext, "changed", changed, "changed_by",
+		s->changed_by, "seen_s", (json_int_t)s->seen_s);
+}
+
+json_t *
+snapshot_to_json(const struct snapshot *s)
+{
+	json_t *body = snapshot_head_to_json(s);
+
+	if (body && json_object_set_new(body, "versions", versions_json(s)) < 0) {
+		json_decref(body);
+		return NULL;
+	}
+	return body;
 }
 
 const struct snapshot_version *

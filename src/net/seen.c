@@ -30,10 +30,10 @@ node_load_seen(struct node *n, const char *rest, json_t *body, uint64_t commit)
 	(void)commit;
 	if (*rest || s <= 0)
 		return;
+	/* Of the active, which the records that begin with it go by, or of an earlier start. What
+	 * this node sees pass from now on is added. */
 	n->seen_stored_s = (uint64_t)s;
-	/* Of another node, or of an earlier start. What was counted here since counts, too. */
-	if (n->seen_stored_s > atomic_load(&n->seen_s))
-		atomic_store(&n->seen_s, n->seen_stored_s);
+	atomic_store(&n->seen_s, n->seen_stored_s);
 }
 
 int
