@@ -91,9 +91,29 @@ say_foreign(const struct snapshot *s)
 	say_hint("%s", hint);
 }
 
+/* etcd holds its database locked. The lock is not kept: etcd, when it starts, would wait for it. */
+static bool
+is_in_use(const struct snapshot *s)
+{
+	if (flock(s->fd, LOCK_SH | LOCK_NB) != 0)
+		return errno == EWOULDBLOCK;
+	flock(s->fd, LOCK_UN);
+	return false;
+}
+
+static int
+say_in_use(const struct snapshot *s)
+{
+	say_error("%s is in use: etcd writes to it", s->path);
+	say_hint("etcdctl snapshot save FILE makes a snapshot of a running etcd");
+	return CTL_CONFLICT;
+}
+
 int
 snapshot_say_damaged(const struct snapshot *s, int err, const char *what)
 {
+	if (err == -EBADMSG && is_in_use(s))
+		return say_in_use(s);
 	if (err == -EMEDIUMTYPE && !s->bolt) {
 		say_foreign(s);
 		return CTL_UNVERIFIED;
@@ -137,13 +157,7 @@ check_kind(const struct snapshot *s, const struct stat *st)
 			 "etcdctl snapshot save FILE");
 		return CTL_UNVERIFIED;
 	}
-	/* etcd holds its database locked. */
-	if (flock(s->fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-		say_error("%s is in use: etcd writes to it", s->path);
-		say_hint("etcdctl snapshot save FILE makes a snapshot of a running etcd");
-		return CTL_CONFLICT;
-	}
-	return CTL_OK;
+	return is_in_use(s) ? say_in_use(s) : CTL_OK;
 }
 
 /* ---- its hash ---- */
