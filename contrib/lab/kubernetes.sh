@@ -8,6 +8,7 @@ kube=$lab/kubernetes programs=""
 kube_etcd_port() { echo $((port + 30)); }
 kube_peer_port() { echo $((port + 31)); }
 kube_port() { echo $((port + 32)); }
+kekd-kms() { "$build/kekd-kms" "$@" --config "$kube/kekd-kms.yaml"; }
 kubectl() { "$programs/kubectl" --kubeconfig "$kube/kubeconfig" --cache-dir "$kube/cache" "$@"; }
 
 # The same programs as the tests', in the same place: built once.
@@ -52,7 +53,7 @@ kubernetes_configuration() {
 		apiVersion: apiserver.config.k8s.io/v1
 		kind: EncryptionConfiguration
 		resources:
-		  - resources: [secrets]
+		  - resources: [secrets, configmaps]
 		    providers:
 		      - kms:
 		          apiVersion: v2
@@ -166,6 +167,8 @@ kubernetes_show() {
 	kubectl version 2>/dev/null | grep Server
 	shown kubectl get --raw /readyz/kms-providers
 	echo
+	shown kekd-kms doctor --encryption-configuration "$kube/encryption.yaml" ||
+		die "kekd-kms doctor found something: see above"
 
 	step "A Secret, written through it"
 	password=$(openssl rand -hex 8)

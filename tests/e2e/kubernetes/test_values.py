@@ -9,6 +9,7 @@ import pytest
 
 from cluster import NAME, PREFIX, PROGRAMS, PROVIDER, sealed
 from kekd import b64, in_threads
+from kms import PROGRAM
 
 PLAINTEXT = b"nobody may find this in etcd"
 
@@ -33,6 +34,14 @@ def test_a_secret_lies_in_etcd_under_the_providers_prefix_and_not_in_plaintext(c
     assert found.annotations["cluster.kms.kekd"] == NAME.encode()
     assert found.annotations["provider.kms.kekd"] == PROVIDER.encode()
     assert a.value("hidden") == b.value("hidden") == PLAINTEXT
+
+
+def test_doctor_finds_nothing_at_a_plugin_that_serves_an_api_server(cluster):
+    for server in servers(cluster):
+        done = subprocess.run(
+            [PROGRAM, "doctor", "--config", server.plugin.config_path, "-o", "json"],
+            check=False, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_kubectl_writes_and_reads_a_secret(cluster):
