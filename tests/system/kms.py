@@ -2,10 +2,12 @@
 """A real kekd-kms at a real kekd or pair, and what an API server is to it: a gRPC client that can
 also send what no API server would."""
 
+import collections
 import contextlib
 import http.client
 import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -542,3 +544,39 @@ class Beside:
         self.thread.join()
         if kind is None and self.errors:
             raise self.errors[0]
+
+
+class Load:
+    """API servers that write and read all the while, each call with the deadline that they have."""
+
+    def __init__(self, plugin):
+        self.slowest = collections.Counter()
+        self.seals = [plugin.stub().encrypt()]
+        self.loops = [Beside(lambda s=plugin.stub(): self.write(s), 0.01),
+                      Beside(lambda s=plugin.stub(): self.read(s), 0.005),
+                      Beside(lambda s=plugin.stub(): self.read(s), 0.005)]
+
+    def timed(self, what, work):
+        begin = time.monotonic()
+        done = work()
+        self.slowest[what] = max(self.slowest[what], time.monotonic() - begin)
+        return done
+
+    def write(self, stub):
+        self.seals.append(self.timed("Encrypt", lambda: stub.encrypt(timeout=DEADLINE)))
+
+    def read(self, stub):
+        sealed = random.choice(self.seals)
+        self.timed("Decrypt", lambda: stub.opens(sealed, timeout=DEADLINE))
+
+    def __enter__(self):
+        for loop in self.loops:
+            loop.__enter__()
+        time.sleep(0.3)
+        return self
+
+    def __exit__(self, *exc):
+        for loop in self.loops:
+            loop.ended.set()
+        for loop in self.loops:
+            loop.__exit__(*exc)

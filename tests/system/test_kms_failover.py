@@ -12,7 +12,7 @@ import pytest
 
 from etcd import PRESENT
 from kekd import wait_for
-from kms import DEADLINE, GRANTS, Beside, Code
+from kms import DEADLINE, GRANTS, Beside, Code, Load
 from pki import replace, spiffe
 from proxy import Proxy
 
@@ -43,42 +43,6 @@ def plugin(whole, make_plugin):
     return make_plugin(whole).start()
 
 
-class Load:
-    """API servers that write and read all the while, each call with the deadline that they have."""
-
-    def __init__(self, plugin):
-        self.slowest = collections.Counter()
-        self.seals = [plugin.stub().encrypt()]
-        self.loops = [Beside(lambda s=plugin.stub(): self.write(s), 0.01),
-                      Beside(lambda s=plugin.stub(): self.read(s), 0.005),
-                      Beside(lambda s=plugin.stub(): self.read(s), 0.005)]
-
-    def timed(self, what, work):
-        begin = time.monotonic()
-        done = work()
-        self.slowest[what] = max(self.slowest[what], time.monotonic() - begin)
-        return done
-
-    def write(self, stub):
-        self.seals.append(self.timed("Encrypt", lambda: stub.encrypt(timeout=DEADLINE)))
-
-    def read(self, stub):
-        sealed = self.seals[int.from_bytes(os.urandom(4), "big") % len(self.seals)]
-        self.timed("Decrypt", lambda: stub.opens(sealed, timeout=DEADLINE))
-
-    def __enter__(self):
-        for loop in self.loops:
-            loop.__enter__()
-        time.sleep(0.3)
-        return self
-
-    def __exit__(self, *exc):
-        for loop in self.loops:
-            loop.ended.set()
-        for loop in self.loops:
-            loop.__exit__(*exc)
-
-
 @needs_etcd
 @pytest.mark.parametrize("who", ["active", "standby"])
 @pytest.mark.parametrize("how", ["kill_all", "stop"])
@@ -87,6 +51,17 @@ def test_no_call_fails_while_a_node_goes(whole, plugin, who, how):
     with Load(plugin) as load:
         getattr(node, how)()
         time.sleep(4)
+        assert plugin.stub().key_id()
+    assert load.slowest["Encrypt"] < DEADLINE and load.slowest["Decrypt"] < DEADLINE
+
+
+@needs_etcd
+def test_no_call_fails_when_the_active_steps_down(whole, plugin):
+    active = whole.active()
+    with Load(plugin) as load:
+        active.kekctl("cluster", "step-down", "--pause", "2s")
+        whole.active(but=active)
+        time.sleep(1)
         assert plugin.stub().key_id()
     assert load.slowest["Encrypt"] < DEADLINE and load.slowest["Decrypt"] < DEADLINE
 
@@ -161,6 +136,49 @@ def test_it_starts_with_one_of_two_nodes(whole, make_plugin):
         node.start()
         whole.active()
         whole.all_ready()
+
+
+@pytest.fixture
+def two_ways(server, make_plugin):
+    """(a plugin, two proxies to one kekd, which it takes for two nodes)."""
+    with Proxy(server.port) as first, Proxy(server.port) as second:
+        plugin = make_plugin(server, probe="60s", endpoints=[
+            f"https://127.0.0.1:{p.port}" for p in (first, second)])
+        yield plugin.start(), (first, second)
+        for proxy in (first, second):
+            proxy.heal()
+        plugin.stop()
+
+
+def test_where_every_node_is_slow_few_decrypts_are_sent_twice(two_ways):
+    """Else kekd would have twice the work just when it can bear it least."""
+    plugin, proxies = two_ways
+    api = plugin.stub()
+    seals = [api.encrypt() for _ in range(100)]
+    before = plugin.crypto_requests()
+    for proxy in proxies:
+        proxy.delay(0.6)
+    for n in range(0, len(seals), 8):
+        futures = [(s, api.start_decrypt(s)) for s in seals[n:n + 8]]
+        assert all(s.seed in f.result() for s, f in futures)
+    sent = plugin.metric("kekd_kms_hedges_total")
+    assert 1 <= sent <= 10 + len(seals) / 10 + 1
+    assert plugin.metric("kekd_kms_hedges_refused_total") > len(seals) / 2
+    assert plugin.crypto_requests() - before <= len(seals) + sent
+
+
+def test_the_answer_of_a_hedge_that_was_faster_is_counted(two_ways):
+    plugin, (first, second) = two_ways
+    api = plugin.stub()
+    seals = [api.encrypt() for _ in range(4)]
+    for proxy in (first, second):
+        proxy.delay(1.5)
+        for sealed in seals:
+            begin = time.monotonic()
+            assert api.opens(sealed)
+            assert time.monotonic() - begin < 1.4
+        proxy.heal()
+    assert plugin.metric("kekd_kms_hedges_won_total") >= 1
 
 
 # ---- one node, behind what makes it slow ----

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -208,6 +210,33 @@ def test_api_servers_that_retry_notice_nothing_of_ten_restarts(server, make_plug
     assert len(beside.results) >= 10
 
 
+CONNECT_AS = """
+import os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+s.settimeout(10)
+s.connect(sys.argv[1])
+s.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes(9))
+print(len(s.recv(100)))
+"""
+
+
+@pytest.mark.parametrize(("uid", "served"), [(0, True), (65534, False)])
+def test_who_connects_is_looked_at_whatever_the_sockets_mode(
+        server, make_plugin, root, uid, served):
+    """The service manager may have made it for everybody."""
+    plugin = make_plugin(server, held=True)
+    os.chmod(plugin.dir, 0o755)
+    os.chmod(plugin.socket, 0o666)
+    plugin.start()
+    done = subprocess.run([sys.executable, "-c", CONNECT_AS, plugin.socket, str(uid)], check=False,
+                          capture_output=True, text=True)
+    got = done.stdout.strip()
+    assert (got not in ("", "0")) == served, (done.stdout, done.stderr)
+    assert ("refused" in plugin.log()) != served
+    assert plugin.stub().encrypt()
+
+
 def test_several_sockets_from_the_service_manager_are_told(server, make_plugin):
     """Rather than one of them being served by chance."""
     plugin = make_plugin(server)
@@ -234,6 +263,24 @@ def test_connections_that_say_nothing_are_in_nobodys_way(server, make_plugin):
     for s in silent:
         s.close()
     assert api.opens(api.encrypt())
+
+
+def test_more_connections_than_it_takes_are_refused_and_later_ones_served(server, make_plugin):
+    plugin = make_plugin(server).start()
+    api = plugin.stub()
+    assert api.key_id()
+    many = [hold(plugin, PREFACE + SETTINGS) for _ in range(200)]
+    wait_for(lambda: plugin.metric("kekd_kms_connections_total", result="refused") >= 100,
+             "the rest is refused")
+    assert api.opens(api.encrypt()), "who was there is served"
+    for s in many:
+        s.close()
+
+    def served():
+        with plugin.stub(kept=False) as stub:
+            return stub.healthy()
+
+    wait_for(served, "a new one is served", 20, 0.2)
 
 
 def test_many_connections_come_and_go_and_none_is_left(server, make_plugin):
