@@ -32,8 +32,9 @@ static int
 refuse(char ret_error[256], const char *path, const char *what)
 {
 	snprintf(ret_error, 256,
-		"%.90s: %.70s. If the API server's key is right in the configuration, remove the "
-		"file",
+		"%.80s: %.60s. When nothing but this plugin's present key is to be served from "
+		"here, "
+		"remove the file",
 		path, what);
 	return -EINVAL;
 }

@@ -168,18 +168,20 @@ abort_attempt(struct attempt *t)
 	kekd_client_wake(t->client);
 }
 
-/* Any endpoint but the one that does not answer; rather one that did not fail lately. */
+static bool
+failed_lately(const struct backend *b, size_t endpoint)
+{
+	return atomic_load(&b->parts.health->away_until_ns[endpoint]) > clock_boot_ns();
+}
+
+/* One that did not fail lately, and is not the one that does not answer; else that one. */
 static size_t
 another_endpoint(const struct backend *b, size_t avoid)
 {
-	size_t count = b->parts.config->endpoints_count, found = avoid;
-	uint64_t now = clock_boot_ns();
-
-	for (size_t i = count; i-- > 0;)
-		if (i != avoid &&
-			(found == avoid || atomic_load(&b->parts.health->away_until_ns[i]) <= now))
-			found = i;
-	return found;
+	for (size_t i = 0; i < b->parts.config->endpoints_count; i++)
+		if (i != avoid && !failed_lately(b, i))
+			return i;
+	return avoid;
 }
 
 static void
@@ -194,9 +196,7 @@ attempt_begin(struct worker *w, struct flight *f)
 	t->ask.deadline_ns = flight_deadline(f);
 	t->ask.aborted = &t->aborted;
 	t->ask.chosen = t->ask.alone = w->attempt == ATTEMPT_HEDGE;
-	if (w->attempt == ATTEMPT_HEDGE)
-		t->ask.first = another_endpoint(
-			w->backend, atomic_load(&f->attempts[ATTEMPT_FIRST].ask.endpoint));
+	t->ask.first = f->hedge_at;
 	w->backend->flying++;
 }
 
@@ -419,7 +419,11 @@ consider_hedge(struct backend *b, struct flight *f, uint64_t now)
 	uint64_t sent_ns = atomic_load(&t->sent_ns);
 
 	if (f->kind != FLIGHT_DECRYPT || f->hedged || !t->running || sent_ns == 0 ||
-		now < sent_ns + HEDGE_AFTER_NS || b->parts.config->endpoints_count < 2)
+		now < sent_ns + HEDGE_AFTER_NS)
+		return;
+	size_t asked = atomic_load(&t->ask.endpoint);
+	f->hedge_at = another_endpoint(b, asked);
+	if (f->hedge_at == asked)
 		return;
 	f->hedged = true;
 	if (!hedge_spend(&b->budget)) {
@@ -525,11 +529,8 @@ enum admitted { ADMITTED, ADMITTED_NOT_FULL, ADMITTED_NOT_STOPPING, ADMITTED_NOT
 static enum admitted
 join(struct backend *b, struct flight *f, struct kms_call *c, uint64_t now, uint64_t deadline_ns)
 {
-	if (flights_join(&b->flights, f, c, now, deadline_ns) < 0)
-		return ADMITTED_NOT_MEMORY;
-	if (f->kind == FLIGHT_DECRYPT)
-		hedge_earn(&b->budget);
-	return ADMITTED;
+	return flights_join(&b->flights, f, c, now, deadline_ns) < 0 ? ADMITTED_NOT_MEMORY
+								     : ADMITTED;
 }
 
 static enum admitted
@@ -540,6 +541,8 @@ begin(struct backend *b, struct flight *f, struct kms_call *c, uint64_t now, uin
 	if (admitted != ADMITTED)
 		return admitted;
 	f->born_ns = now;
+	if (f->kind == FLIGHT_DECRYPT)
+		hedge_earn(&b->budget);
 	flights_add(&b->flights, f);
 	queue_put(b, ATTEMPT_FIRST, f);
 	pthread_cond_signal(&b->tick);

@@ -43,6 +43,7 @@ struct flight {
 	struct waiter *waiters;
 	struct attempt attempts[ATTEMPTS];
 	bool hedged, settled;
+	size_t hedge_at; /* which endpoint the hedge asks */
 	bool queued[ATTEMPTS];
 	struct flight *chain;	    /* of the table's bucket */
 	struct flight *prev, *next; /* of all */
