@@ -83,12 +83,23 @@ check_values(const struct ctl *ctl)
 	return check_seeds(ctl);
 }
 
+/* What would be missing to ask the server, before gigabytes are read for it. */
+static int
+check_config(const struct ctl *ctl)
+{
+	_cleanup_(ctl_config_free) struct ctl_config c = { 0 };
+
+	return args_has(&ctl->args, "verify") ? ctl_config_load(&ctl->args, &c) : CTL_OK;
+}
+
 static int
 take_options(struct snapshot *s)
 {
 	const char *resources = args_value(&s->ctl->args, "resources");
 	int status = check_values(s->ctl);
 
+	if (status == CTL_OK)
+		status = check_config(s->ctl);
 	if (status == CTL_OK)
 		status = take_prefix(s);
 	if (status == CTL_OK)

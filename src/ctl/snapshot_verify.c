@@ -16,7 +16,7 @@
 #define DELAY_MAX_S 10
 
 struct batch {
-	const struct snapshot *snapshot;
+	struct snapshot *snapshot;
 	const char *key;
 	json_t *versions; /* the key's, where they may be read; or NULL */
 	size_t seeds[BATCH];
@@ -92,7 +92,7 @@ read_key(struct batch *b)
 static void
 settle(struct batch *b, size_t index, const char *outcome)
 {
-	struct tally *t = (struct tally *)&b->snapshot->tally;
+	struct tally *t = &b->snapshot->tally;
 	struct seed *seed = &t->seeds[index];
 	struct version *v = &t->versions[seed->version];
 
@@ -168,7 +168,7 @@ ask(const struct batch *b, const json_t *body, struct kekd_reply *ret_reply)
 static int
 take_item(struct batch *b, size_t index, const json_t *item)
 {
-	struct tally *t = (struct tally *)&b->snapshot->tally;
+	struct tally *t = &b->snapshot->tally;
 	struct version *v = &t->versions[t->seeds[index].version];
 	const json_t *problem = json_object_get(item, "error");
 	const char *outcome = problem ? outcome_of(string_of(problem, "code")) : "ok";

@@ -506,6 +506,7 @@ def test_the_shells_complete_it():
 
 
 def test_wrong_usage_is_told_before_anything_is_read(tmp_path):
+    kekctl(tmp_path / "absent", "--verify", "--config", "/nonexistent/kekctl.yaml", status=USAGE)
     kekctl(tmp_path / "absent", "--values", "--verify", status=USAGE)
     kekctl(tmp_path / "absent", "--prefix", "/", status=USAGE)
     kekctl(status=USAGE)
