@@ -99,8 +99,10 @@ lock_directory(const char *path)
 int
 kms_socket_own(const struct kms_socket *s, const struct kms_socket_config *config)
 {
+	bool given = config->uid != (uid_t)-1 || config->gid != (gid_t)-1;
+
 	/* From closed to open: the owner first. */
-	if (lchown(s->path, config->uid, config->gid) < 0) {
+	if (given && lchown(s->path, config->uid, config->gid) < 0) {
 		int err = -errno;
 		log_error("%s cannot be given to user %d and group %d: %s: start as root, or take "
 			  "socket.owner and socket.group out",
