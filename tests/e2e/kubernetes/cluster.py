@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 
 from etcd import Etcd, prefix_end
@@ -30,6 +31,7 @@ KMS = "apiserver_envelope_encryption_"
 STATUS = 20
 # An API server's write seed lives so long past the last good Status.
 SEED_LIFE = 180
+IDLE = 60
 ROUND = 100  # objects a page
 
 
@@ -138,7 +140,7 @@ class ApiServer:
             "--service-account-key-file", of.accounts,
             "--service-account-signing-key-file", of.accounts,
             "--disable-admission-plugins=ServiceAccount",
-            "--encryption-provider-config", self.encryption]
+            "--encryption-provider-config", self.encryption, *of.flags]
 
     def start(self, ready=True):
         assert self.process is None
@@ -186,14 +188,16 @@ class ApiServer:
     # -- speaking to it
 
     def connection(self):
-        """One a thread."""
+        """One a thread. The server closes one that was idle for 90 s."""
         found = getattr(self.thread, "connection", None)
-        if found is None:
+        if found is None or time.monotonic() - self.thread.used > IDLE:
+            self.disconnect()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.load_verify_locations(self.ca)
             context.load_cert_chain(self.cluster.admin.pem, self.cluster.admin.key)
             found = self.thread.connection = http.client.HTTPSConnection(
                 "127.0.0.1", self.port, context=context, timeout=PATIENCE)
+        self.thread.used = time.monotonic()
         return found
 
     def raw(self, method, path, body=None):
@@ -319,11 +323,11 @@ class ApiServer:
 # ---- all of it ----
 
 class Cluster:
-    """providers: what the API servers' configuration has; else kekd, then identity. pair: settings
-    of the pair's nodes."""
+    """providers: what the API servers' configuration has; else kekd, then identity. flags: more of
+    the API servers'. pair: settings of the pair's nodes."""
 
-    def __init__(self, pki, providers=None, servers=2, **pair):
-        self.pki, self.providers = pki, providers
+    def __init__(self, pki, providers=None, servers=2, flags=(), **pair):
+        self.pki, self.providers, self.flags = pki, providers, flags
         self.dir = tempfile.mkdtemp(prefix="kekd-kube-")
         os.chmod(self.dir, 0o755)
         self.pair = self.etcd = None
