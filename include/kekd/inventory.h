@@ -26,13 +26,17 @@ const struct snapshot *inventory_needed_by(const struct snapshot_list *list,
 struct inventory {
 	struct snapshot_list all;
 	const struct snapshot **newest; /* of each cluster, sorted by its name; in `all` */
+	/* An older one of the same cluster whose etcd was further; NULL: as it should be. */
+	const struct snapshot **ahead;
 	size_t newest_count;
-	bool knows_key; /* any of the newest */
+	unsigned latest; /* the latest version of the key that any of the newest has; 0: none */
+	bool has_primary;
 };
-/* As the table is now. key: a name, or NULL. 0 or -ENOMEM. */
-int inventory_open(struct snapshots *t, const char *key, struct inventory *ret_inventory);
+/* As the table is now. key: borrowed for the call, or NULL. 0 or -ENOMEM. */
+int inventory_open(struct snapshots *t, const struct key *key, struct inventory *ret_inventory);
 /* The same over a list, which is taken over, also on failure. */
-int inventory_of(struct snapshot_list *list, const char *key, struct inventory *ret_inventory);
+int inventory_of(
+	struct snapshot_list *list, const struct key *key, struct inventory *ret_inventory);
 void inventory_free(struct inventory *i); /* for _cleanup_ */
 
 struct inventory_facts {
@@ -43,10 +47,11 @@ struct inventory_facts {
 	uint64_t now_us;
 };
 /* Is the version, as far as every registered cluster's newest snapshot tells, in no etcd any more?
- * That is: some newest snapshot knows the key at all; and each cluster's is complete, not older
- * than INVENTORY_AGE_MAX_US, was taken and registered INVENTORY_LATE_US after the version last
- * wrapped and after the key's last activation, and has no value of it, live or superseded. False
- * with the reason. */
+ * That is: some newest snapshot has the key under its primary or a later version, so that values
+ * were written since; and each cluster's is complete, not older than INVENTORY_AGE_MAX_US, of an
+ * etcd that is not behind that of an older one (a file that was copied looks younger than it is),
+ * was taken and registered INVENTORY_LATE_US after the version last wrapped and after the key's
+ * last activation, and has no value of it, live or superseded. False with the reason. */
 #define INVENTORY_WHY_SIZE 400
 bool inventory_is_clean(const struct inventory *i, const struct inventory_facts *f,
 	char ret_why[INVENTORY_WHY_SIZE]);

@@ -255,7 +255,7 @@ open_view(struct node *n, const struct key *k, struct view *w)
 		.seen_s = node_seen_s(n) };
 	w->fresh = usage_is_fresh(n->usage, (const char(*)[STR_NAME_MAX + 1]) c.members,
 		c.members_count, w->now_us, stale);
-	return inventory_open(n->snapshots, k->name, &w->inventory);
+	return inventory_open(n->snapshots, k, &w->inventory);
 }
 
 void

@@ -51,40 +51,50 @@ find_newest(struct inventory *i)
 		s[n] = i->all.s[n];
 	if (i->all.count > 1)
 		qsort(s, i->all.count, sizeof(*s), newest_first);
-	for (size_t n = 0; n < i->all.count; n++)
-		if (n == 0 || strcmp(s[n]->cluster, s[i->newest_count - 1]->cluster) != 0)
+	for (size_t n = 0; n < i->all.count; n++) {
+		size_t last = i->newest_count - 1;
+
+		if (n == 0 || strcmp(s[n]->cluster, s[last]->cluster) != 0)
 			s[i->newest_count++] = s[n];
+		else if (s[n]->etcd_revision > s[last]->etcd_revision)
+			i->ahead[last] = s[n];
+	}
 }
 
-static bool
-knows_key(const struct snapshot *s, const char *key)
+static void
+find_key(struct inventory *i, const struct key *key, const struct snapshot *s)
 {
-	for (size_t i = 0; i < s->versions_count; i++)
-		if (strcmp(s->versions[i].key, key) == 0)
-			return true;
-	return false;
+	for (size_t n = 0; n < s->versions_count; n++) {
+		const struct key_version *v = strcmp(s->versions[n].key, key->name) == 0
+						      ? key_find_version_id(key, &s->versions[n].id)
+						      : NULL;
+		if (v && v->number > i->latest)
+			i->latest = v->number;
+		i->has_primary = i->has_primary || (v && v->number == key->primary);
+	}
 }
 
 int
-inventory_of(struct snapshot_list *list, const char *key, struct inventory *ret_inventory)
+inventory_of(struct snapshot_list *list, const struct key *key, struct inventory *ret_inventory)
 {
 	struct inventory i = { .all = *list };
 
 	*list = (struct snapshot_list){ 0 }; /* transferred */
 	i.newest = calloc(i.all.count + 1, sizeof(*i.newest));
-	if (!i.newest) {
-		snapshot_list_free(&i.all);
+	i.ahead = calloc(i.all.count + 1, sizeof(*i.ahead));
+	if (!i.newest || !i.ahead) {
+		inventory_free(&i);
 		return -ENOMEM;
 	}
 	find_newest(&i);
-	for (size_t n = 0; key && !i.knows_key && n < i.newest_count; n++)
-		i.knows_key = knows_key(i.newest[n], key);
+	for (size_t n = 0; key && n < i.newest_count; n++)
+		find_key(&i, key, i.newest[n]);
 	*ret_inventory = i;
 	return 0;
 }
 
 int
-inventory_open(struct snapshots *t, const char *key, struct inventory *ret_inventory)
+inventory_open(struct snapshots *t, const struct key *key, struct inventory *ret_inventory)
 {
 	struct snapshot_list list;
 	int err = snapshots_all(t, &list);
@@ -97,6 +107,7 @@ inventory_free(struct inventory *i)
 {
 	snapshot_list_free(&i->all);
 	free(i->newest);
+	free(i->ahead);
 	*i = (struct inventory){ 0 };
 }
 
@@ -131,9 +142,10 @@ taken_us(const struct snapshot *s)
 	return s->changed_us < s->taken_us ? s->changed_us : s->taken_us;
 }
 
+/* ahead: as in struct inventory. */
 static bool
-is_clean_in(
-	const struct snapshot *s, const struct inventory_facts *f, char ret_why[INVENTORY_WHY_SIZE])
+is_clean_in(const struct snapshot *s, const struct snapshot *ahead, const struct inventory_facts *f,
+	char ret_why[INVENTORY_WHY_SIZE])
 {
 	const struct snapshot_version *v = snapshot_find(s, &f->version->id);
 	uint64_t last_us = last_value_us(f);
@@ -149,6 +161,13 @@ is_clean_in(
 	if (!s->complete)
 		return no(ret_why, "cluster %s: its newest snapshot %s is not complete", s->cluster,
 			s->id);
+	if (ahead)
+		return no(ret_why,
+			"cluster %s: etcd was at an earlier revision in its newest snapshot %s "
+			"than "
+			"in the older %s: is its time wrong (--taken)? If that etcd was restored, "
+			"forget the older ones",
+			s->cluster, s->id, ahead->id);
 	if (s->taken_us > f->now_us + SNAPSHOT_AHEAD_US)
 		return no(ret_why,
 			"cluster %s: its newest snapshot %s was taken at %s, which is not yet",
@@ -192,10 +211,11 @@ inventory_is_clean(const struct inventory *i, const struct inventory_facts *f,
 	if (i->newest_count == 0)
 		return no(ret_why, "no snapshot is registered");
 	for (size_t n = 0; n < i->newest_count; n++)
-		if (!is_clean_in(i->newest[n], f, ret_why))
+		if (!is_clean_in(i->newest[n], i->ahead[n], f, ret_why))
 			return false;
-	return i->knows_key ||
-	       no(ret_why, "no newest snapshot of a registered cluster knows the key");
+	return i->has_primary || i->latest > f->version->number ||
+	       no(ret_why, "no newest snapshot of a registered cluster has a value under a later "
+			   "version of the key");
 }
 
 /* ---- evidence ---- */

@@ -87,13 +87,33 @@ conclusion(const json_t *version)
 	return "whoever keeps an unwrapped key in memory does not show";
 }
 
-/* Which backups need it, and why no inventory says that it is clean, where any is registered. */
+/* What registered clusters say of a version that is not the primary. A reason that names none of
+ * them is nothing to tell who has no Kubernetes. */
+static void
+say_inventory(const json_t *version)
+{
+	const json_t *inventory = json_object_get(version, "inventory");
+	const char *reason = string_of(inventory, "reason");
+	const char *number = show_number(version, "version");
+
+	if (json_is_true(json_object_get(inventory, "clean"))) {
+		if (json_is_true(json_object_get(version, "in_use")))
+			show_line(show_format("version %s: no registered cluster has it in its "
+					      "etcd any more: once it is disabled, and nobody asks "
+					      "for it, the verdict is \"inventory clean\"",
+					  number),
+				false);
+	} else if (strncmp(reason, "cluster ", strlen("cluster ")) == 0) {
+		show_line(show_format("version %s: no clean inventory: %s", number, reason), false);
+	}
+}
+
+/* Which backups need it. */
 static void
 say_backups(const json_t *version)
 {
 	const json_t *backups = json_object_get(version, "backups"), *b;
 	const char *number = show_number(version, "version");
-	const char *reason = string_of(json_object_get(version, "inventory"), "reason");
 	size_t i;
 
 	json_array_foreach(backups, i, b)
@@ -108,9 +128,6 @@ say_backups(const json_t *version)
 		show_line(show_format("version %s: %s registered backups have it in all", number,
 				  show_number(version, "backups_count")),
 			false);
-	if (*reason && !json_is_true(json_object_get(version, "in_use")) &&
-		strcmp(string_of(version, "state"), "destroyed") != 0)
-		show_line(show_format("version %s: no clean inventory: %s", number, reason), false);
 }
 
 static void
@@ -131,6 +148,7 @@ say_verdict(const json_t *version, uint64_t now_us)
 				show_time(version, "incomplete_since")),
 			true);
 	say_backups(version);
+	say_inventory(version);
 }
 
 static const char *

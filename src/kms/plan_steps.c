@@ -388,7 +388,7 @@ say_backups(const struct plan *p, json_t *steps, const char *old)
 		p->config->path);
 	if (p->kekd)
 		add(s.run, "what it needs at kekd is not destroyed while it is registered",
-			"kekctl snapshot register after.db");
+			"kekctl snapshot register after.db --keep 90d");
 	else
 		add(s.run, "a key at kekd that a backup needs must stay", "kekctl snapshot list");
 	set(&s, "back",

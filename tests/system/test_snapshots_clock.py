@@ -80,8 +80,17 @@ def test_a_version_is_clean_when_each_clusters_newest_snapshot_says_so(clockwork
         register(admin, "west-3", dict(new), cluster="west", taken=HOUR - 40)
         assert why() is None
         assert used(admin, 2, "clean")["inventory"]["reason"] == "it is the primary"
+        # An old file that was copied: it looks young, and says nothing of what lies there now.
+        register(admin, "west-4", dict(new), cluster="west", taken=HOUR - 30, etcd_revision=17)
+        assert "earlier revision" in why() and "west-" in why()
+        admin.change("clean", "versions/1/enable")
+        admin.ok("DELETE", "/v1/snapshots/west-4",
+                 etag=admin.ok("GET", "/v1/snapshots/west-4").etag)
+        told = clockwork.kekctl("key", "usage", "clean", "1").stdout.decode()
+        assert "in use" in told and "once it is disabled" in told
+        admin.change("clean", "versions/1/disable")
         clockwork.set_clock(8 * DAY)
         assert "7 days" in why()
         again = body(dict(new), cluster="west", taken=8 * DAY - 60)
-        assert put(admin, "west-4", again).status == 201
+        assert put(admin, "west-5", again).status == 201
         assert "east" in why(), "of the other one nothing is known now"

@@ -236,6 +236,7 @@ world_free(struct world *w)
 {
 	snapshot_unrefp(&w->a);
 	snapshot_unrefp(&w->b);
+	snapshot_unrefp(&w->listed[2]);
 	key_unrefp(&w->key);
 	free(w);
 }
@@ -345,6 +346,25 @@ no_inventory_of_the_key(struct world *w)
 	w->a->versions[0].key = w->b->versions[0].key = "another";
 }
 
+/* What is in etcd since version 2 was made is in none of them. */
+static void
+only_an_earlier_version(struct world *w)
+{
+	w->key->primary = 0;
+	w->facts.version = &w->key->versions[1];
+	for (int i = 0; i < 2; i++)
+		put_entry(w->listed[i], 1, 0);
+}
+
+static void
+etcd_went_back(struct world *w)
+{
+	w->listed[2] = snapshot("c", "east", json_array());
+	w->listed[2]->taken_us = w->a->taken_us - DAY_US;
+	w->listed[2]->etcd_revision = w->a->etcd_revision + 1;
+	w->list.count = 3;
+}
+
 static const struct {
 	break_fn *with;
 	const char *why; /* a part of it */
@@ -363,7 +383,9 @@ static const struct {
 	{ registered_too_soon, "taken after" },
 	{ one_live_value, "1 live" },
 	{ one_superseded_value, "1 superseded" },
-	{ no_inventory_of_the_key, "knows the key" },
+	{ no_inventory_of_the_key, "later version" },
+	{ only_an_earlier_version, "later version" },
+	{ etcd_went_back, "earlier revision" },
 };
 
 static bool
@@ -377,7 +399,7 @@ is_clean(struct world *w, char why[INVENTORY_WHY_SIZE])
 		list.s[list.count] = snapshot_ref(w->listed[list.count]);
 		list.count++;
 	}
-	assert_int_equal(inventory_of(&list, w->key->name, &i), 0);
+	assert_int_equal(inventory_of(&list, w->key, &i), 0);
 	clean = inventory_is_clean(&i, &w->facts, why);
 	w->newest_count = i.newest_count;
 	inventory_free(&i);
@@ -420,6 +442,24 @@ at_the_edges_it_is_clean(void **state)
 }
 
 static void
+after_a_rollback_the_primary_is_the_later_one(void **state)
+{
+	char why[INVENTORY_WHY_SIZE] = "";
+	struct world *w = world_new();
+
+	(void)state;
+	w->key->primary = 1;
+	w->key->versions[0].state = VERSION_ENABLED;
+	w->key->versions[1].state = VERSION_DISABLED;
+	w->facts.version = &w->key->versions[1];
+	assert_false(is_clean(w, why));
+	for (int i = 0; i < 2; i++)
+		put_entry(w->listed[i], 1, 0);
+	assert_true(is_clean(w, why));
+	world_free(w);
+}
+
+static void
 of_each_cluster_the_newest_counts_alone(void **state)
 {
 	struct snapshot *old = snapshot("c", "east", json_pack("[o]", entry("a", v1, 5, 5)));
@@ -436,7 +476,6 @@ of_each_cluster_the_newest_counts_alone(void **state)
 	old->taken_us = w->a->taken_us;
 	assert_false(is_clean(w, why));
 	assert_int_equal(w->newest_count, 2);
-	snapshot_unrefp(&old);
 	world_free(w);
 }
 
@@ -495,6 +534,7 @@ main(void)
 		cmocka_unit_test(what_protects_less_is_told_from_what_does_not),
 		cmocka_unit_test(clean_is_only_what_no_clause_is_against),
 		cmocka_unit_test(at_the_edges_it_is_clean),
+		cmocka_unit_test(after_a_rollback_the_primary_is_the_later_one),
 		cmocka_unit_test(of_each_cluster_the_newest_counts_alone),
 		cmocka_unit_test(the_backup_that_is_kept_longest_is_named),
 		cmocka_unit_test(evidence_is_of_the_backups_that_have_the_version),
