@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """contrib/kubernetes/reencrypt against an API server that is slow, fails and forgets."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -155,6 +157,27 @@ def test_it_ends_when_object_after_object_is_refused(api, reencrypt):
     done = reencrypt()
     assert done.status == 3 and "20 objects failed one after the other" in done.err
     assert len(api.patches()) == 20
+
+
+def test_a_terminal_has_a_bar_that_grows_and_is_gone_at_the_end(api, pki, tmp_path):
+    api.secrets(100)
+    who = pki.clients["admin-1"]
+    ours, its = pty.openpty()
+    with subprocess.Popen([sys.executable, "-B", PROGRAM, "--server", api.url, "--ca", pki.ca.pem,
+                           "--cert", who.pem, "--key", who.key, "--rate", "100"], cwd=tmp_path,
+                          stderr=its) as p:
+        os.close(its)
+        shown = b""
+        with contextlib.suppress(OSError):  # its end, for a terminal
+            while part := os.read(ours, 4096):
+                shown += part
+        assert p.wait(30) == 0
+    os.close(ours)
+    drawn = shown.split(b"\r\033[K")
+    bars = [line.count(b"#") for line in drawn if line.startswith(b"[")]
+    assert len(bars) > 2 and bars == sorted(bars) and bars[0] < bars[-1]
+    assert b" of 100, " in shown and b" left" in shown
+    assert drawn[-1].startswith(b"secrets: 100 objects: 100 written anew")
 
 
 def test_the_rate_is_kept(api, reencrypt):
