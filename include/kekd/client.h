@@ -62,7 +62,7 @@ struct kekd_reply {
 	char code[64];	 /* of a problem document; empty: none */
 	char detail[512];
 	char request_id[64]; /* of the audit log */
-	char date[40]; /* when the server answered, as HTTP writes it; empty: unknown */
+	char date[40];	     /* when the server answered, as HTTP writes it; empty: unknown */
 	unsigned retry_after_s;
 	bool repeated; /* an earlier attempt may have been carried out: its answer was lost */
 };

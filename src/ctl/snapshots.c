@@ -267,7 +267,7 @@ show_snapshot(const json_t *s)
 		show_number(s, "etcd_revision"));
 	table_field(t, "Needed until", "%s", until_text(s));
 	table_field(t, "Complete", "%s", is_true(s, "complete") ? "yes" : "no");
-	table_field(t, "In plaintext", "%s values", show_number(s, "plaintext"));
+	table_field(t, "In plaintext", "%s values of all resources", show_number(s, "plaintext"));
 	table_field(t, "SHA-256", "%s", string_of(s, "sha256"));
 	table_field(
 		t, "Registered", "%s by %s", show_time(s, "changed"), string_of(s, "changed_by"));

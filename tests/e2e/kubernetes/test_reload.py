@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encryption is enabled on an API server that runs, by its file alone, as on a cluster that one does
-not want to restart (--encryption-provider-config-automatic-reload)."""
+"""Encryption is enabled on an API server that runs, by its file alone, as on a cluster that one
+does not want to restart (--encryption-provider-config-automatic-reload)."""
 
 import pytest
 
