@@ -64,15 +64,18 @@ static const enum kms_method methods[FLIGHT_KINDS] = {
 
 /* ---- queues, under the lock ---- */
 
+/* Encrypts are few, and an API server that waits for one does nothing else: they go first. */
 static void
 queue_put(struct backend *b, unsigned attempt, struct flight *f)
 {
 	struct queue *q = &b->queues[attempt];
+	struct flight **place = f->kind == FLIGHT_ENCRYPT ? &q->first : q->last;
 
 	f->queued[attempt] = true;
-	f->queue_next[attempt] = NULL;
-	*q->last = f;
-	q->last = &f->queue_next[attempt];
+	f->queue_next[attempt] = *place;
+	*place = f;
+	if (!f->queue_next[attempt])
+		q->last = &f->queue_next[attempt];
 	q->count++;
 	pthread_cond_signal(&q->filled);
 }
