@@ -171,20 +171,19 @@ abort_attempt(struct attempt *t)
 	kekd_client_wake(t->client);
 }
 
-static bool
-failed_lately(const struct backend *b, size_t endpoint)
-{
-	return atomic_load(&b->parts.health->away_until_ns[endpoint]) > clock_boot_ns();
-}
-
-/* One that did not fail lately, and is not the one that does not answer; else that one. */
+/* Any endpoint but the one that does not answer: rather one that did not fail lately, but a failure
+ * may have been slowness that is over. */
 static size_t
 another_endpoint(const struct backend *b, size_t avoid)
 {
-	for (size_t i = 0; i < b->parts.config->endpoints_count; i++)
-		if (i != avoid && !failed_lately(b, i))
-			return i;
-	return avoid;
+	size_t found = avoid;
+	uint64_t now = clock_boot_ns();
+
+	for (size_t i = b->parts.config->endpoints_count; i-- > 0;)
+		if (i != avoid &&
+			(found == avoid || atomic_load(&b->parts.health->away_until_ns[i]) <= now))
+			found = i;
+	return found;
 }
 
 static void
