@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 /* ---- resources ---- */
 
@@ -192,6 +193,18 @@ check_key(struct encryption_config *c, enum ec_kind kind, const struct ec_key *k
 			"this key's secret has %zu bytes", key->secret_len);
 }
 
+/* A '%' that begins no escape makes a URL none. */
+static bool
+is_escaped(const char *url)
+{
+	static const char digits[] = "0123456789abcdefABCDEF";
+
+	for (; (url = strchr(url, '%')); url++)
+		if (!url[1] || !url[2] || !strchr(digits, url[1]) || !strchr(digits, url[2]))
+			return false;
+	return true;
+}
+
 static void
 check_endpoint(struct encryption_config *c, const struct ec_provider *p)
 {
@@ -199,10 +212,10 @@ check_endpoint(struct encryption_config *c, const struct ec_provider *p)
 		ec_find(c, EC_FAULT, "endpoint", p->endpoint_line ? p->endpoint_line : p->line,
 			"Write endpoint: unix:///PATH, the plugin's socket.",
 			"this kms provider has no endpoint");
-	else if (strncmp(p->endpoint, "unix:", 5) != 0)
+	else if (strncasecmp(p->endpoint, "unix:", 5) != 0 || !is_escaped(p->endpoint))
 		ec_find(c, EC_FAULT, "endpoint", p->endpoint_line,
 			"Write endpoint: unix:///PATH, the plugin's socket.",
-			"the endpoint is no unix socket");
+			"the endpoint is no URL of a unix socket");
 }
 
 static bool

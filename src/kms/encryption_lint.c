@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define TIMEOUT_LONG_NS INT64_C(10000000000)
 
@@ -134,7 +135,7 @@ ec_socket_path(const char *endpoint)
 {
 	const char *path = endpoint;
 
-	if (!endpoint || strncmp(endpoint, "unix:", 5) != 0)
+	if (!endpoint || strncasecmp(endpoint, "unix:", 5) != 0)
 		return NULL;
 	path += 5;
 	if (strncmp(path, "//", 2) == 0)
@@ -147,7 +148,7 @@ lint_endpoint(struct encryption_config *c, const struct ec_provider *p)
 {
 	const char *path = ec_socket_path(p->endpoint);
 
-	if (!path || (strncmp(p->endpoint, "unix://", 7) == 0 && p->endpoint[7] != '/'))
+	if (!path || (strncasecmp(p->endpoint, "unix://", 7) == 0 && p->endpoint[7] != '/'))
 		ec_find(c, EC_WARNING, "endpoint-slashes", p->endpoint_line,
 			"Write three slashes: unix:///PATH.",
 			"the API server takes %s for the socket's path", path ? path : "nothing");

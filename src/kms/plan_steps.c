@@ -339,6 +339,7 @@ static void
 say_verify(const struct plan *p, json_t *steps, const char *old)
 {
 	struct step s = step_begin("verify");
+	struct buf names = BUF_INIT(YAML_MAX);
 	char note[NOTE_SIZE];
 
 	snprintf(note, sizeof(note),
@@ -351,7 +352,11 @@ say_verify(const struct plan *p, json_t *steps, const char *old)
 		"revisions leave etcd when it is compacted, which API servers do every five "
 		"minutes.");
 	add(s.run, "", "etcdctl snapshot save after.db");
-	add(s.check, note, "kekctl etcd-snapshot%s after.db", p->kekd ? " --verify" : "");
+	list_resources(p, false, ",", &names);
+	add(s.check, note, "kekctl etcd-snapshot after.db%s%s%s", p->kekd ? " --verify" : "",
+		names.len > 1 && p->kekd ? " --resources " : "",
+		names.len > 1 && p->kekd ? (char *)names.data : "");
+	buf_free(&names);
 	set(&s, "back", "Nothing has been changed.");
 	step_end(steps, &s);
 }

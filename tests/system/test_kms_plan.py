@@ -6,11 +6,12 @@ import base64
 import itertools
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
 
-from kekd import BUILD, yaml
+from kekd import BUILD, TOP, yaml
 
 PROGRAM = os.path.join(BUILD, "kekd-kms")
 pytestmark = pytest.mark.skipif(not os.path.exists(PROGRAM), reason="kekd-kms is not built")
@@ -146,8 +147,8 @@ def test_a_plan_for_people_has_files_commands_and_the_way_back(plan):
     for words in ("Let every API server read with kekd", "Let every API server write with kekd",
                   "      - resources:\n", "endpoint: unix://" + SOCKET,
                   "contrib/kubernetes/reencrypt --resources secrets",
-                  "kubectl api-resources", "kekctl etcd-snapshot --verify after.db",
-                  "  back    "):
+                  "kubectl api-resources",
+                  "kekctl etcd-snapshot after.db --verify --resources secrets", "  back    "):
         assert words in text, words
     assert not [n for n in text.splitlines() if len(n) > 110 and "encryption.yaml" not in n]
 
@@ -210,3 +211,39 @@ def test_wrong_use_and_files_that_are_not_there_are_told_apart(plan, tmp_path):
     assert done.returncode == 2 and "ENCRYPTION_CONFIGURATION" in done.stderr
     status, _ = plan(configuration((["secrets"], [IDENTITY])), config=tmp_path / "none.yaml")
     assert status == 78
+
+
+# ---- completion ----
+
+def complete(*words):
+    """What bash offers for the last word."""
+    script = os.path.join(TOP, "contrib", "completion", "kekd-kms.bash")
+    done = subprocess.run(
+        ["bash", "--norc", "-c",
+         'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kekd_kms; '
+         'printf "%s\\n" "${COMPREPLY[@]}"', "bash", script, "kekd-kms", *words],
+        capture_output=True, check=True, timeout=20, text=True)
+    assert done.stderr == "", done.stderr
+    return done.stdout.split()
+
+
+def test_commands_options_and_files_are_completed(tmp_path):
+    (tmp_path / "a-file").write_text("")
+    help_text = subprocess.run([PROGRAM, "--help"], check=True, capture_output=True,
+                               text=True).stdout
+    for line in help_text.splitlines():
+        words = line.split()
+        if not line.startswith("  kekd-kms"):
+            continue
+        command = words[1:2] if words[1][0].isalpha() else []
+        assert not command or command[0] in complete(command[0][:1])
+        for option in (w.strip("[]") for w in words if w.startswith("[-")):
+            assert option in complete(*command, "-"), line
+    assert complete("migrate-plan", "--to", "k") == ["kekd"]
+    assert complete("migrate-plan", f"{tmp_path}/a") == [f"{tmp_path}/a-file"]
+    assert complete("doctor", "--encryption-configuration", f"{tmp_path}/a") == [
+        f"{tmp_path}/a-file"]
+    assert complete("doctor", "-o", "") == ["json"]
+    if shutil.which("zsh"):
+        subprocess.run(["zsh", "-n", os.path.join(TOP, "contrib", "completion", "_kekd-kms")],
+                       check=True)

@@ -96,6 +96,22 @@ test_all_kinds_of_providers_are_read(void **state)
 }
 
 static void
+test_what_go_reads_otherwise_than_one_thinks_is_read_so(void **state)
+{
+	struct encryption_config *c = parse(SECRETS
+		"  - aescbc:\n      keys:\n        - name: a\n          secret: |\n"
+		"            AAECAwQFBgcI\n            CQoLDA0ODw==\n"
+		"  - kms: {apiVersion: v2, name: a, endpoint: 'UNIX:///a', timeout: +.5s}\n");
+
+	(void)state;
+	assert_int_equal(c->findings_count, 0);
+	assert_int_equal(c->groups[0].providers[0].keys[0].secret_len, 16);
+	assert_true(c->groups[0].providers[1].timeout_ns == 500000000);
+	assert_string_equal(ec_socket_path(c->groups[0].providers[1].endpoint), "/a");
+	encryption_config_freep(&c);
+}
+
+static void
 test_json_and_aliases_are_read_too(void **state)
 {
 	struct encryption_config *c = parse(
@@ -179,6 +195,8 @@ static const struct {
 	{ "endpoint", 6, "no endpoint", SECRETS "  - kms: {apiVersion: v2, name: a}\n" },
 	{ "endpoint", 6, "unix socket",
 		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'tcp://1'}\n" },
+	{ "endpoint", 6, "unix socket",
+		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'unix:///%zz'}\n" },
 	{ "kms-version", 6, "v3",
 		SECRETS "  - kms: {apiVersion: v3, name: a, endpoint: 'unix:///a'}\n" },
 	{ "timeout", 7, "nothing",
@@ -346,6 +364,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_all_kinds_of_providers_are_read),
+		cmocka_unit_test(test_what_go_reads_otherwise_than_one_thinks_is_read_so),
 		cmocka_unit_test(test_json_and_aliases_are_read_too),
 		cmocka_unit_test(test_what_the_api_server_refuses_is_a_fault_with_its_line),
 		cmocka_unit_test(test_what_is_loaded_to_nobodys_good_is_said),
