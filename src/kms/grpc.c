@@ -25,15 +25,16 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #define MESSAGE_MAX 65536 /* the largest Decrypt has about 36 KiB */
 #define MEMORY_MAX (16u << 20)
 #define METADATA_MAX 16384
-#define STREAMS_MAX 256 /* of a connection */
-#define CALLS_MAX 1024	/* of all connections together */
-#define IDLE_MS 180000	/* an API server asks for Status every minute */
+#define STREAMS_MAX 256	       /* of a connection */
+#define CALLS_MAX 1024	       /* of all connections together */
+#define IDLE_MS 180000	       /* an API server asks for Status every minute */
+#define READ_NS (10 * CLOCK_S) /* for a message to arrive */
 #define STEP_NS (20 * CLOCK_MS)
 #define FAREWELL_NS (100 * CLOCK_MS) /* for GOAWAY to be read; some peers never answer it */
 #define SLOTS 16		     /* calls that core may hand over at once */
@@ -57,7 +58,11 @@ struct kms_call {
 	atomic_bool cancelled;
 	atomic_uint pending; /* tags that will still come */
 	struct tag tags[TAG_COUNT];
+	/* While its message is read; I/O thread alone. */
+	TAILQ_ENTRY(kms_call) reading;
+	uint64_t since_ns;
 };
+TAILQ_HEAD(calls, kms_call);
 
 struct kms_grpc {
 	struct kms_grpc_config config;
@@ -67,6 +72,7 @@ struct kms_grpc {
 	pthread_t thread;
 	sem_t down;
 	bool is_down;
+	struct calls reading; /* the oldest first */
 	atomic_uint in_flight;
 	atomic_uint_least64_t alive_ns;
 	atomic_uint_least64_t calls, full, unknown, unreadable, malformed;
@@ -239,8 +245,11 @@ read_message(struct kms_call *c)
 	grpc_op op = { .op = GRPC_OP_RECV_MESSAGE };
 
 	op.data.recv_message.recv_message = &c->message;
-	if (begin(c, &op, 1, TAG_MESSAGE))
+	if (begin(c, &op, 1, TAG_MESSAGE)) {
+		c->since_ns = clock_boot_ns();
+		TAILQ_INSERT_TAIL(&c->grpc->reading, c, reading);
 		return;
+	}
 	kms_grpc_fail(c, KMS_INTERNAL, "the message cannot be read: try again");
 	call_unref(c);
 }
@@ -361,6 +370,7 @@ hand_over(struct kms_call *c)
 static void
 on_message(struct kms_call *c, bool success)
 {
+	TAILQ_REMOVE(&c->grpc->reading, c, reading);
 	if (success && c->message) {
 		hand_over(c);
 	} else {
@@ -384,10 +394,27 @@ static void (*const on_tag[TAG_COUNT])(struct kms_call *, bool) = {
 	[TAG_ANSWERED] = on_answered,
 };
 
+/* A peer that sends half a message and no deadline would hold the call's place for ever. The tag of
+ * a cancelled read comes at once. */
+static void
+end_slow_messages(struct kms_grpc *g, uint64_t now_ns)
+{
+	struct kms_call *c;
+
+	TAILQ_FOREACH(c, &g->reading, reading)
+	{
+		if (c->since_ns + READ_NS > now_ns)
+			break;
+		grpc_call_cancel_with_status(c->call, GRPC_STATUS_DEADLINE_EXCEEDED,
+			"the message did not arrive in time", NULL);
+	}
+}
+
 static void *
 run(void *user)
 {
 	struct kms_grpc *g = user;
+	uint64_t now_ns, looked_ns = 0;
 
 	for (;;) {
 		grpc_event e = grpc_completion_queue_next(g->queue,
@@ -396,15 +423,17 @@ run(void *user)
 			NULL);
 		const struct tag *tag = e.tag;
 
-		atomic_store(&g->alive_ns, clock_boot_ns());
+		atomic_store(&g->alive_ns, now_ns = clock_boot_ns());
 		if (e.type == GRPC_QUEUE_SHUTDOWN)
 			return NULL;
-		if (e.type == GRPC_QUEUE_TIMEOUT)
-			continue;
-		if (e.tag == g)
+		if (e.type == GRPC_OP_COMPLETE && e.tag == g)
 			sem_post(&g->down);
-		else
+		else if (e.type == GRPC_OP_COMPLETE)
 			on_tag[tag->kind](tag->call, e.success);
+		if (now_ns - looked_ns >= CLOCK_S) {
+			end_slow_messages(g, now_ns);
+			looked_ns = now_ns;
+		}
 	}
 }
 
@@ -464,6 +493,7 @@ kms_grpc_open(const struct kms_grpc_config *config, struct kms_grpc **ret_grpc)
 	if (!g)
 		return -ENOMEM;
 	g->config = *config;
+	TAILQ_INIT(&g->reading);
 	sem_init(&g->down, 0, 0);
 	atomic_store(&g->alive_ns, clock_boot_ns());
 	unsetenv("GRPC_TRACE"); /* would write what is secret into the log */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kekd-kms and its service manager: what it tells it, SIGHUP, and who may connect."""
+"""kekd-kms and its service manager: what it tells it, SIGHUP, who may connect, and for how long."""
 
 import http.client
 import os
@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -175,3 +176,26 @@ def test_nothing_but_get_is_taken_over_http(managed):
     for method in ("POST", "PUT", "DELETE", "TRACE"):
         assert ask(managed, "/metrics", method, b"x" * 100000)[0] == 405
     assert ask(managed, "/health")[0] == 200
+
+
+def test_calls_whose_message_never_comes_hold_no_place_for_ever(managed):
+    """Without a deadline of their own, and more than there are places."""
+    managed.start()
+    stubs = [managed.stub() for _ in range(6)]
+    silent = threading.Event()
+
+    def nothing():
+        silent.wait()
+        yield from ()
+
+    calls = [s.channel.stream_unary("/v2.KeyManagementService/Decrypt").future(nothing())
+             for s in stubs for _ in range(200)]
+    try:
+        wait_for(lambda: managed.metric("kekd_kms_grpc_refused_total", reason="full") > 0,
+                 "all places are taken")
+        wait_for(lambda: managed.metric("kekd_kms_grpc_calls_in_flight") == 0,
+                 "they are free again", 30, 0.5)
+        wait_for(lambda: all(c.done() for c in calls), "the callers hear of it")
+        assert managed.stub().healthy()
+    finally:
+        silent.set()
