@@ -36,12 +36,14 @@ struct snapshot {
 	size_t versions_count;
 	uint64_t changed_us; /* when, and by which client, it was registered or changed */
 	char changed_by[STR_NAME_MAX + 1];
-	uint64_t seen_s; /* the cluster's counted time then (node_seen_s) */
+	uint64_t seen_s;  /* the cluster's counted time then (node_seen_s) */
+	uint64_t count_s; /* so much of it is to pass before the need is over */
 };
 
 struct snapshot *snapshot_ref(struct snapshot *s);
 void snapshot_unrefp(struct snapshot **s);
-/* The record's body, which is also what the API takes, less "changed", "changed_by" and "seen_s".
+/* The record's body, which is also what the API takes, less "changed", "changed_by", "seen_s"
+ * and "count_s".
  * Strict; 0, KEKD_EINVALID, KEKD_EMEMBER or KEKD_ENAME with a text, -ENOMEM. That the versions are
  * of their keys is the caller's to check. */
 int snapshot_from_json(const char *id, const json_t *body, uint64_t commit,
@@ -51,6 +53,10 @@ json_t *snapshot_head_to_json(const struct snapshot *s); /* the same without "ve
 /* The entry of a version, or NULL. */
 const struct snapshot_version *snapshot_find(const struct snapshot *s, const struct uuid *version);
 
+/* A record as of now, by clock and counted time, in the place of `before` (NULL: of none): what was
+ * not counted of that one's time is not forgotten, though the clock says that it is over. */
+void snapshot_begin(
+	struct snapshot *s, const struct snapshot *before, uint64_t now_us, uint64_t seen_s);
 /* Is what it holds needed now? Until needed_until by the wall clock, and for as long as that was
  * away when it was registered by the time that kekd has counted since: a clock that is ahead ends
  * nothing early. */

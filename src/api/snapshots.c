@@ -63,6 +63,7 @@ snapshot_json(struct node *n, const struct snapshot *s, bool whole)
 	if (!value)
 		return NULL;
 	json_object_del(value, "seen_s");
+	json_object_del(value, "count_s");
 	if (whole)
 		add_states(n, s, json_object_get(value, "versions"));
 	if (json_object_set_new(
@@ -263,7 +264,7 @@ check_times(const struct snapshot *s, uint64_t now_us, char ret_error[JSON_ERROR
 static int
 read_body(struct request *r, struct snapshot **ret_snapshot, char ret_error[JSON_ERROR_SIZE])
 {
-	static const char *const told[] = { "changed", "changed_by", "seen_s" };
+	static const char *const told[] = { "changed", "changed_by", "seen_s", "count_s" };
 	struct snapshot *s;
 	int err;
 
@@ -367,8 +368,7 @@ put(struct request *r, const struct snapshot *now, struct snapshot *next,
 
 	if (err < 0)
 		return err;
-	next->changed_us = clock_real_us();
-	next->seen_s = node_seen_s(n);
+	snapshot_begin(next, now, clock_real_us(), node_seen_s(n));
 	snprintf(next->changed_by, sizeof(next->changed_by), "%s", r->client->name);
 	err = commit(r, now, next, old, ret_error);
 	if (err < 0)

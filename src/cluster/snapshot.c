@@ -211,7 +211,7 @@ fill(struct snapshot *s, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 {
 	const char *id = s->id, *cluster = NULL, *taken = NULL, *until = NULL, *sha256 = NULL,
 		   *changed = NULL, *changed_by = "";
-	int64_t revision = 0, plaintext = 0, seen = 0;
+	int64_t revision = 0, plaintext = 0, seen = 0, count = 0;
 	json_t *versions = NULL;
 	const struct json_member members[] = {
 		{ "id", JSON_KIND_STRING, false, &id },
@@ -226,6 +226,7 @@ fill(struct snapshot *s, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 		{ "changed", JSON_KIND_STRING, false, &changed },
 		{ "changed_by", JSON_KIND_STRING, false, &changed_by },
 		{ "seen_s", JSON_KIND_INTEGER, false, &seen },
+		{ "count_s", JSON_KIND_INTEGER, false, &count },
 	};
 	int err = json_take(body, members, STR_COUNT(members), ret_error);
 
@@ -243,6 +244,7 @@ fill(struct snapshot *s, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 	s->etcd_revision = (uint64_t)revision;
 	s->plaintext = (uint64_t)plaintext;
 	s->seen_s = (uint64_t)seen;
+	s->count_s = (uint64_t)count;
 	return take_versions(s, versions, ret_error);
 }
 
@@ -303,11 +305,12 @@ snapshot_head_to_json(const struct snapshot *s)
 	clock_format(s->taken_us, taken);
 	clock_format(s->needed_until_us, until);
 	clock_format(s->changed_us, changed);
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:s, s:s, s:I}", "id", s->id,
-		"cluster", s->cluster, "taken", taken, "needed_until", until, "sha256", s->sha256,
-		"etcd_revision", (json_int_t)s->etcd_revision, "complete", (int)s->complete,
-		"plaintext", (json_int_t)s->plaintext, "changed", changed, "changed_by",
-		s->changed_by, "seen_s", (json_int_t)s->seen_s);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:s, s:s, s:I, s:I}", "id",
+		s->id, "cluster", s->cluster, "taken", taken, "needed_until", until, "sha256",
+		s->sha256, "etcd_revision", (json_int_t)s->etcd_revision, "complete",
+		(int)s->complete, "plaintext", (json_int_t)s->plaintext, "changed", changed,
+		"changed_by", s->changed_by, "seen_s", (json_int_t)s->seen_s, "count_s",
+		(json_int_t)s->count_s);
 }
 
 json_t *
@@ -335,12 +338,31 @@ snapshot_find(const struct snapshot *s, const struct uuid *version)
 uint64_t
 snapshot_uncounted_s(const struct snapshot *s, uint64_t seen_s)
 {
-	uint64_t all_s = s->needed_until_us > s->changed_us
-				 ? (s->needed_until_us - s->changed_us + 999999) / 1000000
-				 : 0;
 	uint64_t counted_s = seen_s > s->seen_s ? seen_s - s->seen_s : 0;
 
-	return all_s > counted_s ? all_s - counted_s : 0;
+	return s->count_s > counted_s ? s->count_s - counted_s : 0;
+}
+
+static uint64_t
+seconds_from(uint64_t from_us, uint64_t to_us)
+{
+	return to_us > from_us ? (to_us - from_us + 999999) / 1000000 : 0;
+}
+
+void
+snapshot_begin(struct snapshot *s, const struct snapshot *before, uint64_t now_us, uint64_t seen_s)
+{
+	uint64_t left_s;
+
+	s->changed_us = now_us;
+	s->seen_s = seen_s;
+	s->count_s = seconds_from(now_us, s->needed_until_us);
+	if (!before || s->needed_until_us < before->needed_until_us)
+		return;
+	left_s = snapshot_uncounted_s(before, seen_s) +
+		 seconds_from(before->needed_until_us, s->needed_until_us);
+	if (snapshot_is_needed(before, now_us, seen_s) && left_s > s->count_s)
+		s->count_s = left_s;
 }
 
 bool

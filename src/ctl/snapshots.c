@@ -153,6 +153,8 @@ warn_of(const json_t *snapshot)
 		if (strncmp(string_of(v, "state"), "destroy", strlen("destroy")) == 0)
 			say_note("%s: what is wrapped under it cannot be read after a restore",
 				version_text(v));
+	if (!is_true(snapshot, "needed"))
+		say_note("its time is over by the server's clock: nothing is kept for it");
 	if (!is_true(snapshot, "complete"))
 		say_note("the snapshot is not complete: it needs versions that kekd does not know "
 			 "of, perhaps, and no version is said to be clean by it");

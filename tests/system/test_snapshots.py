@@ -119,6 +119,7 @@ def version_having(**more):
     (having(surprise=1), 400, "unknown_member"),
     (having(changed=at()), 400, "unknown_member"),
     (having(seen_s=0), 400, "unknown_member"),
+    (having(count_s=0), 400, "unknown_member"),
     (having(id="another"), 400, "invalid_request"),
     (having(cluster=""), 400, "invalid_request"),
     (having(cluster="a b"), 400, "invalid_request"),

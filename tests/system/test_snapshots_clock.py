@@ -28,6 +28,10 @@ def test_a_clock_that_is_ahead_frees_no_version(clockwork):  # noqa: F811
         reply = destroy(admin, 1, key)
         assert reply.code == "needed_by_backup", reply
         assert "by the time that kekd saw pass" in reply.json["detail"]
+        # Nor does whoever registers the same once more.
+        before = admin.ok("GET", "/v1/snapshots/ahead-1")
+        again = {m: before.json[m] for m in body()} | {"versions": [entry(admin, key)]}
+        assert put(admin, "ahead-1", again, etag=before.etag).status == 200
         found = admin.ok("GET", "/v1/snapshots/ahead-1").json
         assert found["needed"] and 0 < found["uncounted_s"] <= 12
     # Nor does a start on the wrong clock.

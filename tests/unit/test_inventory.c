@@ -30,11 +30,12 @@ entry(const char *key, const char *id, int live, int superseded)
 static json_t *
 record(const char *cluster, json_t *versions)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:o, s:s, s:s, s:i}", "cluster",
+	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:b, s:i, s:o, s:s, s:s, s:i, s:I}", "cluster",
 		cluster, "taken", "2033-05-18T02:00:00Z", "needed_until", "2033-08-18T00:00:00Z",
 		"sha256", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 		"etcd_revision", 5, "complete", 1, "plaintext", 0, "versions", versions, "changed",
-		"2033-05-18T02:10:00Z", "changed_by", "one", "seen_s", 1000);
+		"2033-05-18T02:10:00Z", "changed_by", "one", "seen_s", 1000, "count_s",
+		(json_int_t)7941000);
 }
 
 /* Takes over the versions. */
@@ -152,7 +153,7 @@ static void
 a_clock_that_is_ahead_ends_no_need(void **state)
 {
 	struct snapshot *s = snapshot("a", "prod", json_pack("[o]", entry("a", v1, 1, 1)));
-	uint64_t all_s = (s->needed_until_us - s->changed_us) / S_US;
+	uint64_t all_s = s->count_s;
 
 	(void)state;
 	assert_true(snapshot_is_needed(s, s->changed_us, 1000));
@@ -166,6 +167,34 @@ a_clock_that_is_ahead_ends_no_need(void **state)
 	/* What was counted was lost: it begins anew at most. */
 	assert_int_equal(snapshot_uncounted_s(s, 0), all_s);
 	snapshot_unrefp(&s);
+}
+
+static void
+a_record_that_is_put_again_forgets_no_time(void **state)
+{
+	struct snapshot *s = snapshot("a", "prod", json_pack("[o]", entry("a", v1, 1, 1)));
+	struct snapshot *next = snapshot("a", "prod", json_pack("[o]", entry("a", v1, 1, 1)));
+	uint64_t until_us = s->needed_until_us;
+
+	(void)state;
+	snapshot_begin(s, NULL, until_us - 90 * DAY_US, 1000);
+	assert_int_equal(snapshot_uncounted_s(s, 1000), 90 * 86400);
+	/* The clock is ahead, and a job is repeated. */
+	snapshot_begin(next, s, until_us + DAY_US, 1000 + 86400);
+	assert_int_equal(snapshot_uncounted_s(next, 1000 + 86400), 89 * 86400);
+	next->needed_until_us += DAY_US;
+	snapshot_begin(next, s, until_us + DAY_US, 1000 + 86400);
+	assert_int_equal(snapshot_uncounted_s(next, 1000 + 86400), 90 * 86400);
+	/* It is ended earlier, on purpose. */
+	next->needed_until_us = until_us - 10 * DAY_US;
+	snapshot_begin(next, s, until_us - 20 * DAY_US, 1000);
+	assert_int_equal(snapshot_uncounted_s(next, 1000), 10 * 86400);
+	/* It was over. */
+	next->needed_until_us = until_us;
+	snapshot_begin(next, s, until_us + DAY_US, 1000 + 90 * 86400);
+	assert_int_equal(snapshot_uncounted_s(next, 1000 + 90 * 86400), 0);
+	snapshot_unrefp(&s);
+	snapshot_unrefp(&next);
 }
 
 static void
@@ -531,6 +560,7 @@ main(void)
 		cmocka_unit_test(a_record_that_is_none_is_refused),
 		cmocka_unit_test(the_table_is_sorted_and_pages),
 		cmocka_unit_test(a_clock_that_is_ahead_ends_no_need),
+		cmocka_unit_test(a_record_that_is_put_again_forgets_no_time),
 		cmocka_unit_test(what_protects_less_is_told_from_what_does_not),
 		cmocka_unit_test(clean_is_only_what_no_clause_is_against),
 		cmocka_unit_test(at_the_edges_it_is_clean),
