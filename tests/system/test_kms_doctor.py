@@ -15,7 +15,7 @@ import threading
 
 import pytest
 
-from kekd import TOOLS, USER, free_port, kill
+from kekd import TOOLS, USER, free_port, kill, wait_for
 from kms import GRANTS, PROVIDER
 from pki import Authority, spiffe
 
@@ -277,6 +277,27 @@ def test_a_kekd_that_hangs_costs_a_timeout_and_no_more(own, make_plugin):
     finally:
         for pid in reversed(pids):
             kill(pid, signal.SIGCONT)
+
+
+def test_a_node_that_is_not_ready_is_told_with_its_reasons(own, make_plugin):
+    plugin = make_plugin(own, metrics=False)
+    pids = own.workers()
+    for pid in pids:
+        kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: any(c["check"] == "node" and c["level"] == "warning"
+                             for c in doctor(plugin)["checks"]), "the node is not ready", 60)
+        assert "not ready: " in found(doctor(plugin), "node", "warning")
+    finally:
+        for pid in pids:
+            kill(pid, signal.SIGCONT)
+
+
+def test_a_certificate_of_a_ca_that_kekd_does_not_know_is_found(stopped, tmp_path):
+    other = Authority(str(tmp_path / "ca"), "Another CA")
+    stopped.install(other.issue(stopped.name, "URI:" + spiffe(stopped.name)))
+    text = found(doctor(stopped), "identity")
+    assert "certificate_untrusted" in text and "tls.client_ca" in text
 
 
 def test_what_is_no_kekd_is_found(stopped):
