@@ -154,3 +154,14 @@ flight_deadline(const struct flight *f)
 			last = w->deadline_ns;
 	return last;
 }
+
+void
+waiters_prepend(struct waiter **list, struct waiter *more)
+{
+	struct waiter **end = &more;
+
+	while (*end)
+		end = &(*end)->next;
+	*end = *list;
+	*list = more;
+}

@@ -76,6 +76,7 @@ int flights_join(struct flights *t, struct flight *f, struct kms_call *call, uin
 struct waiter *flights_take(struct flights *t, struct flight *f,
 	bool (*wanted)(const struct waiter *, const void *), const void *user);
 struct waiter *flights_take_all(struct flights *t, struct flight *f);
+void waiters_prepend(struct waiter **list, struct waiter *more);
 uint64_t flight_deadline(const struct flight *f); /* of who waits longest; 0: nobody */
 
 #endif
