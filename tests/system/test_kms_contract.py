@@ -359,7 +359,8 @@ def test_an_unknown_key_id_is_looked_up_before_it_is_refused(plugin, api, sealed
     {"cluster": None}, {"provider": None}, {"cluster": b""}, {"provider": b""},
     {"cluster": b"prod-2"}, {"provider": b"other"}, {"cluster": CLUSTER.encode() + b"\0"},
     {"provider": PROVIDER.encode() + b"\0x"}, {"cluster": CLUSTER.upper().encode()},
-    {"cluster": None, "provider": None}])
+    {"cluster": None, "provider": None}, {"cluster": b"\xff\x1b[31m\0\n"},
+    {"provider": b"%s%n" * 4000}])
 def test_annotations_that_differ_from_this_plugins_are_refused_without_a_call(
         plugin, api, sealed, changes):
     assert refused(plugin, api, sealed.annotated(**changes))

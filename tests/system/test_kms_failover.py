@@ -4,6 +4,7 @@ one of them goes or hangs; what is asked is bounded, and what is asked twice at 
 once."""
 
 import collections
+import datetime
 import os
 import shutil
 import time
@@ -368,6 +369,18 @@ def test_a_certificate_of_another_authority_is_told_and_mended_it_recovers(
     plugin = make_plugin(server).start()
     plugin.install(pki.ca.self_signed(plugin.name, "URI:" + spiffe(plugin.name)))
     assert plugin.wait_sick(20)
+    plugin.install(plugin.certificate)
+    plugin.wait_ready(20)
+
+
+@pytest.mark.parametrize("when", ["past", "to come"])
+def test_a_certificate_that_is_not_valid_now_is_told(server, pki, make_plugin, when):
+    plugin = make_plugin(server).start()
+    hour = datetime.timedelta(hours=1)
+    times = {"first": -2 * hour, "last": -hour} if when == "past" else \
+        {"first": hour, "last": 2 * hour}
+    plugin.install(pki.ca.issue(f"{plugin.name}-then", "URI:" + spiffe(plugin.name), **times))
+    assert "certificate" in plugin.wait_sick(20)
     plugin.install(plugin.certificate)
     plugin.wait_ready(20)
 

@@ -45,6 +45,12 @@ def announces(plugin, key_id):
         wait_for(lambda: stub.key_id() == key_id, f"Status announces {key_id}", SOON, 0.02)
 
 
+def announces_soon(plugin, key_id):
+    """The same, where it may be an error until then."""
+    with plugin.stub(kept=False) as stub:
+        wait_for(lambda: stub.healthy() and stub.key_id() == key_id, "Status recovers", SOON)
+
+
 def never_again(seen):
     """Each key_id follows the others and is never seen again; how many."""
     runs = [k for n, k in enumerate(seen) if n == 0 or seen[n - 1] != k]
@@ -94,6 +100,19 @@ def test_encrypt_stays_with_what_status_announced_until_status_moves(server, mak
     plugin.restart()
     api = plugin.stub()
     assert api.key_id() == new_id == api.encrypt().key_id
+
+
+def test_two_rotations_between_two_probes_are_noticed_by_the_next_encrypt(
+        server, make_plugin, key):
+    """Then what was announced wraps no more, and there is no waiting for the probe's time."""
+    plugin = make_plugin(server, key=key, probe="60s").start()
+    api = plugin.stub()
+    old = api.encrypt()
+    rotate(server, key)
+    newest = rotate(server, key)
+    api.refuses((Code.FAILED_PRECONDITION, Code.UNAVAILABLE), "encrypt")
+    announces(plugin, newest)
+    assert api.encrypt().key_id == newest and api.opens(old)
 
 
 def test_two_plugins_agree_on_the_key_id(server, make_plugin, key):
@@ -342,6 +361,21 @@ def test_a_damaged_state_file_is_told_and_nothing_is_announced(plugin, damage):
                  "flipped": bytes([content[0] ^ 0x80]) + content[1:]}[damage])
     status, said = plugin.run()
     assert status not in (0, None) and status > 0 and path in said, said
+
+
+def test_a_key_id_that_cannot_be_kept_is_not_announced(server, plugin):
+    """After a restart nobody would know of it."""
+    api = plugin.stub()
+    old = api.key_id()
+    in_the_way = state_files(plugin)[0] + ".new"
+    os.mkdir(in_the_way)
+    new_id = rotate(server, plugin.key)
+    with Beside(lambda: api.key_id() if api.healthy() else old, 0.01) as beside:
+        plugin.wait_sick(SOON, about="cannot write")
+        time.sleep(2)
+        os.rmdir(in_the_way)
+        announces_soon(plugin, new_id)
+    assert never_again([k for k in beside.results if k != old]) == 1
 
 
 def test_a_state_file_that_is_missing_is_made(plugin):
