@@ -214,3 +214,21 @@ def test_the_bench_of_a_pair_measures_two_nodes_a_nodes_end_and_what_etcd_is_ask
         assert figures["bytes"] > 0 and figures["LeaseKeepAlive"] > 0
     for word in ("both/one", "kill -9", "clean stop", "etcd, per minute"):
         assert word in done.stdout
+
+
+@pytest.mark.stress
+def test_the_bench_of_the_plugin_measures_each_call_beside_its_request(tmp_path):
+    pytest.importorskip("grpc", reason="python3-grpcio is not installed")
+    if not os.path.exists(os.path.join(BUILD, "kekd-kms")):
+        pytest.skip("kekd-kms was not built: no gRPC here")
+    path = tmp_path / "figures.json"
+    done = subprocess.run(
+        [os.path.join(TOP, "tests", "bench", "kms"), "--quick", "--json", str(path)],
+        check=False, capture_output=True, text=True, timeout=10 * PATIENCE,
+        env=dict(os.environ, KEKD_BUILD=BUILD))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    assert set(report) == {"Status", "Encrypt", "wrap", "Decrypt", "unwrap"}
+    assert all(0 < figures["p50_ms"] <= figures["p99_ms"] for figures in report.values())
+    for word in ("Status", "Encrypt", "Decrypt", "ratio"):
+        assert word in done.stdout

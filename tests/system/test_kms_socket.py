@@ -71,6 +71,7 @@ def test_no_instant_has_the_socket_open_for_everybody(server, make_plugin):
     thread = threading.Thread(target=watch)
     thread.start()
     plugin.start(ready=False)
+    wait_for(lambda: seen, "the socket is looked at")
     ended.set()
     thread.join()
     assert seen == {0o600}
