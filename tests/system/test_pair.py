@@ -167,7 +167,7 @@ def test_every_change_is_sent_on_but_what_is_about_the_node_itself(pair):
                 url = re.sub(r"\{n\}", "1", path)
                 url = re.sub(r"\{key\}", "demo", url)
                 url = re.sub(r"\{id\}", "3f1c9b0e-0000-4000-8000-000000000000", url)
-                url = re.sub(r"\{name\}", "app", url)
+                url = re.sub(r"\{(name|snapshot)\}", "app", url)
                 reply = h.call(method.upper(), url, {} if method != "delete" else None)
                 assert reply.status == 307, (method, path, reply)
                 assert reply.headers["Location"] == a.url + url
