@@ -146,6 +146,7 @@ def test_what_is_between_it_and_its_manager_reaches_no_child(managed):
 def test_a_reload_that_is_refused_ends_too(managed):
     server, manager = managed
     server.start()
+    manager.hears("READY=1")
     server.write_config("cluster: [\n")
     kill(server.process.pid, signal.SIGHUP)
     manager.hears("READY=1", times=2)
