@@ -301,12 +301,12 @@ compare_key_id(struct visit *v, const struct kms_key_id *id)
 			"After a rotation this passes in a moment; else the nodes are of two "
 			"clusters.",
 			"it has %s, and another endpoint %s", id->text, v->d->key_id.text);
-	if (kept->activation > id->activation)
+	if (kept->activation > id->activation ||
+		(kept->activation == id->activation && strcmp(kept->text, id->text) != 0))
 		doctor_say(v->d, DOCTOR_WARNING, "key-id",
-			"The plugin asks this node last until it catches up; a restored kekd needs "
-			"a rotation: kekctl key rotate.",
-			"it is behind: activation %llu, and %llu was announced",
-			(unsigned long long)id->activation, (unsigned long long)kept->activation);
+			"The plugin asks this node last until it catches up; a restored kekd, or a "
+			"key that was made anew, needs a rotation: kekctl key rotate.",
+			"it has %s, and %s was announced", id->text, kept->text);
 	if (id->activation > v->d->key_id.activation)
 		v->d->key_id = *id;
 }

@@ -198,7 +198,7 @@ announce(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
 	pthread_mutex_lock(&p->lock);
 	p->id = *id;
 	pthread_mutex_unlock(&p->lock);
-	records_set_floor(p->parts.records, id->activation);
+	records_set_floor(p->parts.records, id);
 	log_info("key_id %s is announced from now on", id->text);
 }
 
@@ -302,7 +302,7 @@ probe_open(const struct probe_parts *parts, const struct kms_key_id *id, struct 
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->wake, &monotonic);
 	pthread_condattr_destroy(&monotonic);
-	records_set_floor(parts->records, id->activation);
+	records_set_floor(parts->records, id);
 	err = ask_client_open_first(parts->config, parts->health, &p->client, ret_error);
 	if (err == 0) {
 		err = -pthread_create(&p->thread, NULL, probe_main, p);

@@ -14,7 +14,8 @@
 #include <string.h>
 
 #define EVERY_NS (250 * CLOCK_MS) /* between the beginnings of two rounds */
-#define READ_NS CLOCK_S		  /* of one endpoint */
+#define REASON_SIZE 448
+#define READ_NS CLOCK_S /* of one endpoint */
 
 struct endpoint {
 	struct records *records;
@@ -26,7 +27,7 @@ struct endpoint {
 	uint64_t done; /* the last round that it answered in, one way or the other */
 	enum endpoint_state state;
 	struct key_record record; /* the last that came */
-	char reason[384];
+	char reason[REASON_SIZE];
 };
 
 struct records {
@@ -35,7 +36,7 @@ struct records {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	uint64_t round, began_ns;
-	uint64_t floor;
+	struct kms_key_id floor; /* what was announced last */
 	struct kms_key_id highest;
 	atomic_bool stop;
 	size_t count;
@@ -68,22 +69,34 @@ set_state(struct endpoint *e, enum endpoint_state state, const char *reason)
 			reason);
 }
 
+/* NULL: it may be announced. */
+static const char *
+fault_of(const struct kms_key_id *id, const struct kms_key_id *floor)
+{
+	if (id->activation < floor->activation)
+		return "is its metadata old?";
+	if (id->activation == floor->activation && !uuid_equal(&id->version, &floor->version))
+		return "was the key made anew, or an old store put back? If it is to be this: "
+		       "kekctl key rotate";
+	return NULL;
+}
+
 /* Under the lock. */
 static void
 judge(struct endpoint *e)
 {
 	struct records *r = e->records;
-	char reason[384];
+	const char *fault = fault_of(&e->record.id, &r->floor);
+	char reason[REASON_SIZE];
 
-	if (e->record.id.activation >= r->floor) {
+	if (!fault) {
 		set_state(e, ENDPOINT_SERVES, "");
 		return;
 	}
 	snprintf(reason, sizeof(reason),
-		"%.100s has activation %llu of key %.64s, and %llu was announced already: is its "
-		"metadata old?",
-		r->config->endpoints[e->index], (unsigned long long)e->record.id.activation,
-		r->config->key, (unsigned long long)r->floor);
+		"%.100s has key %.64s at %s, and %s was announced already: %s",
+		r->config->endpoints[e->index], r->config->key, e->record.id.text, r->floor.text,
+		fault);
 	set_state(e, ENDPOINT_BEHIND, reason);
 	kekd_health_failed(r->health, e->index);
 }
@@ -223,10 +236,10 @@ records_freep(struct records **records)
 }
 
 void
-records_set_floor(struct records *r, uint64_t activation)
+records_set_floor(struct records *r, const struct kms_key_id *announced)
 {
 	pthread_mutex_lock(&r->lock);
-	r->floor = activation;
+	r->floor = *announced;
 	for (size_t i = 0; i < r->count; i++)
 		if (r->endpoints[i].state == ENDPOINT_SERVES)
 			judge(&r->endpoints[i]);
@@ -344,7 +357,7 @@ records_view(struct records *r, struct records_view *ret_view)
 		if (e->state != ENDPOINT_SERVES && e->state != ENDPOINT_BEHIND)
 			continue;
 		v.answered++;
-		if (e->record.id.activation > v.fresh.activation)
+		if (e->state == ENDPOINT_SERVES && e->record.id.activation > v.fresh.activation)
 			v.fresh = e->record.id;
 	}
 	pthread_mutex_unlock(&r->lock);

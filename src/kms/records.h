@@ -18,8 +18,9 @@ int records_open(const struct kms_config *config, struct kekd_health *health,
 void records_stop(struct records *r); /* whoever waits is let go; any thread */
 void records_freep(struct records **r);
 
-/* Of a node that has not seen what was announced: it is asked last. Any thread. */
-void records_set_floor(struct records *r, uint64_t activation);
+/* A node that has not seen what was announced, or something else in its place, is asked last.
+ * Activation 0: nothing was. Any thread. */
+void records_set_floor(struct records *r, const struct kms_key_id *announced);
 
 /* Waits for a round that began at since_ns or later; with an id, until that is known at the least.
  * False: stopped, or the deadline came first. Any thread. */
@@ -30,7 +31,7 @@ bool records_know(struct records *r, const struct kms_key_id *id);
 
 struct records_view {
 	struct kms_key_id highest; /* of all that was ever read; activation 0: none */
-	struct kms_key_id fresh;   /* the highest of the last round alone */
+	struct kms_key_id fresh;   /* the highest of those that serve; 0: none */
 	size_t answered;	   /* endpoints that told the record in the last round */
 	char reason[512];	   /* why the others did not, one after the other; empty: all did */
 };

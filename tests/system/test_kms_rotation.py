@@ -283,6 +283,28 @@ def test_an_old_store_put_back_counts_as_away_and_the_key_id_stays(own, make_plu
     assert plugin.stub().key_id() not in (first, new_id)
 
 
+def test_another_version_of_the_activation_that_was_announced_counts_as_away(
+        own, server, make_plugin):
+    """As where a key was made anew, or an old store was put back and the key rotated since."""
+    plugin = make_plugin(server).start()
+    first = plugin.stub().key_id()
+    plugin.stop()
+    anew = make_plugin(own, name=plugin.name, state_dir=plugin.path("state"))
+    with own.http("admin-1") as admin:
+        assert activation(admin.key(anew.key)["kms_key_id"]) == activation(first)
+    anew.start(ready=False)
+    assert f"and {first} was announced already" in anew.wait_sick(about="made anew")
+    for _ in range(3):
+        assert not anew.stub().healthy()
+        time.sleep(0.5)
+    assert f"and {first} was announced" in " ".join(anew.run("doctor")[1].split())
+    with own.http("admin-1") as admin:
+        admin.rotate(anew.key)
+    anew.wait_ready()
+    api = anew.stub()
+    assert activation(api.key_id()) > activation(first) and api.opens(api.encrypt())
+
+
 @pytest.fixture
 def lagging(own, make_server):
     """(a node, and one that has the same token and was left behind with older metadata)."""
