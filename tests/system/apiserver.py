@@ -136,14 +136,19 @@ class ApiServer:
         verb = body["spec"]["resourceAttributes"]["verb"]
         return 201, {"status": {"allowed": verb not in self.forbidden}}
 
+    def namespace(self, name):
+        if name in self.objects["/api/v1/namespaces"]:
+            return 200, {"metadata": {"uid": "7a7b"}}
+        return 404, {"message": f'namespaces "{name}" not found'}
+
     def answer(self, method, path, query, headers, body):
         if method == "POST":
             return self.review(json.loads(body))
         found = self.discovery(path)
         if found:
             return found
-        if path == "/api/v1/namespaces/kube-system":
-            return 200, {"metadata": {"uid": "7a7b"}}
+        if method == "GET" and path.rpartition("/")[0] == "/api/v1/namespaces":
+            return self.namespace(path.rpartition("/")[2])
         if headers["Accept"] != TABLE or query.get("includeObject") != "None":
             self.unfit.append((method, path, headers["Accept"]))
         if method == "GET":

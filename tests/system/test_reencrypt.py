@@ -118,6 +118,32 @@ def test_one_namespace_alone(api, reencrypt):
     assert len(api.stale()) == 3
 
 
+def test_a_namespace_that_is_not_there_is_named(api, reencrypt):
+    """Its list would be empty, as if all were done."""
+    done = reencrypt("-n", "shopp")
+    assert done.status == 4 and "there is no namespace shopp" in done.err
+
+
+def test_a_namespace_and_a_resource_that_has_none_are_wrong_use(api, reencrypt):
+    done = reencrypt("-n", "shop", "--resources", "orders.shop.example")
+    assert done.status == 2 and "orders.shop.example is in no namespace" in done.err
+
+
+@pytest.mark.parametrize("status, wanted", [(403, 3), (500, 7), (503, 7)])
+def test_a_server_that_does_not_tell_its_resources_is_not_taken_for_one_without_them(
+        api, reencrypt, status, wanted):
+    api.before = lambda method, path: status if path == "/api/v1" else None
+    done = reencrypt()
+    assert done.status == wanted and str(status) in done.err and "has no" not in done.err
+
+
+def test_an_answer_that_is_no_table_is_not_taken_for_an_empty_one(api, reencrypt):
+    api.secrets(3)
+    api.table = lambda *_, **__: (200, {"kind": "SecretList", "items": []})
+    done = reencrypt()
+    assert done.status == 3 and "no table" in done.err
+
+
 def test_a_resource_that_is_not_there_is_named(api, reencrypt):
     for word in ("sekrets", "orders.nowhere.example", "bindings"):
         done = reencrypt("--resources", word)
@@ -244,8 +270,32 @@ def test_a_state_of_another_run_is_not_gone_on_with(api, reencrypt, tmp_path):
     path.write_text(path.read_text().replace("7a7b", "another"))
     done = reencrypt()
     assert done.status == 2 and "its cluster differs" in done.err
-    path.write_text("{")
-    assert reencrypt().status == 2
+    for text in ("{", "", "[]", '{"format": 1, "cluster": "7a7b", "resources": ["secrets"], '
+                 '"namespace": null, "index": "x"}'):
+        path.write_text(text)
+        done = reencrypt()
+        assert done.status == 2 and "--restart" in done.err and "Traceback" not in done.err
+
+
+def test_a_server_that_fails_as_a_run_goes_on_is_waited_for(api, reencrypt):
+    """What it cannot tell is not taken for another cluster's."""
+    api.secrets(50)
+    p = reencrypt(start=True, rate=50)
+    until(lambda: len(api.patches()) >= 5)
+    p.send_signal(signal.SIGINT)
+    finish(p)
+    failures = [500, 500]
+    api.before = lambda method, path: failures.pop() if failures and \
+        path.endswith("/kube-system") else None
+    done = reencrypt()
+    assert done.status == 0 and done.out["resumed"] and not api.stale()
+
+
+def test_a_reader_of_the_summary_that_is_gone_is_no_matter(api, reencrypt):
+    api.secrets(3)
+    p = reencrypt(start=True)
+    p.stdout.close()
+    assert p.wait(60) == 0 and "Traceback" not in p.stderr.read()
 
 
 @pytest.mark.parametrize("token", [True, False])
