@@ -327,16 +327,20 @@ static void
 check_metrics(struct check *c, const struct kms_config *k)
 {
 	static const char kind[] = "unix:";
+	const char *path;
 
 	if (!k->metrics || is_loopback(k->metrics))
 		return;
-	if (strncmp(k->metrics, kind, strlen(kind)) == 0 && k->metrics[strlen(kind)] == '/')
-		check_path(c, "metrics", k->metrics + strlen(kind));
-	else
+	path = strncmp(k->metrics, kind, strlen(kind)) == 0 ? k->metrics + strlen(kind) : "";
+	if (*path != '/')
 		finding(c, "metrics",
 			"metrics \"%s\" is neither a loopback address nor a socket: write "
 			"\"127.0.0.1:7374\", \"[::1]:7374\" or \"unix:/PATH\"",
 			k->metrics);
+	else if (strcmp(path, k->socket) == 0)
+		finding(c, "metrics", "metrics: %s is socket.path already: take another one", path);
+	else
+		check_path(c, "metrics", path);
 }
 
 /* ---- times ---- */

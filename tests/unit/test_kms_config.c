@@ -204,6 +204,7 @@ static const struct fault {
 	{ 0, "metrics: localhost:7374\n", 10, "neither a loopback address nor a socket" },
 	{ 0, "metrics: 127.0.0.1:0\n", 10, "neither a loopback address nor a socket" },
 	{ 0, "metrics: \"unix:kms.metrics\"\n", 10, "neither a loopback address nor a socket" },
+	{ 0, "metrics: \"unix:/run/kekd-kms/kms.sock\"\n", 10, "is socket.path already" },
 	{ 0, "probe: 10\n", 10, "is no duration" },
 	{ 0, "probe: 1h\n", 10, "is no duration" },
 	{ 0, "probe: 2m\n", 10, "is no duration from 100 ms to 60 s" },
