@@ -144,11 +144,15 @@ fail_unanswered(struct ask_answer *a, int err, const struct kekd_ask *ask, const
 static const char *const lagging[] = { "version_not_found", "version_not_primary",
 	"version_unproven", "unwrap_failed", NULL };
 
+/* The record is not the one that was announced. */
+static const char *const moved_on[] = { "key_not_found", "version_not_found", "version_not_primary",
+	"version_not_enabled", NULL };
+
 static bool
-may_lag(const char *code)
+is_one_of(const char *const codes[], const char *code)
 {
-	for (size_t i = 0; lagging[i]; i++)
-		if (strcmp(lagging[i], code) == 0)
+	for (size_t i = 0; codes[i]; i++)
+		if (strcmp(codes[i], code) == 0)
 			return true;
 	return false;
 }
@@ -156,10 +160,8 @@ may_lag(const char *code)
 static void
 fail_refused(struct ask_answer *a, const struct kekd_reply *r, const char *what)
 {
-	a->away = r->status == 503 || may_lag(r->code);
-	a->moved = strcmp(r->code, "version_not_primary") == 0 ||
-		   strcmp(r->code, "version_not_enabled") == 0 ||
-		   strcmp(r->code, "version_not_found") == 0;
+	a->away = r->status == 503 || is_one_of(lagging, r->code);
+	a->moved = is_one_of(moved_on, r->code);
 	ask_fail(a, ask_status_of(r->code, r->status), "%s: kekd refuses: %s (%s), request_id %s",
 		what, r->detail, r->code[0] ? r->code : "not a problem document of kekd's",
 		r->request_id);

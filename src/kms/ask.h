@@ -19,7 +19,7 @@ struct ask_answer {
 	enum kms_status status;
 	char text[640];	  /* of a failure: for people */
 	bool away;	  /* another endpoint, or another moment, may do better */
-	bool moved;	  /* the version does not wrap any more: the record has moved on */
+	bool moved;	  /* the version does not wrap: the record is another one by now */
 	struct buf bytes; /* the ciphertext or the plaintext; wiped on free */
 	unsigned version; /* its number */
 	char request_id[64];

@@ -31,17 +31,19 @@ put_probe(struct kms_service *s, struct metrics_text *t)
 	struct probe_state state;
 	struct kms_key_id id;
 	char reason[512], hash[KMS_KEY_ID_HASH_SIZE];
-	uint64_t now = clock_boot_ns();
 
 	probe_read(s->probe, &state, &id);
+	uint64_t now = clock_boot_ns(); /* after that probe's end */
 	metrics_family(
 		t, "kekd_kms_healthy", METRICS_GAUGE, "1 while Status answers without an error.");
 	metrics_number(t, probe_is_good(&state, now, s->config->probe_every_ns, reason), NULL);
 	metrics_family(t, "kekd_kms_probe_success", METRICS_GAUGE,
-		"1 when the last probe succeeded in this direction.");
+		"1 when the last probe succeeded in this direction; absent where it was not "
+		"tried.");
 	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
-		metrics_number(
-			t, state.any && state.last.good[i], "direction", directions[i], NULL);
+		if (state.last.verdict[i] != PROBE_UNTRIED)
+			metrics_number(t, state.last.verdict[i] == PROBE_GOOD, "direction",
+				directions[i], NULL);
 	metrics_family(t, "kekd_kms_probes_total", METRICS_COUNTER, "Probes that have ended.");
 	metrics_number(t, metrics_read(&s->counts.probes[0]), "result", "ok", NULL);
 	metrics_number(t, metrics_read(&s->counts.probes[1]), "result", "failed", NULL);

@@ -2,7 +2,7 @@
 /*
  * A probe reads the key's record at every endpoint, wraps 32 random bytes under the version that is
  * to be announced, and unwraps them. Then what is announced is written to disk, and only then
- * shown.
+ * shown. Where nothing could be wrapped, it unwraps what was wrapped before: reads may go on.
  */
 #include "probe.h"
 
@@ -26,11 +26,18 @@
 #define STALE_INTERVALS 3
 #define SAMPLE_SIZE KMS_SEED_MIN
 
+/* What was wrapped last: random, and of no use to anybody. */
+struct sample {
+	uint8_t bytes[SAMPLE_SIZE];
+	struct buf blob; /* empty: none */
+};
+
 struct probe {
 	struct probe_parts parts;
 	struct kekd_client *client;
 	pthread_t thread;
 	bool threaded;
+	struct sample sample; /* the thread's own */
 
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -42,15 +49,26 @@ struct probe {
 
 /* ---- what is known from them ---- */
 
-static const char *const directions[PROBE_DIRECTIONS] = {
-	[PROBE_WRAP] = "wrap",
-	[PROBE_UNWRAP] = "unwrap",
-};
-
 static bool
 is_good(const struct probe_result *r)
 {
-	return r->good[PROBE_WRAP] && r->good[PROBE_UNWRAP];
+	return r->verdict[PROBE_WRAP] == PROBE_GOOD && r->verdict[PROBE_UNWRAP] == PROBE_GOOD;
+}
+
+/* Writes and reads hang on one direction each: which of them goes on is said first. */
+static void
+describe(const struct probe_result *r, char ret_text[512])
+{
+	static const char *const after_wrap[PROBE_VERDICTS] = {
+		[PROBE_UNTRIED] = "wrap fails, unwrap was not tried",
+		[PROBE_FAILED] = "wrap and unwrap fail",
+		[PROBE_GOOD] = "wrap fails, unwrap works",
+	};
+	bool wraps = r->verdict[PROBE_WRAP] == PROBE_GOOD;
+
+	snprintf(ret_text, 512, "%s: %.470s",
+		wraps ? "unwrap fails, wrap works" : after_wrap[r->verdict[PROBE_UNWRAP]],
+		r->reason[wraps ? PROBE_UNWRAP : PROBE_WRAP]);
 }
 
 bool
@@ -60,11 +78,10 @@ probe_is_good(const struct probe_state *s, uint64_t now_ns, uint64_t every_ns, c
 		snprintf(ret_reason, 512, "kekd has not been asked yet: try again in a moment");
 		return false;
 	}
-	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
-		if (!s->last.good[i]) {
-			snprintf(ret_reason, 512, "%s", s->last.reason[i]);
-			return false;
-		}
+	if (!is_good(&s->last)) {
+		describe(&s->last, ret_reason);
+		return false;
+	}
 	if (now_ns > s->ended_ns + STALE_INTERVALS * every_ns) {
 		snprintf(ret_reason, 512,
 			"the last probe of kekd was %llu s ago, and the next one does not end",
@@ -86,7 +103,7 @@ bool
 probe_has_news(const struct probe_state *before, const struct probe_result *now)
 {
 	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
-		if (!before->any || before->last.good[i] != now->good[i])
+		if (!before->any || before->last.verdict[i] != now->verdict[i])
 			return true;
 	return false;
 }
@@ -96,15 +113,8 @@ probe_has_news(const struct probe_state *before, const struct probe_result *now)
 static void
 fail(struct probe_result *r, enum probe_direction direction, const char *reason)
 {
-	r->good[direction] = false;
+	r->verdict[direction] = PROBE_FAILED;
 	snprintf(r->reason[direction], sizeof(r->reason[direction]), "%s", reason);
-}
-
-static void
-fail_both(struct probe_result *r, const char *reason)
-{
-	fail(r, PROBE_WRAP, reason);
-	fail(r, PROBE_UNWRAP, reason);
 }
 
 /* The version that is to be announced: never one with a lower activation than there was. */
@@ -116,8 +126,8 @@ choose(struct probe *p, struct kms_key_id *ret_id, struct probe_result *r)
 
 	records_look(p->parts.records, NULL, now, now + LOOK_NS);
 	records_view(p->parts.records, &v);
-	if (v.answered == 0 || v.fresh.activation < p->id.activation) {
-		fail_both(r, v.reason[0] ? v.reason : "no endpoint has answered in time");
+	if (v.serving == 0) {
+		fail(r, PROBE_WRAP, v.reason[0] ? v.reason : "no endpoint has answered in time");
 		return false;
 	}
 	*ret_id = v.highest.activation > v.fresh.activation ? v.highest : v.fresh;
@@ -131,50 +141,57 @@ ask_new(const struct probe *p)
 		.aborted = &p->stop };
 }
 
-static void
-prove_unwrap(struct probe *p, struct kms_bytes sample, const struct ask_answer *wrapped,
-	struct probe_result *r)
+/* True when the record has moved on meanwhile. */
+static bool
+prove_wrap(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
 {
+	struct sample *sample = &p->sample;
+	struct kekd_ask ask = ask_new(p);
+	uint8_t bytes[SAMPLE_SIZE];
+	struct ask_answer a;
+
+	if (random_piece(bytes, sizeof(bytes)) < 0) {
+		fail(r, PROBE_WRAP, "there are no random numbers");
+		return false;
+	}
+	ask_wrap(p->client, p->parts.config, id, (struct kms_bytes){ bytes, sizeof(bytes) }, &ask,
+		&a);
+	metrics_add(&p->parts.counts->failovers, a.passed_over);
+	if (a.status == KMS_OK) {
+		r->verdict[PROBE_WRAP] = PROBE_GOOD;
+		memcpy(sample->bytes, bytes, sizeof(bytes));
+		buf_free(&sample->blob);
+		sample->blob = a.bytes; /* transferred */
+	} else {
+		fail(r, PROBE_WRAP, a.text);
+		ask_answer_free(&a);
+	}
+	return a.moved;
+}
+
+static void
+prove_unwrap(struct probe *p, struct probe_result *r)
+{
+	const struct sample *sample = &p->sample;
 	struct kekd_ask ask = ask_new(p);
 	struct ask_answer a;
 
+	if (sample->blob.len == 0)
+		return;
+	/* Whoever has failed already must not wait much longer to hear of it. */
+	if (r->verdict[PROBE_WRAP] != PROBE_GOOD && p->parts.config->timeout_ns > LOOK_NS)
+		ask.deadline_ns = clock_boot_ns() + LOOK_NS;
 	ask_unwrap(p->client, p->parts.config,
-		(struct kms_bytes){ wrapped->bytes.data, wrapped->bytes.len }, &ask, &a);
+		(struct kms_bytes){ sample->blob.data, sample->blob.len }, &ask, &a);
 	metrics_add(&p->parts.counts->failovers, a.passed_over);
 	if (a.status != KMS_OK)
 		fail(r, PROBE_UNWRAP, a.text);
-	else if (!secret_equal(a.bytes.data, a.bytes.len, sample.data, sample.len))
+	else if (secret_equal(a.bytes.data, a.bytes.len, sample->bytes, sizeof(sample->bytes)))
+		r->verdict[PROBE_UNWRAP] = PROBE_GOOD;
+	else
 		fail(r, PROBE_UNWRAP,
 			"kekd unwraps something else than it wrapped: take it out of use");
 	ask_answer_free(&a);
-}
-
-/* True when the record has moved on meanwhile: the probe begins anew. */
-static bool
-prove(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
-{
-	uint8_t sample[SAMPLE_SIZE];
-	const struct kms_bytes bytes = { sample, sizeof(sample) };
-	struct kekd_ask ask = ask_new(p);
-	struct ask_answer a;
-	bool moved;
-
-	if (random_piece(sample, sizeof(sample)) < 0) {
-		fail_both(r, "there are no random numbers");
-		return false;
-	}
-	ask_wrap(p->client, p->parts.config, id, bytes, &ask, &a);
-	metrics_add(&p->parts.counts->failovers, a.passed_over);
-	moved = a.moved;
-	if (a.status == KMS_OK) {
-		prove_unwrap(p, bytes, &a, r);
-	} else {
-		fail(r, PROBE_WRAP, a.text);
-		fail(r, PROBE_UNWRAP, a.text);
-	}
-	ask_answer_free(&a);
-	secret_wipe(sample, sizeof(sample));
-	return moved;
 }
 
 /* On disk before anybody hears of it. */
@@ -192,7 +209,7 @@ announce(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
 			"cannot write %.200s/" ANNOUNCED_NAME ": %s: make room, or give it to this "
 			"program's user",
 			p->parts.config->state_dir, strerror(-err));
-		fail_both(r, reason);
+		fail(r, PROBE_WRAP, reason); /* nothing may be wrapped under it */
 		return;
 	}
 	pthread_mutex_lock(&p->lock);
@@ -205,16 +222,18 @@ announce(struct probe *p, const struct kms_key_id *id, struct probe_result *r)
 static void
 probe_once(struct probe *p, struct probe_result *ret_result)
 {
-	for (int turn = 0; turn < 2; turn++) {
-		struct probe_result r = { .good = { true, true } };
-		struct kms_key_id id;
-		bool moved = choose(p, &id, &r) && prove(p, &id, &r);
-		if (is_good(&r))
-			announce(p, &id, &r);
-		*ret_result = r;
-		if (!moved)
-			return;
+	struct probe_result r;
+	struct kms_key_id id;
+	bool moved = true;
+
+	for (int turn = 0; turn < 2 && moved; turn++) {
+		r = (struct probe_result){ 0 };
+		moved = choose(p, &id, &r) && prove_wrap(p, &id, &r);
 	}
+	prove_unwrap(p, &r);
+	if (is_good(&r))
+		announce(p, &id, &r);
+	*ret_result = r;
 }
 
 /* ---- the thread ---- */
@@ -222,14 +241,16 @@ probe_once(struct probe *p, struct probe_result *ret_result)
 static void
 tell_news(const struct probe_result *r)
 {
+	char text[512];
+
 	if (is_good(r)) {
 		log_info("kekd wraps and unwraps");
 		return;
 	}
-	for (size_t i = 0; i < PROBE_DIRECTIONS; i++)
-		if (!r->good[i] && (i == 0 || strcmp(r->reason[i], r->reason[0]) != 0))
-			log_error("probe, %s: %s: Status is UNAVAILABLE until it succeeds",
-				directions[i], r->reason[i]);
+	describe(r, text);
+	log_error("probe: %s: Status is UNAVAILABLE until it succeeds", text);
+	if (r->verdict[PROBE_WRAP] == PROBE_FAILED && r->verdict[PROBE_UNWRAP] == PROBE_FAILED)
+		log_error("probe, unwrap: %s", r->reason[PROBE_UNWRAP]);
 }
 
 static void
@@ -339,6 +360,7 @@ probe_freep(struct probe **probe)
 	if (p->threaded)
 		pthread_join(p->thread, NULL);
 	kekd_client_freep(&p->client);
+	buf_free(&p->sample.blob);
 	pthread_cond_destroy(&p->wake);
 	pthread_mutex_destroy(&p->lock);
 	free(p);

@@ -17,10 +17,12 @@
 
 enum probe_direction { PROBE_WRAP, PROBE_UNWRAP, PROBE_DIRECTIONS };
 
-/* One probe's result. */
+/* One probe's result. While nothing can be wrapped, what was wrapped last is unwrapped; where there
+ * is nothing yet, that is not tried. */
+enum probe_verdict { PROBE_UNTRIED, PROBE_FAILED, PROBE_GOOD, PROBE_VERDICTS };
 struct probe_result {
-	bool good[PROBE_DIRECTIONS];
-	char reason[PROBE_DIRECTIONS][512]; /* where it is not good */
+	enum probe_verdict verdict[PROBE_DIRECTIONS];
+	char reason[PROBE_DIRECTIONS][512]; /* where it failed */
 };
 
 /* What is known from probes. Zeroed: there was none. */
@@ -29,8 +31,8 @@ struct probe_state {
 	uint64_t ended_ns; /* the last one; CLOCK_BOOTTIME */
 	struct probe_result last;
 };
-/* Pure. False with the reason: none yet, the last one failed, or it is older than three intervals.
- */
+/* Pure. False with the reason: none yet, the last one failed (and in which direction), or it is
+ * older than three intervals. */
 bool probe_is_good(
 	const struct probe_state *s, uint64_t now_ns, uint64_t every_ns, char ret_reason[512]);
 /* From the beginning of one to that of the next. */

@@ -340,24 +340,24 @@ add_reason(char reason[512], const char *more)
 {
 	size_t len = strlen(reason);
 
-	snprintf(reason + len, 512 - len, "%s%s", len ? "; " : "", more);
+	snprintf(reason + len, 512 - len, "%s%s", len && *more ? "; " : "", more);
 }
 
 void
 records_view(struct records *r, struct records_view *ret_view)
 {
-	struct records_view v = { .answered = 0 };
+	struct records_view v = { .serving = 0 };
 
 	pthread_mutex_lock(&r->lock);
 	v.highest = r->highest;
 	for (size_t i = 0; i < r->count; i++) {
 		const struct endpoint *e = &r->endpoints[i];
-		if (e->state != ENDPOINT_SERVES)
+		if (e->state != ENDPOINT_SERVES) {
 			add_reason(v.reason, e->reason);
-		if (e->state != ENDPOINT_SERVES && e->state != ENDPOINT_BEHIND)
 			continue;
-		v.answered++;
-		if (e->state == ENDPOINT_SERVES && e->record.id.activation > v.fresh.activation)
+		}
+		v.serving++;
+		if (e->record.id.activation > v.fresh.activation)
 			v.fresh = e->record.id;
 	}
 	pthread_mutex_unlock(&r->lock);

@@ -31,9 +31,9 @@ bool records_know(struct records *r, const struct kms_key_id *id);
 
 struct records_view {
 	struct kms_key_id highest; /* of all that was ever read; activation 0: none */
-	struct kms_key_id fresh;   /* the highest of those that serve; 0: none */
-	size_t answered;	   /* endpoints that told the record in the last round */
-	char reason[512];	   /* why the others did not, one after the other; empty: all did */
+	struct kms_key_id fresh;   /* the highest that serves, of the last round alone */
+	size_t serving;	  /* endpoints of the last round with what was announced, or more */
+	char reason[512]; /* why the others do not, one after the other; empty: all do */
 };
 void records_view(struct records *r, struct records_view *ret_view); /* any thread */
 

@@ -41,17 +41,31 @@ is_ours(struct worker *w, const struct flight *f, uint64_t deadline_ns, struct a
 	if (records_know(b->parts.records, &f->id))
 		return true;
 	records_view(b->parts.records, &v);
-	if (v.answered > 0)
+	if (v.serving > 0)
 		ask_fail(a, KMS_NOT_FOUND,
 			"Decrypt: key_id %s is none of key %.64s: was it written by another "
 			"cluster, or before the key was restored? %.300s",
 			f->id.text, b->parts.config->key, v.reason);
 	else
 		ask_fail(a, KMS_UNAVAILABLE,
-			"Decrypt: key_id %s is not known here yet, and no kekd could be asked: "
+			"Decrypt: key_id %s is not known here, and no kekd could be asked: "
 			"%.400s",
 			f->id.text, v.reason);
 	return false;
+}
+
+/* A version that was announced and is unknown to kekd: where nobody has the key's record as it was,
+ * that is the reason, as Status says it. */
+static void
+blame_old_store(struct worker *w, uint64_t deadline_ns, struct ask_answer *a)
+{
+	struct records *records = w->backend->parts.records;
+	struct records_view v;
+
+	records_look(records, NULL, clock_boot_ns(), deadline_ns);
+	records_view(records, &v);
+	if (v.serving == 0 && v.reason[0])
+		ask_fail(a, KMS_UNAVAILABLE, "Encrypt: %s", v.reason);
 }
 
 static void
@@ -64,10 +78,13 @@ attempt_run(struct worker *w, struct flight *f, struct ask_answer *a)
 	if (!is_ours(w, f, t->ask.deadline_ns, a))
 		return;
 	atomic_store(&t->sent_ns, clock_boot_ns());
-	if (f->kind == FLIGHT_ENCRYPT)
-		ask_wrap(w->client, config, &f->id, bytes, &t->ask, a);
-	else
+	if (f->kind == FLIGHT_DECRYPT) {
 		ask_unwrap(w->client, config, bytes, &t->ask, a);
+		return;
+	}
+	ask_wrap(w->client, config, &f->id, bytes, &t->ask, a);
+	if (a->moved)
+		blame_old_store(w, t->ask.deadline_ns, a);
 }
 
 /* ---- its end, under the lock ---- */

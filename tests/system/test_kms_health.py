@@ -65,18 +65,32 @@ def test_the_probe_wraps_and_unwraps_again_and_again(plugin):
     assert probe_states(plugin) == {"wrap": 1, "unwrap": 1}
 
 
-@pytest.mark.parametrize("without", ["wrap", "unwrap", "key.read"])
-def test_a_grant_taken_away_is_an_error_of_status_and_given_back_it_recovers(plugin, without):
+@pytest.mark.parametrize(("without", "fails", "works"), [
+    ("wrap", "wrap", "unwrap"), ("unwrap", "unwrap", "wrap"), ("key.read", "wrap", "unwrap")])
+def test_a_grant_taken_away_is_an_error_of_status_and_given_back_it_recovers(
+        plugin, without, fails, works):
     plugin.grant(*(g for g in GRANTS if g != without))
     text = plugin.wait_sick(SOON)
     assert "grant" in text or "denied" in text or "forbidden" in text, text
-    assert_told(plugin, "denied|forbidden|grant")
-    if without != "key.read":
-        assert probe_states(plugin)[without] == 0
+    assert text.startswith(f"{fails} fails, {works} works: ")
+    assert_told(plugin, f"probe: {fails} fails, {works} works: .*(denied|forbidden|grant)")
+    assert probe_states(plugin) == {fails: 0, works: 1}
     plugin.grant(*GRANTS)
     plugin.wait_ready(SOON)
     assert probe_states(plugin) == {"wrap": 1, "unwrap": 1}
     assert plugin.stub().encrypt()
+
+
+def test_without_anything_wrapped_unwrap_is_not_said_to_fail(server, make_plugin):
+    plugin = make_plugin(server, grants=("unwrap", "key.read")).start(ready=False)
+    text = plugin.wait_sick(SOON, about="unwrap was not tried")
+    assert text.startswith("wrap fails, unwrap was not tried: ")
+    assert probe_states(plugin) == {"wrap": 0}
+    plugin.grant(*GRANTS)
+    plugin.wait_ready(SOON)
+    plugin.grant("key.read")
+    plugin.wait_sick(SOON, about="wrap and unwrap fail: ")
+    assert probe_states(plugin) == {"wrap": 0, "unwrap": 0}
 
 
 def test_a_client_that_kekd_does_not_know_is_told_and_known_it_recovers(server, make_plugin):
@@ -112,7 +126,7 @@ def test_a_frozen_key_stops_writes_and_reads_go_on(server, make_plugin):
 
         freeze(True)
         assert plugin.wait_sick(SOON)
-        assert probe_states(plugin)["wrap"] == 0
+        assert probe_states(plugin) == {"wrap": 0, "unwrap": 1}
         assert api.opens(sealed)
         api.refuses((Code.FAILED_PRECONDITION, Code.UNAVAILABLE), "encrypt")
         freeze(False)
@@ -129,7 +143,8 @@ def test_a_token_that_fails_in_one_direction_is_an_error_of_status(
     plugin = make_plugin(server.init().start().populate()).start()
     faults.set(f"{function} return CKR_DEVICE_ERROR")
     assert plugin.wait_sick(20)
-    wait_for(lambda: probe_states(plugin)[direction] == 0, "the metric says so", SOON)
+    other = {"wrap": "unwrap", "unwrap": "wrap"}[direction]
+    wait_for(lambda: probe_states(plugin) == {direction: 0, other: 1}, "the metric says so", SOON)
     assert_told(plugin, direction)
     faults.set()
     plugin.wait_ready()

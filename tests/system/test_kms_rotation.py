@@ -249,6 +249,14 @@ def restore(server, copy):
         shutil.copytree(os.path.join(copy, name), server.path(name), symlinks=True)
 
 
+def refuses_for_one_reason(stub):
+    """Encrypt says what Status says: nobody learns from it that a key_id is gone."""
+    told = stub.refuses(Code.UNAVAILABLE, "encrypt")
+    reason = told.removeprefix("Encrypt: ")
+    assert "was announced already: " in reason
+    assert reason in stub.refuses(Code.UNAVAILABLE, "status")
+
+
 def test_an_old_store_put_back_counts_as_away_and_the_key_id_stays(own, make_plugin, tmp_path):
     plugin = make_plugin(own).start()
     api = plugin.stub()
@@ -273,14 +281,20 @@ def test_an_old_store_put_back_counts_as_away_and_the_key_id_stays(own, make_plu
     while time.monotonic() < end:
         assert not stub.healthy(), "a restart does not flip back"
         time.sleep(0.1)
-    stub.refuses((Code.UNAVAILABLE, Code.FAILED_PRECONDITION, Code.NOT_FOUND), "encrypt")
+    refuses_for_one_reason(stub)
     assert str(activation(new_id)) in plugin.log()
+    # The same number of another version is not what was announced either.
+    other_id = rotate(own, plugin.key)
+    assert activation(other_id) == activation(new_id) and other_id != new_id
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        assert not stub.healthy(), "its key_id was announced for another version"
+        time.sleep(0.1)
+    refuses_for_one_reason(stub)
     # What is active then is above all that was announced.
-    with own.http("admin-1") as admin:
-        while activation(admin.key(plugin.key)["kms_key_id"]) <= activation(new_id):
-            admin.rotate(plugin.key)
-    plugin.wait_ready()
-    assert plugin.stub().key_id() not in (first, new_id)
+    newest = rotate(own, plugin.key)
+    announces_soon(plugin, newest)
+    assert newest not in (first, new_id) and plugin.stub().encrypt().key_id == newest
 
 
 def test_another_version_of_the_activation_that_was_announced_counts_as_away(
@@ -347,6 +361,7 @@ def test_a_node_that_lags_counts_as_away(lagging, make_plugin, first):
     while time.monotonic() < end:
         assert not stub.healthy(), "its record is older than what was announced"
         time.sleep(0.1)
+    refuses_for_one_reason(stub)
     assert stub.opens(old), "what it knows it unwraps"
     ahead.start()
     plugin.wait_ready()

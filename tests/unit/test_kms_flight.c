@@ -254,8 +254,8 @@ probed(bool wrap, bool unwrap, uint64_t ended_ns)
 {
 	struct probe_state s = { .any = true, .ended_ns = ended_ns };
 
-	s.last.good[PROBE_WRAP] = wrap;
-	s.last.good[PROBE_UNWRAP] = unwrap;
+	s.last.verdict[PROBE_WRAP] = wrap ? PROBE_GOOD : PROBE_FAILED;
+	s.last.verdict[PROBE_UNWRAP] = unwrap ? PROBE_GOOD : PROBE_FAILED;
 	snprintf(s.last.reason[PROBE_WRAP], sizeof(s.last.reason[0]), "%s", wrap ? "" : "no wrap");
 	snprintf(s.last.reason[PROBE_UNWRAP], sizeof(s.last.reason[0]), "%s",
 		unwrap ? "" : "no unwrap");
@@ -283,10 +283,16 @@ one_direction_that_fails_is_enough(void **state)
 	assert_true(probe_is_good(&s, 2 * CLOCK_S, EVERY, reason));
 	s = probed(false, true, CLOCK_S);
 	assert_false(probe_is_good(&s, 2 * CLOCK_S, EVERY, reason));
-	assert_string_equal(reason, "no wrap");
+	assert_string_equal(reason, "wrap fails, unwrap works: no wrap");
 	s = probed(true, false, CLOCK_S);
 	assert_false(probe_is_good(&s, 2 * CLOCK_S, EVERY, reason));
-	assert_string_equal(reason, "no unwrap");
+	assert_string_equal(reason, "unwrap fails, wrap works: no unwrap");
+	s = probed(false, false, CLOCK_S);
+	assert_false(probe_is_good(&s, 2 * CLOCK_S, EVERY, reason));
+	assert_string_equal(reason, "wrap and unwrap fail: no wrap");
+	s.last.verdict[PROBE_UNWRAP] = PROBE_UNTRIED;
+	assert_false(probe_is_good(&s, 2 * CLOCK_S, EVERY, reason));
+	assert_string_equal(reason, "wrap fails, unwrap was not tried: no wrap");
 }
 
 static void
