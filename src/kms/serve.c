@@ -45,7 +45,7 @@ struct server {
 	struct kms_connections connections;
 	struct kms_metrics_http *http;
 	int signals;
-	bool ending;
+	bool ending, unreachable;
 	uint64_t alive_every_ns, alive_ns;
 	char status[600];
 };
@@ -112,12 +112,29 @@ take_signals(struct server *s)
 	}
 }
 
+/* It answers those who are connected, and who comes back finds nothing. */
+static void
+look_for_socket(struct server *s)
+{
+	bool there = kms_socket_is_there(&s->socket);
+
+	if (s->unreachable && there)
+		log_info("%s is there again", s->socket.path);
+	else if (!s->unreachable && !there)
+		log_error("%s is gone, and nobody can connect any more: restart %s", s->socket.path,
+			s->socket.ours ? "kekd-kms" : "its socket unit");
+	s->unreachable = !there;
+}
+
 static void
 tell_status(struct server *s)
 {
 	char text[sizeof(s->status)], reason[512] = "";
 
-	if (kms_service_healthy(s->service, reason))
+	look_for_socket(s);
+	if (s->unreachable)
+		snprintf(text, sizeof(text), "nobody can connect: the socket is gone, see the log");
+	else if (kms_service_healthy(s->service, reason))
 		snprintf(text, sizeof(text), "serving: kekd wraps and unwraps");
 	else
 		snprintf(text, sizeof(text), "serving, but Status is an error: %s", reason);

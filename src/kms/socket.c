@@ -101,6 +101,11 @@ kms_socket_own(const struct kms_socket *s, const struct kms_socket_config *confi
 {
 	bool given = config->uid != (uid_t)-1 || config->gid != (gid_t)-1;
 
+	if (!kms_socket_is_there(s)) {
+		log_error("%s is this process' socket no more: mode and owner are left: restart it",
+			s->path);
+		return -ESTALE;
+	}
 	/* From closed to open: the owner first. */
 	if (given && lchown(s->path, config->uid, config->gid) < 0) {
 		int err = -errno;
@@ -177,12 +182,19 @@ kms_socket_bind(
 	return err;
 }
 
-void
-kms_socket_close(struct kms_socket *s)
+bool
+kms_socket_is_there(const struct kms_socket *s)
 {
 	struct stat st;
 
-	if (s->ours && lstat(s->path, &st) == 0 && st.st_dev == s->device && st.st_ino == s->inode)
+	return lstat(s->path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+	       (!s->ours || (st.st_dev == s->device && st.st_ino == s->inode));
+}
+
+void
+kms_socket_close(struct kms_socket *s)
+{
+	if (s->ours && kms_socket_is_there(s))
 		unlink(s->path);
 	if (s->fd >= 0)
 		close(s->fd);

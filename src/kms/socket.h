@@ -37,6 +37,8 @@ int kms_socket_bind(
 int kms_socket_inherit(struct kms_socket *ret_socket);
 /* Other mode and owner of one that is ours. 0 or a negative error, logged. */
 int kms_socket_own(const struct kms_socket *s, const struct kms_socket_config *config);
+/* Does the path still lead to it? Whoever connects anew goes by that. */
+bool kms_socket_is_there(const struct kms_socket *s);
 /* Closes it, and removes the path if it is ours and still names this socket. */
 void kms_socket_close(struct kms_socket *s);
 

@@ -471,7 +471,7 @@ class Plugin:
 
     def samples(self, name, **labels):
         """All with that name and these labels among theirs."""
-        return [s for f in self.families().values() for s in f.samples
+        return [s for f in text_string_to_metric_families(self.metrics_text()) for s in f.samples
                 if s.name == name and labels.items() <= s.labels.items()]
 
     def metric(self, name, **labels):

@@ -125,6 +125,25 @@ def test_sighup_with_a_faulty_configuration_changes_nothing(managed, manager):
     assert managed.stub().healthy()
 
 
+def test_a_socket_that_was_removed_is_told_and_what_took_its_place_is_left_alone(managed, manager):
+    managed.start()
+    os.unlink(managed.socket)
+    manager.wait("STATUS=nobody can connect")
+    assert f"{managed.socket} is gone" in managed.log()
+    other = managed.path("other")
+    with open(other, "w", encoding="ascii"):
+        os.chmod(other, 0o600)
+    os.symlink(other, managed.socket)
+    manager.forget()
+    managed.settings["socket"].update(mode="0660")
+    managed.write_config()
+    kill(managed.pid, signal.SIGHUP)
+    manager.wait("READY=1")
+    assert stat.S_IMODE(os.stat(other).st_mode) == 0o600
+    managed.stop()
+    assert os.path.islink(managed.socket)
+
+
 def ask(plugin, path, method="GET", body=None):
     connection = http.client.HTTPConnection("127.0.0.1", plugin.metrics_port, timeout=5)
     connection.request(method, path, body)
