@@ -162,6 +162,7 @@ fail_refused(struct ask_answer *a, const struct kekd_reply *r, const char *what)
 {
 	a->away = r->status == 503 || is_one_of(lagging, r->code);
 	a->moved = is_one_of(moved_on, r->code);
+	snprintf(a->code, sizeof(a->code), "%s", r->code);
 	ask_fail(a, ask_status_of(r->code, r->status), "%s: kekd refuses: %s (%s), request_id %s",
 		what, r->detail, r->code[0] ? r->code : "not a problem document of kekd's",
 		r->request_id);

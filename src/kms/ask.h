@@ -18,6 +18,7 @@
 struct ask_answer {
 	enum kms_status status;
 	char text[640];	  /* of a failure: for people */
+	char code[64];	  /* of kekd's error table; empty: none */
 	bool away;	  /* another endpoint, or another moment, may do better */
 	bool moved;	  /* the version does not wrap: the record is another one by now */
 	struct buf bytes; /* the ciphertext or the plaintext; wiped on free */

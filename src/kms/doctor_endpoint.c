@@ -53,6 +53,24 @@ string_of(const json_t *object, const char *member)
 
 /* ---- what to do about an answer ---- */
 
+/* KEY in a text becomes the configured one's name. */
+static const char *
+fill(const struct visit *v, const char *text, char ret_text[256])
+{
+	static const char word[] = "KEY";
+	const char *at;
+	size_t len = 0;
+
+	while (len < 256 && (at = strstr(text, word))) {
+		len += (size_t)snprintf(ret_text + len, 256 - len, "%.*s%s", (int)(at - text), text,
+			v->d->config->key);
+		text = at + strlen(word);
+	}
+	if (len < 256)
+		snprintf(ret_text + len, 256 - len, "%s", text);
+	return ret_text;
+}
+
 static const struct {
 	const char *code, *remedy;
 } remedies[] = {
@@ -70,25 +88,35 @@ static const struct {
 			    "KEY:wrap,unwrap,key.read." },
 	{ "address_not_allowed", "kekctl client set NAME --address ADDRESS lets it in from here." },
 	{ "forbidden", "See the line about grants." },
-	{ "key_not_found", "kekctl key create NAME, or correct key in kekd-kms.yaml." },
-	{ "frozen", "kekctl key unfreeze NAME, when the reason is gone." },
+	{ "key_not_found", "kekctl key create KEY, or correct key in kekd-kms.yaml." },
+	{ "frozen", "kekctl key unfreeze KEY, when the reason is gone." },
 	{ "rate_limited", "Raise the client's limits: kekctl client show NAME has them." },
-	{ "version_unproven", "kekctl hsm status tells about the token." },
+	{ "version_unproven", "kekctl hsm status tells about this node's token." },
+	{ "key_object_missing", "Is it the right token, and is it whole? kekctl hsm status; as "
+				"long as it is missing, kekctl key rotate KEY lets new seeds be "
+				"wrapped." },
+	{ "unwrap_failed",
+		"If a new try fails as well, this node's key KEY is another one than the "
+		"other endpoint's: name the nodes of one cluster in endpoints." },
 };
 
 static const char *
-remedy_for(const char *code)
+remedy_for(const char *code, const char *otherwise)
 {
 	for (size_t i = 0; i < STR_COUNT(remedies); i++)
 		if (strcmp(remedies[i].code, code) == 0)
 			return remedies[i].remedy;
-	return "kekctl status at this endpoint, and kekd's log, tell more.";
+	return otherwise;
 }
 
 static void
 say_problem(struct visit *v, const char *check, const struct kekd_reply *r)
 {
-	doctor_say(v->d, DOCTOR_FAULT, check, remedy_for(r->code), "%s (%s)",
+	const char *remedy = remedy_for(
+		r->code, "kekctl status at this endpoint, and kekd's log, tell more.");
+	char filled[256];
+
+	doctor_say(v->d, DOCTOR_FAULT, check, fill(v, remedy, filled), "%s (%s)",
 		*r->detail ? r->detail : "the answer is none of kekd's",
 		*r->code ? r->code : "no code");
 }
@@ -271,22 +299,25 @@ primary_of(const json_t *key)
 	return NULL;
 }
 
-/* What is wrong with it, with the remedy; NULL: nothing. */
+static bool
+is_usable(const json_t *version)
+{
+	return version && strcmp(string_of(version, "state"), "enabled") == 0 &&
+	       json_is_true(json_object_get(version, "proven"));
+}
+
+/* What keeps it from wrapping, with the remedy; NULL: nothing. */
 static const char *
 fault_of(const json_t *key, const char **ret_remedy)
 {
-	const json_t *primary = primary_of(key);
-
-	*ret_remedy = "kekctl key show has the versions and their states.";
-	if (!primary)
-		return "it has no primary version";
+	*ret_remedy = "kekctl key rotate KEY makes one; kekctl key show KEY has their states.";
+	if (!is_usable(primary_of(key)))
+		return "it has no primary version that is enabled and proven";
+	*ret_remedy = "Name another key in kekd-kms.yaml: kekctl key create makes one.";
 	if (strcmp(string_of(key, "algorithm"), "aes256-gcm") != 0)
 		return "its algorithm is not aes256-gcm";
-	if (strcmp(string_of(primary, "state"), "enabled") != 0)
-		return "its primary version is not enabled";
-	if (!json_is_true(json_object_get(primary, "proven")))
-		return "its primary version is not proven in a token";
-	*ret_remedy = "kekctl key unfreeze lets it wrap again; until then new seeds are refused.";
+	*ret_remedy = "kekctl key unfreeze KEY lets it wrap again; until then new seeds are "
+		      "refused.";
 	return json_is_true(json_object_get(key, "frozen")) ? "it is frozen: it only unwraps"
 							    : NULL;
 }
@@ -315,11 +346,13 @@ static bool
 take_key(struct visit *v, const json_t *key, struct kms_key_id *ret_id)
 {
 	const char *remedy, *fault = fault_of(key, &remedy), *id = string_of(key, "kms_key_id");
+	char filled[256];
 
 	if (kms_key_id_parse(id, strlen(id), ret_id) < 0)
 		*ret_id = (struct kms_key_id){ .activation = 0 };
 	if (fault)
-		doctor_say(v->d, DOCTOR_FAULT, "key", remedy, "%s: %s", v->d->config->key, fault);
+		doctor_say(v->d, DOCTOR_FAULT, "key", fill(v, remedy, filled), "%s: %s",
+			v->d->config->key, fault);
 	else if (json_is_true(json_object_get(key, "refused")))
 		doctor_say(v->d, DOCTOR_WARNING, "key",
 			"kekctl status tells what happened to kekd's store.",
@@ -362,8 +395,16 @@ say_took(struct visit *v, const char *check, const char *what)
 		doctor_say(v->d, DOCTOR_OK, check, "", "%s in %.1f ms", what, v->ms);
 }
 
-static const char directions_remedy[] =
-	"The lines about grants, key and node tell why; kekctl audit query has the refusal.";
+static void
+say_refused(struct visit *v, const char *check, const struct ask_answer *a)
+{
+	const char *remedy = remedy_for(a->code,
+		"The lines about grants, key and node tell why; kekctl audit query has the "
+		"refusal.");
+	char filled[256];
+
+	doctor_say(v->d, DOCTOR_FAULT, check, fill(v, remedy, filled), "%s", a->text);
+}
 
 static bool
 try_wrap(
@@ -381,7 +422,7 @@ try_wrap(
 		buf_put(ret_blob, a.bytes.data, a.bytes.len);
 		say_took(v, "wrap", "32 random bytes wrapped");
 	} else {
-		doctor_say(v->d, DOCTOR_FAULT, "wrap", directions_remedy, "%s", a.text);
+		say_refused(v, "wrap", &a);
 	}
 	ask_answer_free(&a);
 	return good;
@@ -399,7 +440,7 @@ try_unwrap(struct visit *v, const char *check, const struct buf *blob, const uin
 	ask_unwrap(v->client, v->d->config, (struct kms_bytes){ blob->data, blob->len }, &ask, &a);
 	v->ms = since_ms(began_ns);
 	if (a.status != KMS_OK)
-		doctor_say(v->d, DOCTOR_FAULT, check, directions_remedy, "%s", a.text);
+		say_refused(v, check, &a);
 	else if (sample &&
 		 (a.bytes.len != KMS_SEED_MIN || memcmp(a.bytes.data, sample, KMS_SEED_MIN) != 0))
 		doctor_say(v->d, DOCTOR_FAULT, check,

@@ -71,6 +71,7 @@ void
 doctor_state(struct doctor *d)
 {
 	const char *dir = d->config->state_dir;
+	char owner[64];
 	struct stat st;
 
 	if (stat(dir, &st) < 0) {
@@ -80,7 +81,11 @@ doctor_state(struct doctor *d)
 			"%s: %s", dir, strerror(errno));
 		return;
 	}
-	if (access(dir, W_OK | X_OK) < 0)
+	if ((st.st_mode & 0700) != 0700)
+		doctor_say(d, DOCTOR_FAULT, "state_dir", "Give it mode 0700.",
+			"its owner, %s, cannot write %s (mode %04o)", user_name(st.st_uid, owner),
+			dir, (unsigned)st.st_mode & 07777);
+	else if (access(dir, W_OK | X_OK) < 0)
 		doctor_say(d, DOCTOR_FAULT, "state_dir",
 			"Give it to the plugin's user, or run this as that user or as root.",
 			"%s cannot be written: %s", dir, strerror(errno));
@@ -156,19 +161,36 @@ read_comm(pid_t pid, char ret_comm[64])
 	ret_comm[n > 0 ? n - 1 : 0] = '\0'; /* it ends with a newline */
 }
 
+/* Under a service manager the socket is that one's. Without a name (of another PID namespace)
+ * nothing is said against it. */
+static bool
+is_foreign(const struct ucred *peer, const char *comm)
+{
+	return peer->pid != 1 && *comm && strcmp(comm, "kekd-kms") != 0;
+}
+
 static void
 say_listener(struct doctor *d, int fd)
 {
 	struct ucred peer;
 	socklen_t size = sizeof(peer);
-	char comm[64] = "", user[64];
+	char comm[64] = "", user[64], remedy[160];
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
 		return;
 	read_comm(peer.pid, comm);
-	doctor_say(d, DOCTOR_OK, "socket", "", "%s: %s (pid %d, user %s) listens",
-		d->config->socket, *comm ? comm : "a process", (int)peer.pid,
-		user_name(peer.uid, user));
+	user_name(peer.uid, user);
+	snprintf(remedy, sizeof(remedy),
+		"ls -l /proc/%d/exe shows what it is; end it, then systemctl restart "
+		"kekd-kms.socket.",
+		(int)peer.pid);
+	if (is_foreign(&peer, comm))
+		doctor_say(d, DOCTOR_WARNING, "socket", remedy,
+			"%s: %s (pid %d, user %s) listens, and neither kekd-kms nor systemd",
+			d->config->socket, comm, (int)peer.pid, user);
+	else
+		doctor_say(d, DOCTOR_OK, "socket", "", "%s: %s (pid %d, user %s) listens",
+			d->config->socket, *comm ? comm : "a process", (int)peer.pid, user);
 }
 
 static const struct {

@@ -272,7 +272,7 @@ encryption_config_read(const char *path, struct encryption_config **ret_config)
 	int err = fd < 0 ? -errno : read_all(fd, &text);
 
 	if (!err)
-		err = encryption_config_parse(standard ? "standard input" : path,
+		err = encryption_config_parse(standard ? EC_STANDARD_INPUT : path,
 			text.data ? text.data : (uint8_t[]){ 0 }, text.len, ret_config);
 	if (!err)
 		check_mode(*ret_config, fd);

@@ -14,6 +14,7 @@
 
 #define EC_FILE_MAX (1u << 20)
 #define EC_DIGEST_SIZE 32
+#define EC_STANDARD_INPUT "standard input" /* the path of a file that came from there */
 #define EC_TIMEOUT_DEFAULT_NS UINT64_C(3000000000)
 
 enum ec_kind { EC_IDENTITY, EC_AESGCM, EC_AESCBC, EC_SECRETBOX, EC_KMS, EC_KINDS };

@@ -470,11 +470,26 @@ plan_free(struct plan *p)
 	free(p->moved);
 }
 
+/* For a shell; standard input stands for where the file of an API server of kubeadm's is. */
+static char *
+quote_path(const char *path)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				    "0123456789/._-+,:@%";
+	char *quoted = NULL;
+
+	if (strcmp(path, EC_STANDARD_INPUT) == 0)
+		return strdup("/etc/kubernetes/encryption/config.yaml");
+	if (path[strspn(path, plain)] == '\0')
+		return strdup(path);
+	return asprintf(&quoted, "'%s'", path) < 0 ? NULL : quoted;
+}
+
 static int
 make(struct plan *p, const struct plan_target *t, struct made *m, json_t **ret_plan,
 	char ret_error[512])
 {
-	_cleanup_(str_freep) char *label = NULL;
+	_cleanup_(str_freep) char *label = NULL, *file = quote_path(p->config->path);
 	int err = find_target(p, t, m, ret_error);
 
 	if (!err)
@@ -482,7 +497,7 @@ make(struct plan *p, const struct plan_target *t, struct made *m, json_t **ret_p
 	if (err)
 		return err;
 	layout_from(p->config, &p->now);
-	if (p->now.no_memory || !(p->label = label = plan_label(p->target)))
+	if (p->now.no_memory || !(p->file = file) || !(p->label = label = plan_label(p->target)))
 		return -ENOMEM;
 	err = lay_out(p, ret_error);
 	if (err)

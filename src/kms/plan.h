@@ -27,6 +27,7 @@ struct plan {
 	const struct encryption_config *config;
 	const struct ec_provider *target, *fresh; /* fresh: the target, when its key is new */
 	const char *label;			  /* of the target */
+	const char *file;			  /* its path, as a shell takes it */
 	size_t *moved;				  /* the groups of the file that are to move */
 	size_t moved_count;
 	bool kekd;   /* the target is kekd's plugin */

@@ -169,8 +169,9 @@ plan_load(const struct plan *p)
 {
 	json_t *run = json_array(), *check = json_array();
 
-	add(run, "with the secrets of before for <as before>", "install -m 0600 NEW %s",
-		p->config->path);
+	add(run, "which is what \"back\" takes", "cp -p %s %s.last", p->file, p->file);
+	add(run, "NEW: the step's file, with the secrets of before for <as before>",
+		"install -m 0600 NEW %s.new && mv %s.new %s", p->file, p->file, p->file);
 	add(run,
 		"with --encryption-provider-config-automatic-reload=true: wait two minutes, and "
 		"skip the next two",
@@ -179,7 +180,8 @@ plan_load(const struct plan *p)
 		"mv /etc/kubernetes/manifests/kube-apiserver.yaml /etc/kubernetes/");
 	add(run, "starts it again",
 		"mv /etc/kubernetes/kube-apiserver.yaml /etc/kubernetes/manifests/");
-	add(check, "ok", "kubectl --server https://THIS:6443 get --raw /readyz");
+	add(check, "ok; THIS is that API server's host",
+		"kubectl --server https://THIS:6443 get --raw /readyz");
 	if (p->target->kind == EC_KMS)
 		add(check, "ok; it answers an administrator alone",
 			"kubectl --server https://THIS:6443 get --raw /readyz/kms-providers");
@@ -205,8 +207,8 @@ say_prepare(const struct plan *p, json_t *steps, const char *old)
 		"Both together are as good as the secrets themselves: guard them so.");
 	add(s.run, "", "etcdctl snapshot save before.db");
 	add(s.run, "what lies in etcd, and under what", "kekctl etcd-snapshot before.db");
-	add(s.run, "on every API server's host", "cp -p %s %s.before", p->config->path,
-		p->config->path);
+	add(s.run, "on every API server's host; never over one from a move that was begun",
+		"test -e %s.before || cp -p %s %s.before", p->file, p->file, p->file);
 	if (p->fresh)
 		add(s.run, "the new key: once, the same on all API servers",
 			"head -c 32 /dev/urandom | base64");
@@ -230,8 +232,7 @@ say_joint(const struct plan *p, json_t *steps, const char *old)
 		"next step. There %s writes for all of them for a while.",
 		leader ? leader : "");
 	set_file(&s, p, &p->joint);
-	set(&s, "back", "Put %s.before back on every API server, one after the other.",
-		p->config->path);
+	set(&s, "back", "Put %s.before back on every API server, one after the other.", p->file);
 	step_end(steps, &s);
 }
 
@@ -251,9 +252,7 @@ say_readable(const struct plan *p, json_t *steps, const char *old)
 			"The entries that move are one now: a kms provider can stand in "
 			"one entry alone.");
 	set_file(&s, p, &p->readable);
-	set(&s, "back",
-		"Put the file from before this step back on every API server: nothing is stored "
-		"with %s.",
+	set(&s, "back", "Put %s.last back on every API server: nothing is stored with %s.", p->file,
 		p->label);
 	step_end(steps, &s);
 }
@@ -269,7 +268,7 @@ say_everywhere(const struct plan *p, json_t *steps, const char *old)
 	set(&s, "why", "%s %s already. An API server with another file would %s.", p->label,
 		writes ? "writes" : "reads",
 		writes ? "go on writing as before" : "not be able to read what is written next");
-	add(s.check, "on every API server's host: the same", "sha256sum %s", p->config->path);
+	add(s.check, "on every API server's host: the same", "sha256sum %s", p->file);
 	set(&s, "back", "Nothing has been changed.");
 	step_end(steps, &s);
 }
@@ -299,10 +298,10 @@ say_writes(const struct plan *p, json_t *steps, const char *old)
 		add(s.check, "", "kubectl delete secret kekd-check -n default");
 	}
 	set(&s, "back",
-		"Put the file from before this step back on every API server, one after the other: "
-		"it reads what was stored with %s meanwhile. If %s is to go altogether, do the "
-		"next step before it does.",
-		p->label, p->label);
+		"Put %s.last back on every API server, one after the other: it reads what was "
+		"stored with %s meanwhile. If %s is to go altogether, do the next step before it "
+		"does.",
+		p->file, p->label, p->label);
 	step_end(steps, &s);
 }
 
@@ -321,7 +320,8 @@ say_reencrypt(const struct plan *p, json_t *steps, const char *old)
 		"What was stored before stays as it is until it is written the next time. This "
 		"writes every object once, without changing it. Interrupted, it goes on.");
 	if (names.len > 1)
-		add(s.run, "", "contrib/kubernetes/reencrypt --resources %s", (char *)names.data);
+		add(s.run, "of kekd's sources: one file, which needs Python alone",
+			"contrib/kubernetes/reencrypt --resources %s", (char *)names.data);
 	if (wildcards.len > 1) {
 		snprintf(note, sizeof(note), "LIST: all of them that %.120s covers",
 			(char *)wildcards.data);
@@ -375,8 +375,20 @@ say_remove(const struct plan *p, json_t *steps, const char *old)
 	set_file(&s, p, &p->last);
 	if (plain)
 		add(s.check, "now --encryption-provider-config itself can go, too", "%s", "");
-	set(&s, "back", "Put the file from before this step back on every API server.");
+	set(&s, "back", "Put %s.last back on every API server.", p->file);
 	step_end(steps, &s);
+}
+
+static bool
+reads_kms(const struct plan *p)
+{
+	for (size_t i = 0; i < p->moved_count; i++) {
+		const struct ec_group *g = &p->config->groups[p->moved[i]];
+		for (size_t j = 0; j < g->providers_count; j++)
+			if (g->providers[j].kind == EC_KMS)
+				return true;
+	}
+	return false;
 }
 
 static void
@@ -390,12 +402,15 @@ say_backups(const struct plan *p, json_t *steps, const char *old)
 		"what that names (%s) until the last such backup is gone.",
 		old);
 	add(s.run, "keep it until then, and the keys and plugins that it names", "ls -l %s.before",
-		p->config->path);
+		p->file);
 	if (p->kekd)
 		add(s.run, "what it needs at kekd is not destroyed while it is registered",
 			"kekctl snapshot register after.db --keep 90d");
-	else
-		add(s.run, "a key at kekd that a backup needs must stay", "kekctl snapshot list");
+	else if (reads_kms(p))
+		add(s.run,
+			"where that is kekd: the versions that it needs there are not destroyed "
+			"while it is registered",
+			"kekctl snapshot register before.db --keep 90d");
 	set(&s, "back",
 		"To restore such a backup: that file on every API server first, then "
 		"etcd.");

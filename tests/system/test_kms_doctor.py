@@ -15,9 +15,9 @@ import threading
 
 import pytest
 
-from kekd import TOOLS, USER, free_port, kill, wait_for
+from kekd import FAULTY_MODULE, TOOLS, USER, Faults, free_port, kill, wait_for
 from kms import GRANTS, PROVIDER
-from pki import Authority, spiffe
+from pki import Authority, replace, spiffe
 
 WELL = {"configuration", "state_dir", "announced", "socket", "socket-mode", "status", "metrics",
         "certificate", "certificate-expiry", "ca"}
@@ -121,6 +121,25 @@ def test_a_state_dir_that_is_missing_or_open_is_found(stopped):
     assert "StateDirectory" in found(doctor(stopped), "state_dir")
 
 
+def test_a_state_dir_that_its_user_cannot_write_is_found(stopped, root):
+    """Also by root, who can."""
+    shutil.chown(stopped.path("state"), USER, USER)
+    os.chmod(stopped.path("state"), 0o500)
+    text = found(doctor(stopped), "state_dir")
+    assert f"its owner, {USER}, cannot write" in text and "0700" in text
+    os.chmod(stopped.path("state"), 0o700)
+    assert "state_dir" in well(doctor(stopped))
+
+
+def test_a_state_dir_that_another_user_owns_is_found(stopped, root):
+    os.chmod(stopped.dir, 0o755)
+    for name in ("client.pem", "client.key", "ca.pem"):
+        shutil.chown(stopped.path(name), USER, USER)
+    stopped.wrapper = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    text = found(doctor(stopped), "state_dir")
+    assert "cannot be written" in text and "Give it to the plugin's user" in text
+
+
 def test_a_damaged_announced_file_is_found(stopped):
     with open(stopped.path("state", "announced"), "w", encoding="ascii") as f:
         f.write("{}")
@@ -147,6 +166,21 @@ def test_a_socket_that_others_can_take_is_found(stopped):
     assert "0660" in found(doctor(stopped), "socket-mode", "warning")
     os.chmod(stopped.dir, 0o777)
     assert "put a socket of their own" in found(doctor(stopped), "socket-directory")
+
+
+def test_a_socket_of_another_user_than_is_configured_is_found(stopped, root):
+    stopped.start()
+    without_settings(stopped, socket={"path": stopped.socket, "owner": "root"})
+    shutil.chown(stopped.socket, USER, USER)
+    text = found(doctor(stopped), "socket-mode", "warning")
+    assert f"of {USER}:{USER}, other than" in text and "kekd-kms.socket" in text
+
+
+def test_a_process_of_somebody_else_at_the_socket_is_named(stopped):
+    with stopped.listen():
+        text = found(doctor(stopped), "socket", "warning")
+    assert f"(pid {os.getpid()}, user " in text and "neither kekd-kms nor systemd" in text
+    assert f"ls -l /proc/{os.getpid()}/exe" in text
 
 
 def test_a_listener_that_never_answers_does_not_hold_it_up(stopped):
@@ -212,6 +246,37 @@ def test_a_certificate_that_is_no_good_is_found_before_kekd_refuses_it(stopped, 
     answer = installed("server", eku="serverAuth")
     assert "clientAuth" in found(answer, "certificate-purpose")
     assert "certificate_purpose" in found(answer, "identity")
+
+
+def test_a_certificate_that_was_revoked_is_found(make_server, make_plugin, pki, tmp_path):
+    ca = Authority(str(tmp_path / "ca"), "Own CA")
+    server = make_server()
+    server.settings["crl"] = {"file": server.path("clients.crl")}
+    server.write_config()
+    with open(ca.pem, "rb") as own, open(pki.ca.pem, "rb") as usual:
+        replace(server.path("ca.pem"), usual.read() + own.read())
+    plugin_certificate = ca.issue("plugin", "URI:" + spiffe("revoked"))
+    ca.revoke(plugin_certificate.pem)
+    pki.ca.crl(server.path("clients.crl"), others=(ca,))
+    server.init().start().populate()
+    plugin = make_plugin(server, metrics=False, name="revoked")
+    plugin.install(plugin_certificate)
+    text = found(doctor(plugin), "identity")
+    assert "certificate_revoked" in text and "Have another one issued" in text
+
+
+def test_a_node_whose_certificate_lacks_its_name_is_found(own, make_plugin, pki):
+    plugin = make_plugin(own, metrics=False)
+    other = pki.ca.issue("elsewhere", "DNS:elsewhere.example.org", eku="serverAuth")
+    own.stop()
+    for source, name in ((other.pem, "server.pem"), (other.key, "server.key")):
+        with open(source, "rb") as f:
+            replace(own.path(name), f.read())
+    own.start(ready=False)
+    wait_for(lambda: "connection" in {
+        c["check"] for c in doctor(plugin)["checks"] if "name" in c["text"]}, "it serves", 30)
+    text = found(doctor(plugin), "connection")
+    assert "'127.0.0.1'" in text and "it must name this host" in text, text
 
 
 def test_files_that_do_not_belong_together_or_hold_nothing_are_found(stopped, pki):
@@ -377,6 +442,77 @@ def test_a_frozen_key_is_found_by_its_record_and_by_wrapping(server, make_plugin
     answer = doctor(plugin)
     assert "frozen" in found(answer, "key") and "unfreeze" in found(answer, "key")
     assert "frozen" in found(answer, "wrap")
+
+
+def test_a_key_whose_creation_broke_off_is_found(make_server, make_plugin, tmp_path):
+    """It has no primary version, and kekd does not show it before it has one."""
+    faults = Faults(str(tmp_path))
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment)
+    server.init().start().populate()
+    plugin = make_plugin(server, metrics=False, record=False)
+    with server.http("admin-1") as admin:
+        faults.set("C_GenerateKey return CKR_DEVICE_MEMORY")
+        assert admin.call("POST", "/v1/keys", {"name": plugin.key}).status >= 400
+        faults.set()
+        admin.put_client(plugin.name, ["uri:" + spiffe(plugin.name)],
+                         [{"keys": plugin.key, "operations": list(GRANTS)}])
+    text = found(doctor(plugin), "key")
+    assert "key_not_found" in text and f"kekctl key create {plugin.key}," in text
+    server.kekctl("key", "create", plugin.key)
+    assert {"key", "wrap", "unwrap"} <= well(doctor(plugin))
+
+
+def test_a_primary_version_that_its_token_lacks_is_found(own, make_plugin):
+    plugin = make_plugin(own, metrics=False)
+    with own.http("admin-1") as admin:
+        lost = admin.key(plugin.key)["versions"][0]["id"].replace("-", "")
+    own.stop()
+    own.pkcs11_tool("--delete-object", "--type", "secrkey", "--id", lost)
+    own.start()
+    text = found(doctor(plugin), "wrap")
+    assert "key_object_missing" in text and f"kekctl key rotate {plugin.key}" in text
+    with own.http("admin-1") as admin:
+        wait_for(lambda: admin.status()["versions"]["failed"] == 1, "it is noticed")
+    assert "ready, but: " in found(doctor(plugin), "node", "warning")
+
+
+# ---- endpoints that disagree ----
+
+def test_nodes_of_two_clusters_are_found(server, own, make_plugin):
+    """Both know the client and a key of this name."""
+    plugin = make_plugin(server, metrics=False,
+                         endpoints=[f"https://127.0.0.1:{s.port}" for s in (server, own)])
+    with own.http("admin-1") as admin:
+        admin.create_key(plugin.key)
+        admin.put_client(plugin.name, ["uri:" + spiffe(plugin.name)],
+                         [{"keys": plugin.key, "operations": list(GRANTS)}])
+    answer = doctor(plugin)
+    assert "another endpoint" in found(answer, "key-id", "warning")
+    assert "two clusters" in found(answer, "key-id", "warning")
+    text = found(answer, "unwrap-other")
+    assert "unwrap_failed" in text and "name the nodes of one cluster" in text
+    assert {c["endpoint"] for c in answer["checks"] if c["endpoint"] and c["level"] != "ok"} == {
+        f"https://127.0.0.1:{own.port}"}
+
+
+def test_a_node_with_an_older_store_than_was_announced_is_found(own, make_plugin):
+    """As after a restore of a backup from before the last rotation."""
+    plugin = make_plugin(own, metrics=False).start()
+    with own.http("admin-1") as admin:
+        before = admin.key(plugin.key)["kms_key_id"]
+        own.stop()
+        shutil.copytree(own.path("state"), own.path("state.before"), dirs_exist_ok=True)
+        own.start()
+    with own.http("admin-1") as admin:
+        admin.rotate(plugin.key)
+        after = admin.key(plugin.key)["kms_key_id"]
+    wait_for(lambda: plugin.stub(kept=False).key_id() == after, "it is announced")
+    own.stop()
+    shutil.rmtree(own.path("state"))
+    os.rename(own.path("state.before"), own.path("state"))
+    own.start()
+    text = found(doctor(plugin), "key-id", "warning")
+    assert f"it has {before}, and {after} was announced" in text and "kekctl key rotate" in text
 
 
 # ---- the EncryptionConfiguration ----

@@ -153,6 +153,78 @@ def test_a_plan_for_people_has_files_commands_and_the_way_back(plan):
     assert not [n for n in text.splitlines() if len(n) > 110 and "encryption.yaml" not in n]
 
 
+def commands(answer):
+    steps = [answer["plan"]["load"], *answer["plan"]["steps"]]
+    return [e["command"] for s in steps for e in s["run"] + s["check"] if e["command"]]
+
+
+def test_commands_can_be_copied_whatever_the_file_is_called(plan, tmp_path):
+    content = configuration((["secrets", "configmaps"], [IDENTITY]))
+    for name in ("encryption.yaml", "my encryption.yaml", "$(touch x).yaml"):
+        path = tmp_path / name
+        path.write_text(json.dumps(content))
+        done = subprocess.run([PROGRAM, "migrate-plan", "-o", "json", path], check=False,
+                              text=True, stdout=subprocess.PIPE)
+        keep = next(c for c in commands(json.loads(done.stdout)) if ".before" in c)
+        subprocess.run(["sh", "-c", keep], check=True, cwd=tmp_path)
+        assert (tmp_path / (name + ".before")).read_text() == path.read_text()
+        # A plan that is made again on the way does not lose what there was before.
+        path.write_text("on the way")
+        subprocess.run(["sh", "-c", keep], check=True, cwd=tmp_path)
+        assert (tmp_path / (name + ".before")).read_text() == json.dumps(content)
+    assert not (tmp_path / "x").exists()
+    done = subprocess.run([PROGRAM, "migrate-plan", "-o", "json", "-"], check=False, text=True,
+                          input=json.dumps(content), stdout=subprocess.PIPE)
+    assert "/etc/kubernetes/encryption/config.yaml" in " ".join(commands(json.loads(done.stdout)))
+
+
+def test_each_step_that_has_a_file_says_which_one_is_the_way_back(plan):
+    _, answer = plan(configuration((["secrets", "configmaps"], [local("aescbc"), IDENTITY])))
+    assert any(c.endswith(".last") for c in commands(answer))
+    for step in answer["plan"]["steps"]:
+        assert not step["file"] or "encryption.yaml.last back" in step["back"], step
+
+
+def test_what_the_last_backup_needs_at_kekd_is_kept_on_the_way_out(plan):
+    """The one from before holds what kekd encrypted; the one from after nothing."""
+    _, answer = plan(configuration((["secrets", "configmaps"], [KEKD])), "--to", "identity")
+    assert "kekctl snapshot register before.db --keep 90d" in commands(answer)
+    _, answer = plan(configuration((["secrets", "configmaps"], [IDENTITY])))
+    assert "kekctl snapshot register after.db --keep 90d" in commands(answer)
+
+
+LINTS = [  # what is wrong, its code, its level
+    ((["secrets"], [IDENTITY, KEKD]), "identity-first", "warning"),
+    ((["secrets"], [IDENTITY]), "identity-alone", "warning"),
+    ((["configmaps"], [KEKD]), "secrets-forgotten", "warning"),
+    ((["secrets"], [KEKD]), "configmaps-forgotten", "warning"),
+    ((["*.*", "secrets"], [KEKD]), "resource-overlap", "fault"),
+    ((["secrets"], [KEKD, KEKD]), "provider-name-twice", "fault"),
+    ((["secrets"], [{"kms": {k: v for k, v in OTHER["kms"].items() if k != "apiVersion"}}]),
+     "kms-v1", "warning"),
+    ((["secrets"], [{"kms": dict(KEKD["kms"], cachesize=1000)}]), "cachesize", "fault"),
+    ((["secrets"], [{"kms": dict(KEKD["kms"], timeout="1s")}]), "timeout-short", "warning"),
+    ((["secrets"], [{"kms": dict(KEKD["kms"], timeout="30s")}]), "timeout-long", "warning"),
+    ((["secrets"], [{"kms": dict(KEKD["kms"], timeout="0s")}]), "timeout", "fault"),
+    ((["secrets"], [KEKD, {"kms": dict(KEKD["kms"], name="kekd-2")}]), "endpoint-shared",
+     "warning"),
+]
+
+
+@pytest.mark.parametrize("group,code,level", LINTS, ids=[c for _, c, _ in LINTS])
+def test_what_is_wrong_is_found_and_told_with_its_line_and_what_to_do(plan, group, code, level):
+    status, answer = plan(configuration(group))
+    found, = [f for f in answer["findings"] if f["code"] == code]
+    assert found["level"] == level and found["text"] and found["remedy"].endswith("."), found
+    assert status == (1 if level == "fault" else 3)
+    assert found["line"] == 1 or code.endswith("-forgotten")
+
+
+def test_an_entry_that_one_above_it_takes_everything_from_is_a_fault(plan):
+    _, answer = plan(configuration((["*.*"], [IDENTITY]), (["secrets"], [KEKD])))
+    assert "resource-masked" in codes(answer, "fault")
+
+
 def test_a_file_that_an_api_server_refuses_gets_no_plan(plan):
     status, answer = plan(configuration((["secrets", "secrets"], [KEKD, {}])))
     assert status == 1 and answer["plan"] is None
