@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kekd and kekd-kms as an operator installs them: users, directories and units are those of
-make install, the token is SoftHSM's, and systemd starts what runs. Only inside of the container that
-tests/systemd/run makes: it writes to /etc and /var."""
+make install, the token is SoftHSM's, and systemd starts what runs. Only inside of the container
+that tests/systemd/run makes: it writes to /etc and /var."""
 
 import os
 import pathlib

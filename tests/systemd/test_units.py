@@ -54,8 +54,8 @@ def test_doctor_finds_all_well(plugin):
 
 
 class Caller(threading.Thread):
-    """An API server in small: a Decrypt every 20 ms, each with the API server's three seconds. It reads
-    what the plugin sends at all times, as Go's gRPC does and Python's with a subscriber alone."""
+    """An API server in small: a Decrypt every 20 ms, each with the API server's three seconds. It
+    reads what the plugin sends at all times, as Go's gRPC does, and Python's with a subscriber."""
 
     def __init__(self, path):
         super().__init__(daemon=True)
