@@ -131,11 +131,28 @@ static const char *const told[] = { "revision", "refused", "changed", "changed_b
 static int
 check_set(const struct ctl *ctl)
 {
-	for (size_t i = 0; i < STR_COUNT(limits); i++)
-		if (args_has(&ctl->args, limits[i].option))
+	static const char *const options[] = { "identity", "grant", "address", "requests-per-s",
+		"in-flight" };
+
+	for (size_t i = 0; i < STR_COUNT(options); i++)
+		if (args_has(&ctl->args, options[i]))
 			return ctl_check_name("client", ctl->args.words[0]);
-	say_error("nothing to set: --requests-per-s or --in-flight");
+	say_error(
+		"nothing to set: --identity, --grant, --address, --requests-per-s or --in-flight");
 	return CTL_USAGE;
+}
+
+/* A list that is given replaces the one that there is. */
+static int
+change_body(const struct ctl_args *a, json_t *body)
+{
+	if (args_has(a, "identity"))
+		add_texts(a, "identity", "identities", body);
+	if (args_has(a, "address"))
+		add_texts(a, "address", "addresses", body);
+	if (args_has(a, "grant") && add_grants(a, body) != CTL_OK)
+		return CTL_USAGE;
+	return add_limits(a, body);
 }
 
 static int
@@ -150,7 +167,7 @@ run_set(struct ctl *ctl)
 	if (status == CTL_OK)
 		status = ctl_get_etag(ctl, client_path(name), etag, &body);
 	if (status == CTL_OK)
-		status = add_limits(&ctl->args, body);
+		status = change_body(&ctl->args, body);
 	for (size_t i = 0; status == CTL_OK && i < STR_COUNT(told); i++)
 		json_object_del(body, told[i]);
 	if (status == CTL_OK)
@@ -348,10 +365,16 @@ const struct ctl_command ctl_client_commands[] = {
 		"metrics.read\n"
 		"approve. Those that name no key need the glob *.",
 		" identity grant address requests-per-s in-flight ", 1, 1, run_add },
-	{ "client set", "NAME [--requests-per-s N] [--in-flight N]", "Changes a client's limits",
-		"On each node: operations a second, of which a batch of N is N, and requests at a\n"
-		"time. 0 takes a limit away. What is above gets 429 with Retry-After.",
-		" requests-per-s in-flight ", 1, 1, run_set },
+	{ "client set",
+		"NAME [--identity ID]... [--grant KEYS:OPS]... [--address CIDR]... "
+		"[--requests-per-s N] [--in-flight N]",
+		"Changes a client",
+		"What is given replaces what there is: give all identities, all grants, all\n"
+		"addresses. What is not given stays. The limits are on each node: operations a\n"
+		"second, of which a batch of N is N, and requests at a time. 0 takes a limit "
+		"away.\n"
+		"What is above gets 429 with Retry-After.",
+		" identity grant address requests-per-s in-flight ", 1, 1, run_set },
 	{ "client list", "", "Lists the clients", NULL, "", 0, 0, run_list },
 	{ "client show", "NAME", "Shows a client and its grants", NULL, "", 1, 1, run_show },
 	{ "client rm", "NAME", "Removes a client: it gets nothing from then on", NULL, "", 1, 1,

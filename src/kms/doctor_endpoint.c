@@ -86,7 +86,8 @@ static const struct {
 	{ "identity_denied", "Take it from deny in kekd.yaml, or have another one issued." },
 	{ "unknown_client", "kekctl client add NAME --identity IDENTITY --grant "
 			    "KEY:wrap,unwrap,key.read." },
-	{ "address_not_allowed", "kekctl client set NAME --address ADDRESS lets it in from here." },
+	{ "address_not_allowed", "kekctl client set NAME --address ADDRESS, once for each host "
+				 "that it is on, lets it in from here." },
 	{ "forbidden", "See the line about grants." },
 	{ "key_not_found", "kekctl key create KEY, or correct key in kekd-kms.yaml." },
 	{ "frozen", "kekctl key unfreeze KEY, when the reason is gone." },

@@ -9,6 +9,8 @@ import subprocess
 
 import pytest
 
+from manual import check_kekctl, check_program, commands
+
 TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 HERE = os.path.join(TOP, "contrib", "kubernetes")
 KEKD_KMS = os.path.join(os.environ.get("KEKD_BUILD", os.path.join(TOP, "build-test")), "kekd-kms")
@@ -117,3 +119,41 @@ def test_every_link_leads_somewhere(name):
 def test_what_the_documents_name_is_there():
     for name in re.findall(r"`([a-z0-9-]+\.(?:yaml|yml|md))`", text("README.md")):
         assert os.path.exists(os.path.join(HERE, name)), name
+
+
+DOCUMENTS = {name: text(name) for name in ("README.md", "kubeadm.md", "runbooks.md")}
+DOCUMENTS["../../README.md"] = text("README.md", TOP)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_that_a_document_names_is_there_with_its_options(name):
+    for command in commands(DOCUMENTS[name], "kekctl"):
+        check_kekctl(command)
+    for command in commands(DOCUMENTS[name], "reencrypt"):
+        check_program(command, os.path.join(HERE, "reencrypt"))
+    for program in ("kekd", "kekd-kms") if os.path.exists(KEKD_KMS) else ("kekd",):
+        for command in commands(DOCUMENTS[name], program):
+            check_program(command)
+
+
+def test_the_runbooks_commands_are_found():
+    """Or the test above would promise nothing."""
+    assert len(commands(DOCUMENTS["runbooks.md"], "kekctl")) > 20
+    assert len(commands(DOCUMENTS["runbooks.md"], "kekd-kms")) >= 4
+    assert len(commands(DOCUMENTS["runbooks.md"], "reencrypt")) >= 3
+
+
+@pytest.mark.skipif(not os.path.exists(KEKD_KMS), reason="configure found no gRPC")
+def test_every_command_that_kekd_kms_tells_people_to_run_is_there():
+    directory = os.path.join(TOP, "src", "kms")
+    told = set()
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".c"):
+            source = re.sub(r'"\s*\n\s*"', "", text(name, directory))
+            told |= set(re.findall(r"kekctl [a-z][a-z-]*(?: [a-z][a-z-]*)?(?: [A-Z]+)?"
+                                   r"(?: --[a-z-]+)?(?= |[,.;:\"])", source))
+    assert len(told) > 10
+    for command in told:
+        words = command.split()
+        # "kekctl etcd-snapshot tells whether …" is a sentence.
+        check_kekctl(" ".join(words[:2] if words[1] in ("etcd-snapshot", "status") else words))

@@ -135,6 +135,24 @@ def test_a_clients_limits_are_set_and_taken_away(server, ctl):
     ctl("client", "set", "absent", "--in-flight", "1", status=NOT_FOUND)
 
 
+def test_a_clients_identities_grants_and_addresses_are_replaced_by_what_is_given(server, ctl):
+    ctl("client", "add", "cli-set", "--identity", "uri:" + spiffe("cli-set"),
+        "--grant", "demo:wrap", "--grant", "other:wrap", "--address", "127.0.0.1")
+    before = js(ctl("client", "show", "cli-set", "-o", "json"))
+    ctl("client", "set", "cli-set", "--grant", "demo:wrap,unwrap")
+    shown = js(ctl("client", "show", "cli-set", "-o", "json"))
+    assert shown["grants"] == [{"keys": "demo", "operations": ["wrap", "unwrap"]}]
+    assert [shown[m] for m in ("identities", "addresses")] == [
+        before[m] for m in ("identities", "addresses")]
+    ctl("client", "set", "cli-set", "--identity", "uri:" + spiffe("cli-set"),
+        "--identity", "uri:" + spiffe("cli-set-2"), "--address", "192.0.2.0/24")
+    shown = js(ctl("client", "show", "cli-set", "-o", "json"))
+    assert shown["identities"] == ["uri:" + spiffe("cli-set"), "uri:" + spiffe("cli-set-2")]
+    assert shown["addresses"] == ["192.0.2.0/24"]
+    assert shown["grants"] == [{"keys": "demo", "operations": ["wrap", "unwrap"]}]
+    ctl("client", "set", "cli-set", "--grant", "demo", status=USAGE)
+
+
 def test_status_and_hsm_tell_how_it_is(ctl):
     assert "serving" in out(ctl("status"))
     status = js(ctl("status", "-o", "json"))

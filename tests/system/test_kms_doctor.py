@@ -52,6 +52,14 @@ def doctor(plugin, *options, environment=None, status=None):
     return answer
 
 
+def calm(plugin, *options):
+    """Its answer without a word against anything, once this host is not slow."""
+    def answer():
+        found = doctor(plugin, *options)
+        return None if found["faults"] or found["warnings"] else found
+    return wait_for(answer, "all is well")
+
+
 def found(answer, name, level="fault"):
     """The text and the remedy of the one line that it is about."""
     lines = [c for c in answer["checks"] if c["check"] == name and c["level"] == level]
@@ -71,8 +79,7 @@ def without_settings(plugin, **settings):
 # ---- all is well ----
 
 def test_where_all_is_well_every_line_says_so(running):
-    answer = doctor(running)
-    assert answer["faults"] == answer["warnings"] == 0, answer
+    answer = calm(running)
     assert well(answer) == WELL | ENDPOINT | {"grants"}
     endpoints = {c["endpoint"] for c in answer["checks"] if c["check"] in ENDPOINT}
     assert endpoints == {f"https://127.0.0.1:{running.at.port}"}
@@ -392,7 +399,9 @@ def test_a_grant_that_is_missing_is_named_with_the_command(stopped, missing):
     stopped.grant(*(g for g in GRANTS if g != missing))
     text = found(doctor(stopped), "grants")
     assert f"may not {missing} on key" in text
-    assert f"kekctl client set {stopped.name} --grant {stopped.key}:wrap,unwrap,key.read" in text
+    command, _, _ = text.partition("kekctl ")[2].partition(" gives ")
+    stopped.at.kekctl(*command.split())
+    assert "grants" in well(doctor(stopped))
 
 
 def test_grants_beyond_the_three_are_a_warning(server, make_plugin):
@@ -506,7 +515,8 @@ def test_a_node_with_an_older_store_than_was_announced_is_found(own, make_plugin
     with own.http("admin-1") as admin:
         admin.rotate(plugin.key)
         after = admin.key(plugin.key)["kms_key_id"]
-    wait_for(lambda: plugin.stub(kept=False).key_id() == after, "it is announced")
+    with plugin.stub(kept=False) as stub:
+        wait_for(lambda: stub.healthy() and stub.key_id() == after, "it is announced")
     own.stop()
     shutil.rmtree(own.path("state"))
     os.rename(own.path("state.before"), own.path("state"))
@@ -529,8 +539,7 @@ def encryption(plugin, name, *resources, first=None):
 
 def test_an_encryption_configuration_is_held_against_the_plugin(running):
     check = "encryption-config"
-    answer = doctor(running, *encryption(running, PROVIDER, "secrets", "configmaps"))
-    assert answer["faults"] == answer["warnings"] == 0
+    answer = calm(running, *encryption(running, PROVIDER, "secrets", "configmaps"))
     assert any("at this socket" in c["text"] for c in answer["checks"] if c["check"] == check)
     answer = doctor(running, *encryption(running, "kekd-2", "secrets", "configmaps"))
     texts = [c["text"] for c in answer["checks"] if c["check"] == check]
