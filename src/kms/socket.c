@@ -143,7 +143,7 @@ bind_closed(struct kms_socket *s)
 }
 
 static int
-bind_locked(struct kms_socket *s, const struct kms_socket_config *config, const char *setting)
+bind_locked(struct kms_socket *s, const char *setting)
 {
 	int err = remove_stale(s->path, setting);
 
@@ -151,8 +151,6 @@ bind_locked(struct kms_socket *s, const struct kms_socket_config *config, const 
 		return err;
 	s->fd = new_socket();
 	err = s->fd < 0 ? s->fd : bind_closed(s);
-	if (!err)
-		err = kms_socket_own(s, config);
 	if (!err && listen(s->fd, BACKLOG) < 0)
 		err = -errno;
 	return err;
@@ -167,18 +165,19 @@ kms_socket_bind(
 
 	snprintf(s.path, sizeof(s.path), "%s", config->path);
 	lock = lock_directory(s.path);
-	err = lock < 0 ? lock : bind_locked(&s, config, setting);
+	err = lock < 0 ? lock : bind_locked(&s, setting);
 	if (lock >= 0)
 		close(lock);
-	if (!err) {
-		*ret_socket = s;
-		return 0;
-	}
-	if (err != -EEXIST && err != -EADDRINUSE)
+	if (err && err != -EEXIST && err != -EADDRINUSE)
 		log_error("%s %s: cannot listen: %s: its directory must be there, and be writable "
 			  "for this process",
 			setting, config->path, strerror(-err));
-	kms_socket_close(&s);
+	if (!err)
+		err = kms_socket_own(&s, config);
+	if (err)
+		kms_socket_close(&s);
+	else
+		*ret_socket = s;
 	return err;
 }
 

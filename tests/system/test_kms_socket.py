@@ -55,6 +55,17 @@ def test_the_socket_has_the_owner_of_the_configuration(server, make_plugin, root
     assert (there.st_uid, there.st_gid) == (65534, 65534)
 
 
+def test_an_owner_that_only_root_can_give_is_told_in_one_line(server, make_plugin, root):
+    plugin = make_plugin(server, socket={"owner": "root"})
+    for directory, _, names in os.walk(plugin.dir):
+        for name in (directory, *(os.path.join(directory, n) for n in names)):
+            os.chown(name, 65534, 65534)
+    plugin.wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    status, said = plugin.run()
+    assert status == 1 and "cannot be given to user 0" in said and said.count("error:") == 1, said
+    assert not os.path.exists(plugin.socket)
+
+
 def test_no_instant_has_the_socket_open_for_everybody(server, make_plugin):
     """Whatever umask it is started with."""
     plugin = make_plugin(server)
