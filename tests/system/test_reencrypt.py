@@ -428,7 +428,8 @@ def test_a_kubeconfig_is_read_through_kubectl(api, pki, tmp_path):
     assert not api.stale()
     asked = (tmp_path / "asked").read_text()
     assert "config view --raw" in asked and "--context=lab" in asked
-    view["users"][0]["user"] = {"exec": {"command": "x"}}
-    (tmp_path / "view.json").write_text(json.dumps(view))
-    done = run()
-    assert done.returncode == 2 and "kubectl proxy" in done.stderr
+    for user in ({"exec": {"command": "x"}}, {"token": "x", "as": "somebody-with-fewer-rights"}):
+        view["users"][0]["user"] = user
+        (tmp_path / "view.json").write_text(json.dumps(view))
+        done = run()
+        assert done.returncode == 2 and "kubectl proxy" in done.stderr
