@@ -4,6 +4,8 @@
 
 #include "kekd/str.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -12,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define DAY_S 86400
@@ -74,15 +77,26 @@ find_user(const struct stat *dir, struct reader_user *ret_user)
 	*ret_user = u;
 }
 
-static bool
-may_read(const struct stat *st, const struct reader_user *u)
+/* Bits of the paths that it cannot open. A child tries as that user: directories count as well. */
+static unsigned
+try_as(const struct reader_user *u, const char *const *paths, size_t count)
 {
-	if (st->st_uid == u->uid)
-		return st->st_mode & S_IRUSR;
-	for (int i = 0; i < u->count; i++)
-		if (u->groups[i] == st->st_gid)
-			return st->st_mode & S_IRGRP;
-	return st->st_mode & S_IROTH;
+	unsigned refused = 0;
+	int status = 0;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (setgroups((size_t)u->count, u->groups) < 0 || setgid(u->groups[0]) < 0 ||
+			setuid(u->uid) < 0)
+			_exit(0);
+		for (size_t i = 0; i < count; i++)
+			if (open(paths[i], O_RDONLY | O_CLOEXEC) < 0 && errno == EACCES)
+				refused |= 1u << i;
+		_exit((int)refused);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return 0;
+	return (unsigned)WEXITSTATUS(status);
 }
 
 /* root reads everything, and the plugin does not run as root: state_dir is its user's. */
@@ -92,15 +106,18 @@ check_readable(struct doctor *d)
 	const char *const paths[] = { d->config->ca, d->config->certificate,
 		d->config->certificate_key };
 	struct reader_user user;
+	unsigned refused;
 	struct stat st;
 
 	if (stat(d->config->state_dir, &st) < 0 || st.st_uid == 0 || geteuid() != 0)
 		return;
 	find_user(&st, &user);
+	refused = try_as(&user, paths, STR_COUNT(paths));
 	for (size_t i = 0; i < STR_COUNT(paths); i++)
-		if (stat(paths[i], &st) == 0 && !may_read(&st, &user))
+		if (refused & 1u << i)
 			doctor_say(d, DOCTOR_FAULT, "readable",
-				"Give it to that user: chown, or chgrp and chmod 640.",
+				"Give it to that user: chown, or chgrp and chmod 640; the "
+				"directories above it, too (chgrp and chmod 750).",
 				"%s cannot be read by user %s, whose state_dir is", paths[i],
 				user.name);
 }

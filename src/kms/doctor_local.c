@@ -161,36 +161,33 @@ read_comm(pid_t pid, char ret_comm[64])
 	ret_comm[n > 0 ? n - 1 : 0] = '\0'; /* it ends with a newline */
 }
 
-/* Under a service manager the socket is that one's. Without a name (of another PID namespace)
- * nothing is said against it. */
+/* Under a service manager the socket is that one's, whatever it is called: so only where nobody
+ * answers as kekd-kms does. Without a name (of another PID namespace) nothing is said against it.
+ */
 static bool
-is_foreign(const struct ucred *peer, const char *comm)
+is_foreign(const struct ucred *peer, const char *comm, const struct doctor_status *s)
 {
-	return peer->pid != 1 && *comm && strcmp(comm, "kekd-kms") != 0;
+	return !s->answered && peer->pid != 1 && *comm && strcmp(comm, "kekd-kms") != 0;
 }
 
 static void
-say_listener(struct doctor *d, int fd)
+say_listener(struct doctor *d, const struct ucred *peer, const struct doctor_status *s)
 {
-	struct ucred peer;
-	socklen_t size = sizeof(peer);
 	char comm[64] = "", user[64], remedy[160];
 
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
-		return;
-	read_comm(peer.pid, comm);
-	user_name(peer.uid, user);
+	read_comm(peer->pid, comm);
+	user_name(peer->uid, user);
 	snprintf(remedy, sizeof(remedy),
 		"ls -l /proc/%d/exe shows what it is; end it, then systemctl restart "
 		"kekd-kms.socket.",
-		(int)peer.pid);
-	if (is_foreign(&peer, comm))
+		(int)peer->pid);
+	if (is_foreign(peer, comm, s))
 		doctor_say(d, DOCTOR_WARNING, "socket", remedy,
 			"%s: %s (pid %d, user %s) listens, and neither kekd-kms nor systemd",
-			d->config->socket, comm, (int)peer.pid, user);
+			d->config->socket, comm, (int)peer->pid, user);
 	else
 		doctor_say(d, DOCTOR_OK, "socket", "", "%s: %s (pid %d, user %s) listens",
-			d->config->socket, *comm ? comm : "a process", (int)peer.pid, user);
+			d->config->socket, *comm ? comm : "a process", (int)peer->pid, user);
 }
 
 static const struct {
@@ -205,17 +202,19 @@ static const struct {
 	{ 0, "cannot connect", start_it },
 };
 
+/* True: somebody listens. */
 static bool
-knock(struct doctor *d)
+knock(struct doctor *d, struct ucred *ret_peer)
 {
+	socklen_t size = sizeof(*ret_peer);
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), error;
 	size_t i = 0;
 
 	snprintf(a.sun_path, sizeof(a.sun_path), "%s", d->config->socket);
 	error = fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? errno : 0;
-	if (!error)
-		say_listener(d, fd);
+	if (!error && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ret_peer, &size) < 0)
+		error = errno;
 	if (fd >= 0)
 		close(fd);
 	if (!error)
@@ -230,39 +229,38 @@ knock(struct doctor *d)
 /* ---- the plugin ---- */
 
 static void
-say_status(struct doctor *d)
+say_status(struct doctor *d, const struct doctor_status *s)
 {
-	struct doctor_status s;
-	double ms;
+	double ms = (double)s->took_ns / (double)CLOCK_MS;
 
-	doctor_call_status(d->config->socket, STATUS_NS, &s);
-	ms = (double)s.took_ns / (double)CLOCK_MS;
-	if (!s.answered)
+	if (!s->answered)
 		doctor_say(d, DOCTOR_FAULT, "status",
 			"The checks of the endpoints below show what kekd says; API servers write "
 			"on for three minutes.",
-			"Status is an error: %s", s.text);
-	else if (strcmp(s.version, "v2") != 0 || strcmp(s.healthz, "ok") != 0)
+			"Status is an error: %s", s->text);
+	else if (strcmp(s->version, "v2") != 0 || strcmp(s->healthz, "ok") != 0)
 		doctor_say(d, DOCTOR_FAULT, "status",
 			"Is it kekd-kms that listens there? See the line about the socket.",
-			"version \"%s\", healthz \"%s\"", s.version, s.healthz);
-	else if (d->announced.activation && strcmp(s.key_id, d->announced.text) != 0)
+			"version \"%s\", healthz \"%s\"", s->version, s->healthz);
+	else if (d->announced.activation && strcmp(s->key_id, d->announced.text) != 0)
 		doctor_say(d, DOCTOR_WARNING, "status",
 			"If it was not rotated just now, the plugin that answers has another "
 			"state_dir than this configuration.",
-			"Status announces %s, and %s was kept", s.key_id, d->announced.text);
+			"Status announces %s, and %s was kept", s->key_id, d->announced.text);
 	else
-		doctor_say(d, s.took_ns > STATUS_SLOW_NS ? DOCTOR_WARNING : DOCTOR_OK, "status",
-			s.took_ns > STATUS_SLOW_NS ? "It is answered from memory: is this host "
-						     "overloaded?"
-						   : "",
-			"Status is ok in %.1f ms, and announces %s", ms, s.key_id);
+		doctor_say(d, s->took_ns > STATUS_SLOW_NS ? DOCTOR_WARNING : DOCTOR_OK, "status",
+			s->took_ns > STATUS_SLOW_NS ? "It is answered from memory: is this host "
+						      "overloaded?"
+						    : "",
+			"Status is ok in %.1f ms, and announces %s", ms, s->key_id);
 }
 
 void
 doctor_socket(struct doctor *d)
 {
 	const char *path = d->config->socket;
+	struct doctor_status status;
+	struct ucred peer;
 	struct stat st;
 
 	if (lstat(path, &st) < 0) {
@@ -277,8 +275,11 @@ doctor_socket(struct doctor *d)
 	}
 	check_mode(d, &st);
 	check_directory(d);
-	if (knock(d))
-		say_status(d);
+	if (!knock(d, &peer))
+		return;
+	doctor_call_status(d->config->socket, STATUS_NS, &status);
+	say_listener(d, &peer, &status);
+	say_status(d, &status);
 }
 
 /* ---- its metrics ---- */

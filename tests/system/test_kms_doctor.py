@@ -88,7 +88,7 @@ def test_where_all_is_well_every_line_says_so(running):
 
 
 def test_people_get_a_line_for_each_check_and_the_end(running):
-    status, text = running.run("doctor")
+    status, text = wait_for(lambda: (run := running.run("doctor"))[0] == 0 and run, "all is well")
     assert status == 0 and text.endswith("\nAll is well.\n")
     assert all(len(line) <= 96 for line in text.splitlines() if "://" not in line)
     assert f"\nhttps://127.0.0.1:{running.at.port}\n" in text
@@ -188,6 +188,11 @@ def test_a_process_of_somebody_else_at_the_socket_is_named(stopped):
         text = found(doctor(stopped), "socket", "warning")
     assert f"(pid {os.getpid()}, user " in text and "neither kekd-kms nor systemd" in text
     assert f"ls -l /proc/{os.getpid()}/exe" in text
+
+
+def test_a_service_manager_of_any_name_may_hold_the_socket(server, make_plugin):
+    plugin = make_plugin(server, held=True, metrics=False).start()
+    assert "socket" in well(doctor(plugin))
 
 
 def test_a_listener_that_never_answers_does_not_hold_it_up(stopped):
@@ -321,6 +326,13 @@ def test_files_that_the_plugins_user_cannot_read_are_found(stopped, root):
     shutil.chown(stopped.path("client.key"), "root", USER)
     os.chmod(stopped.path("client.key"), 0o640)
     assert "readable" not in {c["check"] for c in doctor(stopped)["checks"]}
+    # What lies in a directory that is closed to it.
+    os.mkdir(stopped.path("kms"), 0o700)
+    for name in ("ca.pem", "client.pem"):
+        shutil.copy(stopped.path(name), stopped.path("kms", name))
+    without_settings(stopped, certificate=stopped.path("kms", "client.pem"))
+    text = found(doctor(stopped), "readable")
+    assert "kms/client.pem cannot be read" in text and "directories above it" in text
 
 
 # ---- endpoints ----
