@@ -20,13 +20,15 @@
 /* ---- requests ---- */
 
 static void
-refuse(struct kms_call *c, int err, const char *text)
+refuse(struct kms_service *s, struct kms_call *c, enum kms_method method, int err,
+	const char *fault)
 {
+	kms_grpc_malformed(c);
 	if (err == KEKD_EINVALID)
-		kms_grpc_refuse(c, KMS_INVALID_ARGUMENT, text);
+		kms_service_refuse(s, c, method, KMS_INVALID_ARGUMENT, fault);
 	else
-		kms_grpc_refuse(
-			c, KMS_RESOURCE_EXHAUSTED, "kekd-kms has no memory: try again later");
+		kms_service_refuse(s, c, method, KMS_RESOURCE_EXHAUSTED,
+			"kekd-kms has no memory: try again later");
 }
 
 static void
@@ -36,7 +38,7 @@ take_status(struct kms_service *s, struct kms_call *c, struct kms_bytes message)
 	int err = kms_decode_status(message, fault);
 
 	if (err)
-		refuse(c, err, fault);
+		refuse(s, c, METHOD_STATUS, err, fault);
 	else
 		kms_service_status(s, c);
 }
@@ -49,7 +51,7 @@ take_encrypt(struct kms_service *s, struct kms_call *c, struct kms_bytes message
 	int err = kms_decode_encrypt(message, &r, fault);
 
 	if (err) {
-		refuse(c, err, fault);
+		refuse(s, c, METHOD_ENCRYPT, err, fault);
 		return;
 	}
 	kms_service_encrypt(s, c, r.plaintext, r.uid);
@@ -64,20 +66,29 @@ take_decrypt(struct kms_service *s, struct kms_call *c, struct kms_bytes message
 	int err = kms_decode_decrypt(message, &r, fault);
 
 	if (err) {
-		refuse(c, err, fault);
+		refuse(s, c, METHOD_DECRYPT, err, fault);
 		return;
 	}
 	kms_service_decrypt(s, c, &r.decrypt);
 	kms_request_free(&r);
 }
 
-static const char *const names[] = {
-	"/v2.KeyManagementService/Status",
-	"/v2.KeyManagementService/Encrypt",
-	"/v2.KeyManagementService/Decrypt",
+static const char *const names[METHODS] = {
+	[METHOD_STATUS] = "/v2.KeyManagementService/Status",
+	[METHOD_ENCRYPT] = "/v2.KeyManagementService/Encrypt",
+	[METHOD_DECRYPT] = "/v2.KeyManagementService/Decrypt",
 };
-static void (*const takers[STR_COUNT(names)])(struct kms_service *, struct kms_call *,
-	struct kms_bytes) = { take_status, take_encrypt, take_decrypt };
+static void (*const takers[METHODS])(struct kms_service *, struct kms_call *, struct kms_bytes) = {
+	[METHOD_STATUS] = take_status,
+	[METHOD_ENCRYPT] = take_encrypt,
+	[METHOD_DECRYPT] = take_decrypt,
+};
+
+static void
+tell_stopping(struct kms_call *c)
+{
+	kms_answer_error(c, KMS_UNAVAILABLE, "kekd-kms is stopping: try again");
+}
 
 static void
 handle(void *user, struct kms_call *c, size_t method, struct kms_bytes message)
@@ -85,10 +96,12 @@ handle(void *user, struct kms_call *c, size_t method, struct kms_bytes message)
 	struct kms_calls *calls = user;
 
 	pthread_mutex_lock(&calls->lock);
-	if (calls->service)
+	if (calls->mode == KMS_CALLS_TAKEN)
 		takers[method](calls->service, c, message);
+	else if (calls->mode == KMS_CALLS_HELD && calls->held_count < KMS_CALLS_HELD_MAX)
+		calls->held[calls->held_count++] = c;
 	else
-		kms_answer_error(c, KMS_UNAVAILABLE, "kekd-kms is stopping: try again");
+		tell_stopping(c);
 	pthread_mutex_unlock(&calls->lock);
 }
 
@@ -101,11 +114,32 @@ kms_calls_open(struct kms_calls *calls, struct kms_grpc **ret_grpc)
 }
 
 void
-kms_calls_detach(struct kms_calls *calls)
+kms_calls_hold(struct kms_calls *calls)
 {
 	pthread_mutex_lock(&calls->lock);
-	calls->service = NULL;
+	calls->mode = KMS_CALLS_HELD;
 	pthread_mutex_unlock(&calls->lock);
+}
+
+void
+kms_calls_refuse(struct kms_calls *calls)
+{
+	pthread_mutex_lock(&calls->lock);
+	calls->mode = KMS_CALLS_REFUSED;
+	while (calls->held_count > 0)
+		tell_stopping(calls->held[--calls->held_count]);
+	pthread_mutex_unlock(&calls->lock);
+}
+
+unsigned
+kms_calls_held(struct kms_calls *calls)
+{
+	unsigned count;
+
+	pthread_mutex_lock(&calls->lock);
+	count = calls->held_count;
+	pthread_mutex_unlock(&calls->lock);
+	return count;
 }
 
 /* ---- answers ---- */

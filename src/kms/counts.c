@@ -74,15 +74,15 @@ counted_decrypt(const struct counted *as, struct kms_call *c, struct kms_bytes p
 	kms_answer_decrypt(c, plaintext);
 }
 
-/* Thousands of calls may fail for one reason: a line of each kind in ten seconds. What Status says
- * is in the log already, when it changes. */
+/* Thousands of calls may fail for one reason: a line of each kind in ten seconds. Why Status is
+ * UNAVAILABLE is in the log already, when it changes. */
 static void
 tell(const struct counted *as, enum kms_status status, const char *text)
 {
 	struct counts *c = as->counts;
 	uint64_t now = clock_boot_ns(), told = atomic_load(&c->told_ns[as->method][status]);
 
-	if (as->method == METHOD_STATUS || status == KMS_CANCELLED)
+	if ((as->method == METHOD_STATUS && status == KMS_UNAVAILABLE) || status == KMS_CANCELLED)
 		return;
 	if ((told != 0 && now < told + TELL_NS) ||
 		!atomic_compare_exchange_strong(&c->told_ns[as->method][status], &told, now)) {

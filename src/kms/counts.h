@@ -5,10 +5,10 @@
 
 #include "answer.h"
 #include "ask.h"
+#include "service.h"
 
 #include "kekd/metrics.h"
 
-enum kms_method { METHOD_STATUS, METHOD_ENCRYPT, METHOD_DECRYPT, METHODS };
 #define KMS_STATUSES 17
 
 struct counts {

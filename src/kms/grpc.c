@@ -35,9 +35,7 @@
 #define CALLS_MAX 1024	       /* of all connections together */
 #define IDLE_MS 180000	       /* an API server asks for Status every minute */
 #define READ_NS (10 * CLOCK_S) /* for a message to arrive */
-#define STEP_NS (20 * CLOCK_MS)
-#define FAREWELL_NS (100 * CLOCK_MS) /* for GOAWAY to be read; some peers never answer it */
-#define SLOTS 16		     /* calls that core may hand over at once */
+#define SLOTS 16	       /* calls that core may hand over at once */
 
 enum tag_kind { TAG_NEW, TAG_CLOSED, TAG_MESSAGE, TAG_ANSWERED, TAG_COUNT };
 
@@ -71,8 +69,8 @@ struct kms_grpc {
 	grpc_server_credentials *credentials;
 	pthread_t thread;
 	sem_t down;
-	bool is_down;
-	struct calls reading; /* the oldest first */
+	struct calls reading;	/* the oldest first */
+	unsigned slots_lacking; /* I/O thread alone */
 	atomic_uint in_flight;
 	atomic_uint_least64_t alive_ns;
 	atomic_uint_least64_t calls, full, unknown, unreadable, malformed;
@@ -176,10 +174,9 @@ kms_grpc_fail(struct kms_call *c, enum kms_status status, const char *text)
 }
 
 void
-kms_grpc_refuse(struct kms_call *c, enum kms_status status, const char *text)
+kms_grpc_malformed(struct kms_call *c)
 {
 	metrics_add(&c->grpc->malformed, 1);
-	kms_grpc_fail(c, status, text);
 }
 
 uint64_t
@@ -209,6 +206,16 @@ offer_slot(struct kms_grpc *g)
 		return true;
 	call_free(c);
 	return false;
+}
+
+/* What could not be offered for want of memory is offered again later. */
+static void
+offer_slots(struct kms_grpc *g)
+{
+	while (g->slots_lacking > 0 && offer_slot(g))
+		g->slots_lacking--;
+	if (g->slots_lacking == SLOTS)
+		log_error("gRPC: no memory for further calls");
 }
 
 static uint64_t
@@ -302,8 +309,8 @@ on_new(struct kms_call *c, bool success)
 		call_free(c);
 		return;
 	}
-	if (!offer_slot(c->grpc))
-		log_error("gRPC: no memory for further calls");
+	c->grpc->slots_lacking++;
+	offer_slots(c->grpc);
 	metrics_add(&c->grpc->calls, 1);
 	c->deadline_ns = boot_deadline(c->details.deadline);
 	admit(c);
@@ -432,6 +439,7 @@ run(void *user)
 			on_tag[tag->kind](tag->call, e.success);
 		if (now_ns - looked_ns >= CLOCK_S) {
 			end_slow_messages(g, now_ns);
+			offer_slots(g);
 			looked_ns = now_ns;
 		}
 	}
@@ -504,8 +512,8 @@ kms_grpc_open(const struct kms_grpc_config *config, struct kms_grpc **ret_grpc)
 	g->credentials = grpc_insecure_server_credentials_create();
 	grpc_server_register_completion_queue(g->server, g->queue, NULL);
 	grpc_server_start(g->server);
-	for (int i = 0; i < SLOTS; i++)
-		offer_slot(g);
+	g->slots_lacking = SLOTS;
+	offer_slots(g);
 	err = pthread_create(&g->thread, NULL, run, g);
 	if (err) {
 		log_error("no thread for gRPC: %s: raise the limit of tasks", strerror(err));
@@ -521,47 +529,26 @@ kms_grpc_add(struct kms_grpc *g, int fd)
 	grpc_server_add_channel_from_fd(g->server, fd, g->credentials);
 }
 
-/* After shutdown_and_notify. */
-static bool
-wait_down(struct kms_grpc *g, uint64_t wait_ns)
+unsigned
+kms_grpc_in_flight(const struct kms_grpc *g)
+{
+	return atomic_load(&g->in_flight);
+}
+
+bool
+kms_grpc_end(struct kms_grpc *g, uint64_t wait_ns)
 {
 	struct timespec until;
 	int err;
 
-	if (g->is_down)
-		return true;
+	grpc_server_shutdown_and_notify(g->server, g->queue, g);
+	grpc_server_cancel_all_calls(g->server);
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += (time_t)(wait_ns / CLOCK_S);
-	until.tv_nsec += (long)(wait_ns % CLOCK_S);
-	until.tv_sec += until.tv_nsec / (long)CLOCK_S;
-	until.tv_nsec %= (long)CLOCK_S;
 	do
 		err = sem_clockwait(&g->down, CLOCK_MONOTONIC, &until) == 0 ? 0 : errno;
 	while (err == EINTR);
-	g->is_down = err == 0;
-	return g->is_down;
-}
-
-bool
-kms_grpc_drain(struct kms_grpc *g, uint64_t wait_ns)
-{
-	uint64_t begin_ns = clock_boot_ns(), now_ns = begin_ns;
-
-	grpc_server_shutdown_and_notify(g->server, g->queue, g);
-	while (!wait_down(g, STEP_NS)) {
-		now_ns = clock_boot_ns();
-		if (now_ns - begin_ns >= wait_ns ||
-			(now_ns - begin_ns >= FAREWELL_NS && atomic_load(&g->in_flight) == 0))
-			return false;
-	}
-	return true;
-}
-
-bool
-kms_grpc_cancel(struct kms_grpc *g, uint64_t wait_ns)
-{
-	grpc_server_cancel_all_calls(g->server);
-	return wait_down(g, wait_ns);
+	return err == 0;
 }
 
 void

@@ -34,15 +34,17 @@ void kms_grpc_add(struct kms_grpc *g, int fd);
  * malloc() and taken over: it is wiped when it was sent. */
 void kms_grpc_reply(struct kms_call *c, uint8_t *message, size_t len);
 void kms_grpc_fail(struct kms_call *c, enum kms_status status, const char *text);
-/* The same, for a message that nobody has acted on; counted. */
-void kms_grpc_refuse(struct kms_call *c, enum kms_status status, const char *text);
+/* The call's message says nothing: counted. It is still to be answered. */
+void kms_grpc_malformed(struct kms_call *c);
 
-/* The end, in this order. drain: no new calls, and those in flight may take wait_ns; true when all
- * connections are closed, too. Else cancel: ends calls, which must still be answered, and closes
- * connections; false when a peer holds it up: then leave with _exit(). */
-bool kms_grpc_drain(struct kms_grpc *g, uint64_t wait_ns);
-bool kms_grpc_cancel(struct kms_grpc *g, uint64_t wait_ns);
-void kms_grpc_freep(struct kms_grpc **g); /* after one of them was true */
+/* Calls that have not been answered, or whose answer is not sent. Any thread. */
+unsigned kms_grpc_in_flight(const struct kms_grpc *g);
+
+/* The end. All connections were shut down by then, by those who have their descriptors: core would
+ * answer CANCELLED to calls that arrive at that moment, which an API server does not repeat. False
+ * when it does not come to an end: then leave with _exit(). */
+bool kms_grpc_end(struct kms_grpc *g, uint64_t wait_ns);
+void kms_grpc_freep(struct kms_grpc **g); /* after end was true */
 
 /* CLOCK_BOOTTIME when the I/O thread was last seen to run: it turns once in a second at least. */
 uint64_t kms_grpc_alive_ns(const struct kms_grpc *g);

@@ -12,6 +12,7 @@
 #include "reload.h"
 #include "service.h"
 #include "socket.h"
+#include "state_lock.h"
 
 #include "kekd/clock.h"
 #include "kekd/log.h"
@@ -30,10 +31,15 @@
 #include <unistd.h>
 
 #define TICK_MS 1000
+#define STATE_STEP_MS 50
 #define ACCEPT_MAX 16 /* in one turn: signals are looked at between */
-#define DRAIN_NS (4 * CLOCK_S)
-#define CANCEL_NS CLOCK_S
-#define END_S 10		/* all of the end; then without ceremony */
+#define STEP_NS (20 * CLOCK_MS)
+#define QUIET_STEPS 2	      /* and what was answered has been read */
+#define HOLD_NS (2 * CLOCK_S) /* an API server waits 3 s */
+#define DRAIN_NS (2 * CLOCK_S)
+#define FAREWELL_NS CLOCK_S
+#define END_S 10 /* all of the end; then without ceremony */
+#define STATE_WAIT_NS ((END_S + 2) * CLOCK_S)
 #define STUCK_NS (20 * CLOCK_S) /* gRPC's thread turns once a second */
 
 struct server {
@@ -44,7 +50,7 @@ struct server {
 	struct kms_grpc *grpc;
 	struct kms_connections connections;
 	struct kms_metrics_http *http;
-	int signals;
+	int signals, state; /* state_dir's lock */
 	bool ending, unreachable;
 	uint64_t alive_every_ns, alive_ns;
 	char status[600];
@@ -245,6 +251,44 @@ open_socket(struct server *s)
 		"socket.path", &s->socket);
 }
 
+/* SIGHUP asks for nothing here: what there is to be read was read just now. */
+static bool
+told_to_end(const struct server *s, int wait_ms)
+{
+	struct pollfd fd = { .fd = s->signals, .events = POLLIN };
+	struct signalfd_siginfo info;
+
+	return poll(&fd, 1, wait_ms) > 0 &&
+	       read(s->signals, &info, sizeof(info)) == (ssize_t)sizeof(info) &&
+	       info.ssi_signo != SIGHUP;
+}
+
+/* A new instance may be started while the old one still answers its last calls. */
+static int
+lock_state(struct server *s)
+{
+	const char *dir = s->config->state_dir;
+	uint64_t until_ns = clock_boot_ns() + STATE_WAIT_NS;
+	int err = kms_state_lock(dir, &s->state);
+
+	if (err == -EWOULDBLOCK)
+		log_info("waiting for the end of another kekd-kms, which uses state_dir %s", dir);
+	while (err == -EWOULDBLOCK && clock_boot_ns() < until_ns) {
+		s->ending = told_to_end(s, STATE_STEP_MS);
+		if (s->ending)
+			return -ECANCELED;
+		err = kms_state_lock(dir, &s->state);
+	}
+	if (err == -EWOULDBLOCK)
+		log_error("another kekd-kms uses state_dir %s, and each would announce what the "
+			  "other does not know of: stop that one (lslocks shows its process), or "
+			  "give this one a state_dir of its own",
+			dir);
+	else if (err)
+		log_error("state_dir %s cannot be locked: %s", dir, strerror(-err));
+	return err;
+}
+
 static int
 open_service(struct server *s)
 {
@@ -274,6 +318,8 @@ begin(struct server *s)
 
 	if (!err)
 		err = open_socket(s);
+	if (!err)
+		err = lock_state(s);
 	if (!err)
 		err = kms_metrics_http_listen(s->config, &s->metrics_socket);
 	if (!err)
@@ -314,16 +360,37 @@ bound_the_end(void)
 		pthread_detach(thread);
 }
 
-/* Calls in flight are answered; those that take too long get an error of ours while they can. */
+/* False: not all calls that were taken are answered by then. */
+static bool
+settle(struct server *s, uint64_t wait_ns)
+{
+	uint64_t until_ns = clock_boot_ns() + wait_ns;
+	unsigned quiet = 0;
+
+	while (quiet < QUIET_STEPS && clock_boot_ns() < until_ns) {
+		nanosleep(&(const struct timespec){ 0, STEP_NS }, NULL);
+		quiet = kms_grpc_in_flight(s->grpc) == kms_calls_held(&s->calls) ? quiet + 1 : 0;
+	}
+	return quiet == QUIET_STEPS;
+}
+
+/* Calls in hand are answered; those that take too long with an error of ours. New ones are held
+ * until the connection is lost, or told to come again when that takes long. */
 static void
 drain(struct server *s)
 {
-	bool down = kms_grpc_drain(s->grpc, DRAIN_NS);
-
-	kms_calls_detach(&s->calls);
+	kms_calls_hold(&s->calls);
+	if (!settle(s, HOLD_NS)) {
+		kms_calls_refuse(&s->calls);
+		settle(s, DRAIN_NS);
+	}
 	kms_service_freep(&s->service);
-	if (!down && !kms_grpc_cancel(s->grpc, CANCEL_NS)) {
-		log_warning("a peer takes no answers: left");
+	kms_state_lock_close(&s->state); /* nothing is announced any more */
+	settle(s, FAREWELL_NS);
+	kms_connections_shutdown(&s->connections);
+	kms_calls_refuse(&s->calls);
+	if (!kms_grpc_end(s->grpc, FAREWELL_NS)) {
+		log_warning("not all calls came to an end: left");
 		_exit(KMS_EXIT_OK);
 	}
 	kms_grpc_freep(&s->grpc);
@@ -349,7 +416,8 @@ kms_serve(const struct kms_args *a)
 	struct server s = { .socket = KMS_SOCKET_INIT,
 		.metrics_socket = KMS_SOCKET_INIT,
 		.calls = { .lock = PTHREAD_MUTEX_INITIALIZER },
-		.signals = -1 };
+		.signals = -1,
+		.state = -1 };
 
 	if (kms_config_read(a->config, &config) != 0)
 		return KMS_EXIT_CONFIG;
@@ -361,7 +429,8 @@ kms_serve(const struct kms_args *a)
 	if (begin(&s) != 0) {
 		kms_socket_close(&s.socket);
 		kms_socket_close(&s.metrics_socket);
-		_exit(KMS_EXIT_FAILED); /* threads may run already */
+		/* Threads may run already. */
+		_exit(s.ending ? KMS_EXIT_OK : KMS_EXIT_FAILED);
 	}
 	loop(&s);
 	end(&s);

@@ -272,3 +272,12 @@ kms_service_decrypt(struct kms_service *s, struct kms_call *c, const struct kms_
 	else
 		counted_error(&as, c, KMS_INTERNAL, "Decrypt: no memory");
 }
+
+void
+kms_service_refuse(struct kms_service *s, struct kms_call *c, enum kms_method method,
+	enum kms_status status, const char *text)
+{
+	const struct counted as = { &s->counts, method, clock_boot_ns() };
+
+	counted_error(&as, c, status, "%s", text);
+}

@@ -20,6 +20,8 @@ int kms_service_open(
 /* Answers what is still waiting with UNAVAILABLE, then ends the threads. */
 void kms_service_freep(struct kms_service **s);
 
+enum kms_method { METHOD_STATUS, METHOD_ENCRYPT, METHOD_DECRYPT, METHODS };
+
 /* On gRPC's I/O thread: none of them ever blocks; each call is answered once, now or later.
  * Arguments are borrowed for the call. uid is the API server's, for logs alone. */
 void kms_service_status(struct kms_service *s, struct kms_call *c);
@@ -33,6 +35,10 @@ struct kms_decrypt {
 };
 void kms_service_decrypt(
 	struct kms_service *s, struct kms_call *c, const struct kms_decrypt *request);
+
+/* For a message that cannot be read. */
+void kms_service_refuse(struct kms_service *s, struct kms_call *c, enum kms_method method,
+	enum kms_status status, const char *text);
 
 /* The service's families, in Prometheus' text format. Any thread. */
 void kms_service_metrics(struct kms_service *s, struct buf *out);

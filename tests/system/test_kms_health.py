@@ -240,6 +240,31 @@ def test_the_metrics_parse_and_count_the_calls(plugin):
     assert all(f.documentation for f in families.values())
 
 
+def test_every_call_that_arrived_is_counted_by_its_status_or_as_refused(plugin):
+    """What an operator looks at first has the malformed ones, too."""
+    api = plugin.stub()
+
+    def sums():
+        return (plugin.metric("kekd_kms_grpc_calls_total"), plugin.metric("kekd_kms_calls_total"),
+                plugin.metric("kekd_kms_grpc_refused_total"),
+                plugin.metric("kekd_kms_grpc_refused_total", reason="malformed"))
+
+    def malformed():
+        return [plugin.metric("kekd_kms_calls_total", method=m, status="InvalidArgument")
+                for m in ("Status", "Encrypt", "Decrypt")]
+
+    before, before_malformed = sums(), malformed()
+    assert api.encrypt()
+    for method in ("Status", "Encrypt", "Decrypt"):
+        api.refuses(Code.INVALID_ARGUMENT, "raw", method, b"\xff\xff")
+    api.refuses(Code.UNIMPLEMENTED, "raw", "Rewrap", b"")
+    arrived, answered, refused, bad = (b - a for a, b in zip(before, sums()))
+    assert (arrived, answered, refused, bad) == (5, 4, 4, 3)
+    assert [b - a for a, b in zip(before_malformed, malformed())] == [1, 1, 1]
+    for method in ("Status", "Encrypt", "Decrypt"):
+        assert_told(plugin, f"{method} is answered with InvalidArgument")
+
+
 def test_each_family_has_its_row_in_the_documentation(plugin):
     plugin.stub().encrypt()
     with open(os.path.join(TOP, "doc", "metrics.md"), encoding="utf-8") as f:

@@ -346,7 +346,67 @@ def test_calls_in_hand_at_the_end_are_answered(server, make_plugin):
     assert plugin.stop() == 0
     for sealed, future in zip(seals, futures):
         assert future.exception() is None and sealed.seed in future.result() or \
-            future.exception().code() in (Code.UNAVAILABLE, Code.CANCELLED)
+            future.exception().code() == Code.UNAVAILABLE, future.exception()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_no_call_is_cancelled_by_an_end_however_many_come(server, make_plugin, held):
+    """Those that were taken are answered; for others UNAVAILABLE says that it is to be tried
+    again."""
+    plugin = make_plugin(server, held=held).start()
+    stubs = [plugin.stub() for _ in range(4)]
+    sealed = stubs[0].encrypt()
+    for turn in range(10):
+        futures = [stub.start_decrypt(sealed.annotated(request=b"%d" % n), timeout=20)
+                   for n in range(50) for stub in stubs]
+        time.sleep(turn * 0.002)
+        kill(plugin.pid, signal.SIGTERM)
+        futures += [stub.start_decrypt(sealed, timeout=20) for _ in range(20) for stub in stubs]
+        futures += [stub.start("Status", timeout=20) for _ in range(20) for stub in stubs]
+        assert plugin.process.wait(15) == 0, plugin.log()
+        plugin.process = None
+        plugin.start()
+        codes = {f.exception().code() if f.exception() else None for f in futures}
+        assert codes <= {None, Code.UNAVAILABLE}, codes
+        for stub in stubs:
+            wait_for(stub.healthy, "it serves again")
+
+
+# ---- state_dir ----
+
+def test_a_second_plugin_in_one_state_dir_is_refused(server, make_plugin):
+    """The two would write over each other what was announced."""
+    plugin = make_plugin(server).start()
+    other = make_plugin(server, state_dir=plugin.path("state"))
+    status, said = other.run()
+    assert status == 1, said
+    assert f"state_dir {plugin.path('state')}" in said and "state_dir of its own" in said
+    assert not os.path.exists(other.socket)
+    assert plugin.run("doctor")[0] == 0, "which only reads"
+    plugin.kill()
+    other.start()
+
+
+def test_a_new_instance_waits_for_the_end_of_the_old_one(server, make_plugin):
+    """As with a service manager that holds the socket and starts the next one early."""
+    plugin = make_plugin(server, held=True).start()
+    for turn in range(3):
+        old, plugin.process = plugin.process, None
+        plugin.start(ready=False)
+        wait_for(lambda n=turn: plugin.log().count("waiting for the end") > n, "it waits")
+        kill(old.pid, signal.SIGTERM)
+        assert old.wait(15) == 0
+        plugin.wait_ready()
+        assert plugin.metric("kekd_kms_healthy") == 1
+
+
+def test_an_instance_that_waits_for_another_ends_when_it_is_told(server, make_plugin):
+    plugin = make_plugin(server).start()
+    other = make_plugin(server, state_dir=plugin.path("state"))
+    other.start(ready=False)
+    wait_for(lambda: "waiting for the end" in other.log(), "it waits")
+    assert other.stop() == 0
+    assert plugin.stub().healthy()
 
 
 # ---- configuration ----
