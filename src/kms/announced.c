@@ -2,25 +2,17 @@
 /* The file with what was announced last. */
 #include "announced.h"
 
+#include "kekd/file.h"
 #include "kekd/json.h"
 #include "kekd/str.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #define FILE_SIZE_MAX 8192
-
-static int
-path_of(const struct kms_config *config, const char *suffix, char ret_path[PATH_MAX])
-{
-	int n = snprintf(ret_path, PATH_MAX, "%s/" ANNOUNCED_NAME "%s", config->state_dir, suffix);
-
-	return n > 0 && n < PATH_MAX ? 0 : -ENAMETOOLONG;
-}
 
 /* ---- reading ---- */
 
@@ -78,21 +70,6 @@ take(const struct kms_config *config, const json_t *value, const char *path,
 	return 0;
 }
 
-static ssize_t
-read_file(const char *path, char *text, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = read(fd, text, size);
-	if (n < 0)
-		n = -errno;
-	close(fd);
-	return n;
-}
-
 static int
 check_dir(const struct kms_config *config, char ret_error[256])
 {
@@ -115,7 +92,8 @@ announced_read(const struct kms_config *config, struct kms_key_id *ret_id, char 
 
 	if (err < 0)
 		return err;
-	n = path_of(config, "", path) < 0 ? -ENAMETOOLONG : read_file(path, text, sizeof(text));
+	snprintf(path, sizeof(path), "%s/" ANNOUNCED_NAME, config->state_dir);
+	n = file_read(config->state_dir, ANNOUNCED_NAME, text, sizeof(text));
 	if (n == -ENOENT) {
 		*ret_id = (struct kms_key_id){ .activation = 0 };
 		return 0;
@@ -144,54 +122,13 @@ to_text(const struct kms_config *config, const struct kms_key_id *id, size_t *re
 	return text;
 }
 
-static int
-write_synced(const char *path, const char *text, size_t len)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), err = 0;
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = write(fd, text, len);
-	if (n < 0 || fsync(fd) < 0)
-		err = -errno;
-	else if ((size_t)n != len)
-		err = -ENOSPC;
-	close(fd);
-	return err;
-}
-
-static int
-sync_dir(const char *dir)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), err = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) < 0)
-		err = -errno;
-	close(fd);
-	return err;
-}
-
 int
 announced_write(const struct kms_config *config, const struct kms_key_id *id)
 {
-	char path[PATH_MAX], new_path[PATH_MAX];
 	size_t len = 0;
-	char *text;
-	int err;
+	char *text = to_text(config, id, &len);
+	int err = text ? file_replace(config->state_dir, ANNOUNCED_NAME, text, len) : -ENOMEM;
 
-	if (path_of(config, "", path) < 0 || path_of(config, ".new", new_path) < 0)
-		return -ENAMETOOLONG;
-	text = to_text(config, id, &len);
-	if (!text)
-		return -ENOMEM;
-	err = write_synced(new_path, text, len);
-	if (err == 0 && rename(new_path, path) < 0)
-		err = -errno;
-	if (err == 0)
-		err = sync_dir(config->state_dir);
 	json_text_free(text);
 	return err;
 }

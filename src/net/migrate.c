@@ -10,10 +10,10 @@
 #include "kekd/clock.h"
 #include "kekd/control.h"
 #include "kekd/etcd.h"
+#include "kekd/file.h"
 #include "kekd/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -131,7 +131,7 @@ put_in_place(struct migration *m, bool keep)
 {
 	const char *state_dir = m->n->part.state_dir;
 	char from[PATH_MAX], to[PATH_MAX];
-	int err = path_in(m->work_dir, "metadata.db", from), dir;
+	int err = path_in(m->work_dir, "metadata.db", from);
 
 	if (err == 0)
 		err = path_in(state_dir, "metadata.db", to);
@@ -145,11 +145,7 @@ put_in_place(struct migration *m, bool keep)
 		err = move(from, to);
 	if (err < 0)
 		return err;
-	dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir >= 0) {
-		(void)fsync(dir);
-		close(dir);
-	}
+	(void)file_sync_dir(state_dir);
 	rmdir(m->work_dir);
 	return 0;
 }

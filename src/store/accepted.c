@@ -4,15 +4,14 @@
 
 #include "kekd/buf.h"
 #include "kekd/err.h"
+#include "kekd/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <openssl/sha.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
+#define FILE_NAME "accepted"
 #define FILE_SIZE_MAX 4096
 
 static const char accepted_domain[] = "kekd-accepted-1"; /* with its NUL */
@@ -64,56 +63,13 @@ to_text(const struct accepted *a, size_t *ret_len)
 	return text;
 }
 
-static int
-write_synced(const char *path, const char *text, size_t len)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), err = 0;
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = write(fd, text, len);
-	if (n < 0 || fsync(fd) < 0)
-		err = -errno;
-	else if ((size_t)n != len)
-		err = -ENOSPC;
-	close(fd);
-	return err;
-}
-
-static int
-sync_dir(const char *dir)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), err = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) < 0)
-		err = -errno;
-	close(fd);
-	return err;
-}
-
 int
 accepted_write(const char *dir, const struct accepted *a)
 {
-	char path[PATH_MAX], new_path[PATH_MAX];
 	size_t len = 0;
-	char *text;
-	int err;
+	char *text = to_text(a, &len);
+	int err = text ? file_replace(dir, FILE_NAME, text, len) : -ENOMEM;
 
-	if ((size_t)snprintf(path, sizeof(path), "%s/accepted", dir) >= sizeof(path) ||
-		(size_t)snprintf(new_path, sizeof(new_path), "%s/accepted.new", dir) >=
-			sizeof(new_path))
-		return -ENAMETOOLONG;
-	text = to_text(a, &len);
-	if (!text)
-		return -ENOMEM;
-	err = write_synced(new_path, text, len);
-	if (err == 0 && rename(new_path, path) < 0)
-		err = -errno;
-	if (err == 0)
-		err = sync_dir(dir);
 	json_text_free(text);
 	return err;
 }
@@ -144,31 +100,12 @@ from_json(const json_t *value, struct accepted *a)
 	return 0;
 }
 
-static ssize_t
-read_file(const char *dir, char *text, size_t size)
-{
-	char path[PATH_MAX];
-	ssize_t n;
-	int fd;
-
-	if ((size_t)snprintf(path, sizeof(path), "%s/accepted", dir) >= sizeof(path))
-		return -ENAMETOOLONG;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	n = read(fd, text, size);
-	if (n < 0)
-		n = -errno;
-	close(fd);
-	return n;
-}
-
 int
 accepted_read(const char *dir, struct accepted *ret_accepted)
 {
 	char text[FILE_SIZE_MAX], error[JSON_ERROR_SIZE];
 	struct accepted a = { 0 };
-	ssize_t n = read_file(dir, text, sizeof(text));
+	ssize_t n = file_read(dir, FILE_NAME, text, sizeof(text));
 	json_t *value;
 	int err;
 

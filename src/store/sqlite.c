@@ -7,6 +7,7 @@
 #include "sqlite_engine.h"
 
 #include "kekd/err.h"
+#include "kekd/file.h"
 #include "kekd/log.h"
 #include "kekd/str.h"
 #include "kekd/uuid.h"
@@ -508,7 +509,7 @@ query_number(struct sqlite_store *q, const char *sql, int64_t *ret_number)
 static int
 make_file(const char *dir, const char *path)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), dir_fd;
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
 	if (fd < 0 && errno == EEXIST)
 		return 0;
@@ -518,11 +519,7 @@ make_file(const char *dir, const char *path)
 		return KEKD_ESTORE;
 	}
 	close(fd);
-	dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir_fd >= 0) {
-		fsync(dir_fd);
-		close(dir_fd);
-	}
+	(void)file_sync_dir(dir);
 	return 0;
 }
 

@@ -11,7 +11,7 @@ from files import finish, text, tree
 
 # In order: each module may use what stands before it, and itself.
 MODULES = {
-    "base": "buf clock err json log metrics process random sandbox secret signature str uuid",
+    "base": "buf clock err file json log metrics process random sandbox secret signature str uuid",
     "backup": "backup",
     "config": "config control etcd_settings policy",
     "hsm": "frames hsm",

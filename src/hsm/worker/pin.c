@@ -10,6 +10,7 @@
 #include "kekd/buf.h"
 #include "kekd/control.h"
 #include "kekd/err.h"
+#include "kekd/file.h"
 #include "kekd/log.h"
 #include "kekd/str.h"
 
@@ -147,29 +148,16 @@ hash_pin(const struct worker *w, const uint8_t salt[SALT_SIZE], uint8_t ret_hash
 		       : KEKD_EINTERNAL;
 }
 
-/* Whole or not at all, and on the disk before anyone is told. */
 static int
 refused_store(const struct worker *w, const struct refused *r)
 {
+	uint8_t data[SALT_SIZE + 1 + sizeof(r->hash)];
 	size_t hashes = r->count * HASH_SIZE;
-	char fresh[sizeof(r->name) + 4];
-	int err = 0, fd;
 
-	snprintf(fresh, sizeof(fresh), "%s.new", r->name);
-	fd = openat(
-		w->state_dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return -errno;
-	if (write(fd, r->salt, SALT_SIZE) != SALT_SIZE || write(fd, &r->doubts, 1) != 1 ||
-		write(fd, r->hash, hashes) != (ssize_t)hashes)
-		err = errno ? -errno : -EIO;
-	else if (fsync(fd) < 0)
-		err = -errno;
-	close(fd);
-	if (!err && (renameat(w->state_dir, fresh, w->state_dir, r->name) < 0 ||
-			    fsync(w->state_dir) < 0))
-		err = -errno;
-	return err;
+	memcpy(data, r->salt, SALT_SIZE);
+	data[SALT_SIZE] = r->doubts;
+	memcpy(data + SALT_SIZE + 1, r->hash, hashes);
+	return file_replace_at(w->state_dir, r->name, data, SALT_SIZE + 1 + hashes);
 }
 
 static void
