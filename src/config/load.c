@@ -1,25 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reads the configuration file: its shape is a libcyaml schema, and libcyaml's words about a fault
- * are turned into a finding with line and remedy. Not here: whether the values make sense
- * (check.c).
+ * Reads the configuration file: its shape is a libcyaml schema. Not here: whether the values make
+ * sense (check.c).
  */
 #include "load.h"
 
 #include "kekd/err.h"
+#include "kekd/file.h"
 #include "kekd/str.h"
 
 #include <cyaml/cyaml.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define FILE_SIZE_MAX (256 * 1024)
 #define LISTEN_MAX 16
 #define ENDPOINTS_MAX 16
 #define ADMINS_MAX 32
@@ -154,170 +149,12 @@ static const cyaml_schema_value_t document_schema = {
 	CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct document, document_fields),
 };
 
-/* What libcyaml said: the fault, then from the inside out where it was. */
-struct complaint {
-	char what[256];
-	char field[64];
-	unsigned line;
-};
-
-static void
-take_complaint(cyaml_log_t level, void *ctx, const char *format, va_list ap)
-{
-	struct complaint *complaint = ctx;
-	char text[512], *at;
-
-	(void)level;
-	vsnprintf(text, sizeof(text), format, ap);
-	text[strcspn(text, "\n")] = '\0';
-	if (!complaint->what[0]) {
-		at = strncmp(text, "Load: ", 6) == 0 ? text + 6 : text;
-		snprintf(complaint->what, sizeof(complaint->what), "%.255s", at);
-		return;
-	}
-	if (!complaint->line && (at = strstr(text, "(line: ")))
-		complaint->line = (unsigned)strtoul(at + 7, NULL, 10);
-	if (!complaint->field[0] &&
-		sscanf(text, "  in mapping field '%63[^']'", complaint->field) != 1)
-		complaint->field[0] = '\0';
-}
-
-static const struct {
-	const char *start;  /* of libcyaml's text */
-	const char *remedy; /* follows "setting: " */
-} remedies[] = {
-	{ "STRING length <", "it has no value: give one, or take the line out" },
-	{ "STRING length >", "the value is too long: shorten it" },
-	{ "Invalid ENUM value: ", "this word is not known here: see the sample configuration" },
-	{ "Invalid UINT value: ", "not a whole number: write digits alone" },
-	{ "Invalid uint64_t value: ", "not a whole number: write digits alone" },
-	{ "Excessive entries (", "too many entries: take some out" },
-	{ "Expecting SEQUENCE, ", "a list is needed: write \"- VALUE\" lines below it" },
-	{ "Expecting MAPPING, ", "settings are needed: write \"KEY: VALUE\" lines below it" },
-	{ "Expecting ", "a single value is needed: write it behind the colon" },
-};
-
-static void
-print_complaint(
-	FILE *out, const char *file, const struct lines *lines, const struct complaint *complaint)
-{
-	static const char unknown[] = "Unexpected key: ", twice[] = "Mapping field already seen: ";
-	const char *key = complaint->what + strcspn(complaint->what, ":") + 1;
-	const char *field = complaint->field[0] ? complaint->field : "the file";
-
-	key += strspn(key, " ");
-	if (strncmp(complaint->what, unknown, strlen(unknown)) == 0) {
-		fprintf(out,
-			"%s:%u: the key \"%s\" is not known: correct its spelling or place, or "
-			"take it out\n",
-			file, lines_find_key(lines, key, complaint->line), key);
-		return;
-	}
-	if (strncmp(complaint->what, twice, strlen(twice)) == 0) {
-		fprintf(out, "%s:%u: \"%s\" is given twice: keep one of them\n", file,
-			lines_find_repeated(lines, key), key);
-		return;
-	}
-	for (size_t i = 0; i < STR_COUNT(remedies); i++) {
-		if (strncmp(complaint->what, remedies[i].start, strlen(remedies[i].start)) == 0) {
-			fprintf(out, "%s:%u: %s: %s\n", file, complaint->line ? complaint->line : 1,
-				field, remedies[i].remedy);
-			return;
-		}
-	}
-	fprintf(out, "%s:%u: %s: %s: correct it\n", file, complaint->line ? complaint->line : 1,
-		field, complaint->what);
-}
-
-static int
-read_text(FILE *out, const char *file, char **ret_text, size_t *ret_len)
-{
-	char *text = malloc(FILE_SIZE_MAX + 1);
-	FILE *f = text ? fopen(file, "re") : NULL;
-	size_t len = f ? fread(text, 1, FILE_SIZE_MAX + 1, f) : 0;
-	int err = !text ? -ENOMEM : !f || ferror(f) ? -errno : len > FILE_SIZE_MAX ? -EFBIG : 0;
-
-	if (f)
-		fclose(f);
-	if (err) {
-		fprintf(out,
-			"%s: the configuration cannot be read: %s: name another with "
-			"--config, or make it readable\n",
-			file, kekd_strerror(err));
-		free(text);
-		return err;
-	}
-	*ret_text = text;
-	*ret_len = len;
-	return 0;
-}
-
-static const cyaml_config_t cyaml_base = {
-	.log_fn = take_complaint,
-	.mem_fn = cyaml_mem,
-	.log_level = CYAML_LOG_ERROR,
-};
-
-static int
-parse_text(FILE *out, const char *file, const struct lines *lines, const char *text, size_t len,
-	struct document **ret_document)
-{
-	struct complaint complaint = { 0 };
-	cyaml_config_t cyaml = cyaml_base;
-	struct document *d = NULL;
-	cyaml_err_t err;
-
-	cyaml.log_ctx = &complaint;
-	err = cyaml_load_data(
-		(const uint8_t *)text, len, &cyaml, &document_schema, (cyaml_data_t **)&d, NULL);
-	if (err == CYAML_ERR_OOM)
-		return -ENOMEM;
-	if (err != CYAML_OK) {
-		if (!complaint.what[0])
-			snprintf(complaint.what, sizeof(complaint.what), "%s", cyaml_strerror(err));
-		print_complaint(out, file, lines, &complaint);
-		return KEKD_EINVALID;
-	}
-	if (!d) /* an empty file */
-		d = calloc(1, sizeof(*d));
-	if (!d)
-		return -ENOMEM;
-	*ret_document = d;
-	return 0;
-}
+static const struct settings_file document_file = { &document_schema, "key" };
 
 static void
 document_freep(struct document **d)
 {
-	if (*d)
-		cyaml_free(&cyaml_base, &document_schema, *d, 0);
-}
-
-static void
-lines_freep(struct lines *l)
-{
-	lines_free(l);
-}
-
-static int
-scan_text(FILE *out, const char *file, const char *text, size_t len, struct lines *ret_lines)
-{
-	struct lines_fault fault;
-	int err = lines_scan(text, len, ret_lines, &fault);
-
-	if (err == -EINVAL)
-		fprintf(out, "%s:%u: not YAML: %s: correct it here or in the line before\n", file,
-			fault.line, fault.text);
-	return err;
-}
-
-/* Absolute, and of the name that was given: a link's target may lie anywhere. */
-static char *
-directory_of(const char *file)
-{
-	_cleanup_(str_freep) char *copy = strdup(file);
-
-	return copy ? realpath(dirname(copy), NULL) : NULL;
+	settings_file_free(&document_file, *d);
 }
 
 static int
@@ -325,7 +162,7 @@ check_all(FILE *out, const char *file, const struct lines *lines, struct documen
 	struct config **ret)
 {
 	_cleanup_(config_freep) struct config *config = calloc(1, sizeof(*config));
-	_cleanup_(str_freep) char *dir = directory_of(file);
+	_cleanup_(str_freep) char *dir = file_directory(file);
 	struct check check = { .out = out, .file = file, .dir = dir, .lines = lines };
 	int err;
 
@@ -344,17 +181,10 @@ check_all(FILE *out, const char *file, const struct lines *lines, struct documen
 int
 config_load_to(const char *path, FILE *out, struct config **ret_config)
 {
-	_cleanup_(str_freep) char *text = NULL;
-	_cleanup_(lines_freep) struct lines lines = { 0 };
+	_cleanup_(lines_free) struct lines lines = { 0 };
 	_cleanup_(document_freep) struct document *d = NULL;
-	size_t len;
-	int err = read_text(out, path, &text, &len);
+	int err = settings_file_read(&document_file, path, out, (void **)&d, &lines);
 
-	if (err)
-		return err;
-	err = scan_text(out, path, text, len, &lines);
-	if (!err)
-		err = parse_text(out, path, &lines, text, len, &d);
 	if (!err)
 		err = check_all(out, path, &lines, d, ret_config);
 	if (err == -ENOMEM)

@@ -4,35 +4,7 @@
 #define KEKD_CONFIG_LOAD_H
 
 #include "kekd/config.h"
-
-/* ---- lines.c: which line is a setting on? ---- */
-
-struct line {
-	char *path; /* "tokens[0].uri" */
-	unsigned line;
-};
-
-struct lines {
-	struct line *entries; /* in the file's order */
-	size_t count;
-};
-
-struct lines_fault {
-	unsigned line;
-	char text[160];
-};
-
-/* 0; -EINVAL with the fault when the text is not one document of YAML; -ENOMEM. */
-int lines_scan(
-	const char *text, size_t len, struct lines *ret_lines, struct lines_fault *ret_fault);
-void lines_free(struct lines *l);
-unsigned lines_find(const struct lines *l, const char *path); /* 0: not in the file */
-/* The line of `path`, or of the nearest setting around it; 0: none. */
-unsigned lines_find_near(const struct lines *l, const char *path);
-/* The first key called `key` (without what is around it) on this line or after it; 0: none. */
-unsigned lines_find_key(const struct lines *l, const char *key, unsigned from_line);
-/* The line where a setting is given for the second time; 0: none is. */
-unsigned lines_find_repeated(const struct lines *l, const char *key);
+#include "kekd/settings_file.h"
 
 /* ---- load.c: the document as it is written ---- */
 

@@ -10,13 +10,12 @@
 
 #include "kekd/clock.h"
 #include "kekd/err.h"
+#include "kekd/file.h"
 #include "kekd/str.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <grp.h>
-#include <libgen.h>
-#include <limits.h>
 #include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,14 +30,14 @@ struct check {
 	const char *file;
 	FILE *out;
 	const char *dir; /* absolute: what relative paths start from */
-	struct kms_lines *lines;
+	const struct lines *lines;
 	unsigned findings;
 };
 
 static void __attribute__((format(printf, 3, 4)))
 finding(struct check *c, const char *setting, const char *format, ...)
 {
-	unsigned line = kms_lines_find(c->lines, setting);
+	unsigned line = lines_find_near(c->lines, setting);
 	va_list ap;
 
 	fprintf(c->out, "%s:%u: ", c->file, line ? line : 1);
@@ -425,21 +424,6 @@ check_all(struct check *c, struct kms_document *d, struct kms_config *k)
 	return c->findings > 0 ? KEKD_EINVALID : 0;
 }
 
-static void
-lines_freep(struct kms_lines *l)
-{
-	kms_lines_free(l);
-}
-
-/* Absolute, and of the name that was given: a link's target may lie anywhere. */
-static char *
-directory_of(const char *file)
-{
-	_cleanup_(str_freep) char *copy = strdup(file);
-
-	return copy ? realpath(dirname(copy), NULL) : NULL;
-}
-
 int
 kms_config_read(const char *path, struct kms_config **ret_config)
 {
@@ -451,14 +435,14 @@ kms_config_read_to(const char *path, FILE *out, struct kms_config **ret_config)
 {
 	_cleanup_(kms_config_freep) struct kms_config *k = calloc(1, sizeof(*k));
 	_cleanup_(kms_document_freep) struct kms_document *d = NULL;
-	_cleanup_(lines_freep) struct kms_lines lines = { .loaded = false };
+	_cleanup_(lines_free) struct lines lines = { 0 };
 	_cleanup_(str_freep) char *dir = NULL;
 	struct check c = { .file = path, .out = out, .lines = &lines };
 	int err = kms_document_read(path, out, &d, &lines);
 
 	if (err)
 		return err;
-	c.dir = dir = directory_of(path);
+	c.dir = dir = file_directory(path);
 	if (!k || !dir)
 		return -ENOMEM;
 	err = check_all(&c, d, k);

@@ -12,6 +12,7 @@ from files import finish, text, tree
 # In order: each module may use what stands before it, and itself.
 MODULES = {
     "base": "buf clock err file json log metrics process random sandbox secret signature str uuid",
+    "yaml": "settings_file",
     "backup": "backup",
     "config": "config control etcd_settings policy",
     "hsm": "frames hsm",
@@ -36,7 +37,7 @@ OWNER = {f"kekd/{h}.h": m for m, names in MODULES.items() for h in names.split()
 ONLY = {
     "client": {"base", "audit", "client"},
     "ctl": {"base", "backup", "crypto", "audit", "client"},
-    "kms": {"base", "crypto", "client", "kms"},
+    "kms": {"base", "yaml", "crypto", "client", "kms"},
 }
 # The handlers are given everything that they work with as struct node, so
 # net.h is open to them although net/ wires them up. The canary works on a key's version, and its

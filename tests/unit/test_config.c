@@ -3,6 +3,8 @@
  * The configuration: what is good is taken with its defaults, what is bad is named with its line
  * and a remedy, and the parts arrive in the children as they were cut.
  */
+#include "config_site.h"
+
 #include "kekd/config.h"
 
 #include "kekd/json.h"
@@ -50,26 +52,6 @@ static const char good[] = "cluster: lab\n"				       /* 1 */
 			   "admins:\n"					       /* 24 */
 			   "  - name: alice\n"				       /* 25 */
 			   "    identities: [ \"uri:spiffe://lab/alice\" ]\n"; /* 26 */
-
-struct site {
-	char dir[64];
-	char config[96];
-	char output[4096]; /* of the last load */
-};
-
-static void
-write_file(const struct site *s, const char *name, const char *text, mode_t mode)
-{
-	char path[128];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-	assert_int_equal(chmod(path, mode), 0);
-}
 
 /* A self-signed certificate, from a day ago until `days` from now. */
 static void
@@ -163,57 +145,33 @@ write_certificates(const struct site *s)
 static int
 make_site(void **state)
 {
-	static struct site site;
+	struct site *s = site_make("kekd.yaml");
 
-	site = (struct site){ .dir = "/tmp/kekd-config-XXXXXX" };
-	assert_non_null(mkdtemp(site.dir));
-	snprintf(site.config, sizeof(site.config), "%s/kekd.yaml", site.dir);
-	write_certificates(&site);
-	write_file(&site, "module.so", "x", 0755);
-	write_file(&site, "pin", "1234", 0600);
-	write_file(&site, "pin-empty", "", 0600);
-	write_file(&site, "pin-group", "1234", 0620);
-	write_file(&site, "pin-world", "1234", 0604);
-	*state = &site;
+	write_certificates(s);
+	site_write(s, "module.so", "x", 0755);
+	site_write(s, "pin", "1234", 0600);
+	site_write(s, "pin-empty", "", 0600);
+	site_write(s, "pin-group", "1234", 0620);
+	site_write(s, "pin-world", "1234", 0604);
+	*state = s;
 	return 0;
 }
 
 static int
 remove_site(void **state)
 {
-	static const char *const names[] = { "server.pem", "server.key", "ca.pem", "expired.pem",
-		"crl.pem", "crl-old.pem", "crl-other.pem", "other.key", "module.so", "pin",
-		"pin-empty", "pin-group", "pin-world", "kekd.yaml" };
-	const struct site *s = *state;
-
-	for (size_t i = 0; i < STR_COUNT(names); i++) {
-		char path[128];
-		snprintf(path, sizeof(path), "%s/%s", s->dir, names[i]);
-		unlink(path);
-	}
-	return rmdir(s->dir);
+	site_remove(*state);
+	return 0;
 }
 
-/* Loads text as the configuration; standard error goes to s->output. */
+/* Loads text as the configuration; the findings go to s->output. */
 static int
 load(struct site *s, const char *text, struct config **ret_config)
 {
-	FILE *capture = tmpfile();
-	int saved = dup(STDERR_FILENO), err;
-	size_t n;
+	FILE *out = site_configure(s, text);
+	int err = config_load_to(s->config, out, ret_config);
 
-	write_file(s, "kekd.yaml", text, 0644);
-	assert_non_null(capture);
-	fflush(stderr);
-	dup2(fileno(capture), STDERR_FILENO);
-	err = config_load(s->config, ret_config);
-	fflush(stderr);
-	dup2(saved, STDERR_FILENO);
-	close(saved);
-	rewind(capture);
-	n = fread(s->output, 1, sizeof(s->output) - 1, capture);
-	s->output[n] = '\0';
-	fclose(capture);
+	fclose(out);
 	return err;
 }
 
@@ -320,7 +278,12 @@ static const struct {
 		"take it out" },
 	{ "    module: module.so", "    modul: module.so", 15, "\"modul\" is not known",
 		"spelling" },
+	{ "hsm:\n", "module: a\nhsm:\n", 17, "the key \"module\" is not known", "place" },
+	{ "admins:\n", "name: x\nadmins:\n", 24, "\"name\" is not known", "place" },
+	{ "admins:\n", "a.b: x\nadmins:\n", 24, "\"a.b\" is not known", "spelling" },
 	{ "state_dir: state", "state_dir: state\nstate_dir: other", 4, "given twice", "keep one" },
+	{ "    pin-source: pin", "    pin-source: pin\n    uri: b", 17, "\"uri\" is given twice",
+		"keep one" },
 	{ "node: one", "node: [ one ]", 2, "node", "single value" },
 	{ "node: one", "node:", 2, "node: it has no value", "take the line out" },
 	{ "tls:\n", "tls: no\nx:\n", 8, "tls", "settings are needed" },

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kekd-kms.yaml: what is good is taken with its defaults, every fault is named with its line. */
 #include "../../src/kms/config.h"
+#include "config_site.h"
 
 #include "kekd/clock.h"
 
@@ -11,8 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -26,36 +25,14 @@ static const char good[] = "provider: kekd\n"			 /* 1 */
 			   "certificate: client.pem\n"		 /* 8 */
 			   "certificate_key: client.key\n";	 /* 9 */
 
-struct site {
-	char dir[64], config[96];
-	char output[4096]; /* of the last reading */
-};
-
-static void
-write_file(const struct site *s, const char *name, const char *text, mode_t mode)
-{
-	char path[128];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", s->dir, name);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-	assert_int_equal(chmod(path, mode), 0);
-}
-
 static int
 set_up(void **state)
 {
-	struct site *s = calloc(1, sizeof(*s));
+	struct site *s = site_make("kekd-kms.yaml");
 
-	strcpy(s->dir, "/tmp/kekd-kms-XXXXXX");
-	assert_non_null(mkdtemp(s->dir));
-	snprintf(s->config, sizeof(s->config), "%s/kekd-kms.yaml", s->dir);
-	write_file(s, "ca.pem", "a CA\n", 0644);
-	write_file(s, "client.pem", "a certificate\n", 0644);
-	write_file(s, "client.key", "a key\n", 0600);
+	site_write(s, "ca.pem", "a CA\n", 0644);
+	site_write(s, "client.pem", "a certificate\n", 0644);
+	site_write(s, "client.key", "a key\n", 0600);
 	*state = s;
 	return 0;
 }
@@ -63,31 +40,18 @@ set_up(void **state)
 static int
 tear_down(void **state)
 {
-	struct site *s = *state;
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -rf %s", s->dir);
-	assert_int_equal(system(command), 0);
-	free(s);
+	site_remove(*state);
 	return 0;
 }
 
-/* With what it says on standard error in output. */
 static struct kms_config *
 read_text(struct site *s, const char *text)
 {
 	struct kms_config *c = NULL;
-	FILE *before = stderr, *memory;
-	int err;
+	FILE *out = site_configure(s, text);
+	int err = kms_config_read_to(s->config, out, &c);
 
-	write_file(s, "kekd-kms.yaml", text, 0644);
-	memset(s->output, 0, sizeof(s->output));
-	memory = fmemopen(s->output, sizeof(s->output) - 1, "w");
-	assert_non_null(memory);
-	stderr = memory;
-	err = kms_config_read(s->config, &c);
-	stderr = before;
-	fclose(memory);
+	fclose(out);
 	assert_true((err == 0) == (c != NULL));
 	return c;
 }
@@ -211,6 +175,11 @@ static const struct fault {
 	{ 0, "timeout: -5s\n", 10, "is no duration" },
 	{ 0, "timeout: 18446744073709551615s\n", 10, "is no duration" },
 	{ 0, "\tx: y\n", 10, "not YAML" },
+	{ 0, "---\ncluster: other\n", 10, "a second document" },
+	{ 0, "a.b: c\n", 10, "the setting \"a.b\" is not known" },
+	{ 0, "socket:\n  mode: \"0600\"\nmode: \"0600\"\n", 12, "\"mode\" is not known" },
+	{ 0, "socket:\n  key: a\n", 11, "\"key\" is not known" },
+	{ 0, "socket:\n  path: a\n  path: b\n", 12, "\"path\" is given twice" },
 };
 
 static void
@@ -245,7 +214,7 @@ test_a_key_for_everybody_is_a_fault(void **state)
 {
 	struct site *s = *state;
 
-	write_file(s, "client.key", "a key\n", 0644);
+	site_write(s, "client.key", "a key\n", 0644);
 	assert_null(read_text(s, good));
 	assert_non_null(strstr(s->output, ":9: everybody can reach the private key"));
 	assert_non_null(strstr(s->output, "chmod 600"));

@@ -3,12 +3,14 @@
  * Remembers the line of every setting of a YAML text, so that a finding can name it. Not here: what
  * the settings mean.
  */
-#include "load.h"
+#include "lines.h"
 
 #include "kekd/str.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
@@ -215,31 +217,17 @@ lines_find_near(const struct lines *l, const char *path)
 	return line;
 }
 
-static const char *
-last_part(const char *path)
-{
-	const char *dot = strrchr(path, '.');
-
-	return dot ? dot + 1 : path;
-}
-
 unsigned
-lines_find_key(const struct lines *l, const char *key, unsigned from_line)
+lines_find_repeated(const struct lines *l, const char *path)
 {
-	for (size_t i = 0; i < l->count; i++)
-		if (l->entries[i].line >= from_line &&
-			strcmp(last_part(l->entries[i].path), key) == 0)
-			return l->entries[i].line;
-	return 0;
-}
+	bool again = false;
 
-unsigned
-lines_find_repeated(const struct lines *l, const char *key)
-{
 	for (size_t i = 0; i < l->count; i++) {
-		const struct line *e = &l->entries[i];
-		if (strcmp(last_part(e->path), key) == 0 && lines_find(l, e->path) != e->line)
-			return e->line;
+		if (strcmp(l->entries[i].path, path) != 0)
+			continue;
+		if (again)
+			return l->entries[i].line;
+		again = true;
 	}
 	return 0;
 }
