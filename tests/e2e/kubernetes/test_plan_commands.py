@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command that kekd-kms migrate-plan prints, typed as it stands, on the way from aescbc to
-kekd and from kekd to plaintext: by a reader who has kubectl, etcdctl and kekctl set up, and does
+"""Every command that kekd-kms migrate-plan prints, typed as it stands, on the way to kekd
+and from kekd to plaintext: by a reader who has kubectl, etcdctl and kekctl set up, and does
 nothing that the plan does not say. What the kubelet does with a static pod's manifest the test
 does."""
 
@@ -15,18 +15,37 @@ import pytest
 
 from cluster import IDENTITY, PREFIX, PROGRAMS
 from kekd import BUILD, TOP, wait_for, yaml
-from kms import PROGRAM
+from kms import PROGRAM, Plugin
 
 SECRET = base64.b64encode(secrets.token_bytes(32)).decode()
-AESCBC = {"aescbc": {"keys": [{"name": "old", "secret": SECRET}]}}
+# From what; all of them with --long. "other": another KMS, with a socket of its own.
+STARTS = ["aescbc"] + (["secretbox", "identity", "other"] if os.environ.get("KEKD_TEST_LONG")
+                       else [])
 COUNT = 20
 DOCTOR = "kekd-kms doctor"
 PLAINTEXT = 9  # kekctl's exit status for a snapshot that has some
 
 
-@pytest.fixture(scope="module")
-def cluster(make_cluster):
-    return make_cluster(providers=(AESCBC, IDENTITY))
+@pytest.fixture(params=STARTS)
+def cluster(request, make_cluster, pki):
+    """Its API servers write with that, and read plaintext."""
+    if request.param == "identity":
+        yield make_cluster(providers=(IDENTITY,))
+        return
+    if request.param != "other":
+        keys = {"keys": [{"name": "old", "secret": SECRET}]}
+        yield make_cluster(providers=({request.param: keys}, IDENTITY))
+        return
+    made = make_cluster(providers=(IDENTITY,))
+    other = Plugin(pki, made.pair, key="other", provider="other", cluster="other").start()
+    for server in made.servers:
+        server.configure({"kms": {"apiVersion": "v2", "name": "other", "timeout": "3s",
+                                  "endpoint": "unix://" + other.socket}}, IDENTITY)
+    made.restart()
+    yield made
+    for server in made.servers:
+        server.stop()
+    other.remove()
 
 
 def content(path):
@@ -184,10 +203,11 @@ def follow(reader, to, before):
     return steps
 
 
-def test_each_command_of_a_plan_can_be_typed_as_it_stands_from_aescbc_to_kekd_to_identity(cluster):
+def test_each_command_of_a_plan_can_be_typed_as_it_stands_to_kekd_and_on_to_identity(
+        cluster, request):
     made = cluster.servers[0].fill(COUNT)
     reader = Reader(cluster)
-    assert follow(reader, "kekd", "aescbc")[-1] == "backups"
+    assert follow(reader, "kekd", request.node.callspec.params["cluster"])[-1] == "backups"
     assert all(v.startswith(PREFIX) for v in cluster.all_values().values())
     for server in cluster.servers:  # of another move: kept by nobody
         os.unlink(server.encryption + ".before")
