@@ -114,7 +114,7 @@ static void
 fail(struct probe_result *r, enum probe_direction direction, const char *reason)
 {
 	r->verdict[direction] = PROBE_FAILED;
-	snprintf(r->reason[direction], sizeof(r->reason[direction]), "%s", reason);
+	snprintf(r->reason[direction], sizeof(r->reason[direction]), "%.511s", reason);
 }
 
 /* The version that is to be announced: never one with a lower activation than there was. */
