@@ -81,6 +81,8 @@ kms_service_freep(struct kms_service **service)
 		return;
 	if (s->backend)
 		backend_stop(s->backend);
+	if (s->probe)
+		probe_stop(s->probe); /* before the records: it is not kekd that fails now */
 	if (s->records)
 		records_stop(s->records);
 	backend_freep(&s->backend);
