@@ -527,13 +527,15 @@ class Beside:
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
-        while not self.ended.is_set():
+        last = False
+        while not last:  # once more behind the end: what the block waited for is seen here, too
+            last = self.ended.is_set()
             try:
                 self.results.append(self.work())
             except BaseException as e:
                 self.errors.append(e)
                 return
-            time.sleep(self.every)
+            self.ended.wait(self.every)
 
     def __enter__(self):
         self.thread.start()
