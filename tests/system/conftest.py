@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: the certificates of the run, servers that are gone after the test."""
+"""Fixtures: servers that are gone after the test, what a test needs of the machine."""
 
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-import openapi  # noqa: E402
-from etcd import PRESENT, Etcd  # noqa: E402
-from kekd import HSM_USER, USER, Kekd  # noqa: E402
+from etcd import Etcd  # noqa: E402
+from fixtures import as_described, faults, maker, pki  # noqa: E402, F401
+from kekd import HSM_USER, USER  # noqa: E402
 from pair import Pair  # noqa: E402
-from pki import Pki  # noqa: E402
 
 
 # Promises with a time in them: alone on the machine.
@@ -36,33 +34,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker("faults")
         if item.module.__name__ in STRESS:
             item.add_marker("stress")
-
-
-@pytest.fixture(scope="session")
-def pki():
-    directory = tempfile.mkdtemp(prefix="kekd-pki-")
-    os.chmod(directory, 0o755)
-    yield Pki(directory)
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def maker(pki, kind=Kekd):
-    made = []
-
-    def make(*arguments, **options):
-        if kind in (Pair, Etcd) and not PRESENT:
-            pytest.skip("no etcd here")
-        made.append(kind(pki, *arguments, **options))
-        return made[-1]
-
-    yield make
-    faults = []
-    for server in reversed(made):
-        try:
-            server.remove()
-        except AssertionError as e:
-            faults.append(str(e))
-    assert not faults, "\n".join(faults)
 
 
 @pytest.fixture
@@ -145,6 +116,21 @@ def small_disk(make_server, root):
 
 
 @pytest.fixture
+def promtool():
+    """A function: promtool in this directory, which must find nothing to complain about."""
+    path = shutil.which("promtool")
+    if not path:
+        pytest.skip("promtool is not installed (package prometheus)")
+
+    def run(*arguments, **options):
+        done = subprocess.run([path, *arguments], check=False, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, **options)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+    return run
+
+
+@pytest.fixture
 def admin(server):
     with server.http("admin-1") as h:
         yield h
@@ -154,16 +140,6 @@ def admin(server):
 def app(server):
     with server.http("app") as h:
         yield h
-
-
-@pytest.fixture(autouse=True)
-def as_described():
-    """No answer during the test that the API's description lacks, seen or swallowed."""
-    openapi.violations.clear()
-    yield
-    found = openapi.violations[:]
-    openapi.violations.clear()
-    assert not found, "\n".join(found[:20])
 
 
 @pytest.fixture(scope="session")

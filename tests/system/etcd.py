@@ -13,15 +13,11 @@ import subprocess
 import tempfile
 import time
 
-from kekd import PATIENCE, alive, free_port, kill, wait_for
+from kekd import PATIENCE, Program, alive, b64, free_port, is_stopped, kill, samples, wait_for
 
 PRESENT = bool(shutil.which("etcd") and shutil.which("etcdctl"))
 ROOT, ROOT_PASSWORD = "root", "root-of-the-test"
 TOKEN_GONE = 16  # gRPC: unauthenticated
-
-
-def b64(text):
-    return base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
 
 
 def prefix_end(prefix):
@@ -37,7 +33,7 @@ class EtcdError(Exception):
         super().__init__(f"{path}: {status} {body}")
 
 
-class Member:
+class Member(Program):
     """One etcd process, with a directory and two ports of its own."""
 
     def __init__(self, etcd, number):
@@ -77,31 +73,13 @@ class Member:
 
     def start(self):
         """Does not wait: a member alone of three is not healthy before another is there."""
-        assert self.process is None
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(self.arguments(), stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, env=environment,
-                                            cwd=self.etcd.dir)
+        self.spawn(self.arguments(), env=environment, cwd=self.etcd.dir)
         return self
 
-    def log(self):
-        with contextlib.suppress(FileNotFoundError):
-            with open(self.log_path, encoding="utf-8", errors="replace") as f:
-                return f.read()
-        return ""
-
     def end(self, number):
-        if self.process is None:
-            return
         self.resume()
-        self.process.send_signal(number)
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
+        super().end(number)
 
     def stop(self):
         """As a service manager does."""
@@ -114,14 +92,12 @@ class Member:
         """There, and silent: connections are taken by the kernel and nothing is answered."""
         kill(self.process.pid, signal.SIGSTOP)
         self.suspended = True
+        wait_for(lambda: is_stopped(self.process.pid), "it stands still")
 
     def resume(self):
         if self.suspended:
             kill(self.process.pid, signal.SIGCONT)
         self.suspended = False
-
-    def running(self):
-        return self.process is not None and self.process.poll() is None
 
     def call(self, path, body=None, token=None, timeout=5):
         """A call of the JSON gateway, on a connection of its own."""
@@ -159,11 +135,9 @@ class Member:
                                                      context=self.etcd.context())
         try:
             connection.request("GET", "/metrics")
-            lines = connection.getresponse().read().decode().splitlines()
+            return samples(connection.getresponse().read().decode())
         finally:
             connection.close()
-        return {k: float(v) for k, _, v in (line.rpartition(" ") for line in lines
-                                            if not line.startswith("#"))}
 
     def leads(self):
         status = self.status() or {}

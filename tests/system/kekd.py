@@ -45,7 +45,7 @@ DATA = ["wrap", "unwrap", "generate", "rewrap"]
 
 
 def b64(data):
-    return base64.b64encode(data).decode()
+    return base64.b64encode(data.encode() if isinstance(data, str) else data).decode()
 
 
 def unb64(text):
@@ -65,6 +65,12 @@ def free_port():
             s.bind(("127.0.0.1", port))
             return port
     return None
+
+
+def samples(text):
+    """{name with labels: value} of Prometheus' text."""
+    return {k: float(v) for k, _, v in (line.rpartition(" ") for line in text.splitlines()
+                                        if not line.startswith("#"))}
 
 
 def wait_for(condition, what, seconds=PATIENCE, every=0.02):
@@ -126,6 +132,15 @@ def scalar(value):
     return str(value) if isinstance(value, int) else json.dumps(value)
 
 
+def overlay(settings, changes):
+    """Sections are joined, all else is replaced."""
+    for section, value in changes.items():
+        if isinstance(value, dict):
+            settings.setdefault(section, {}).update(value)
+        else:
+            settings[section] = value
+
+
 # ---- processes ----
 
 def stat_fields(pid):
@@ -183,6 +198,63 @@ def descriptors(pid):
 def kill(pid, number=signal.SIGKILL):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def is_stopped(pid):
+    """With all of its threads, which the signal reaches one by one; or gone."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    states = [stat_fields(f"{pid}/task/{thread}") for thread in threads]
+    return all(s is None or s[0] in "TZX" for s in states)
+
+
+@contextlib.contextmanager
+def suspended(*pids):
+    """They are there and do nothing while the block runs."""
+    for pid in pids:
+        kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: all(is_stopped(p) for p in pids), "all stand still")
+        yield
+    finally:
+        for pid in reversed(pids):
+            kill(pid, signal.SIGCONT)
+
+
+class Program:
+    """One that runs, or does not, with its log in a file: process and log_path are the heir's."""
+
+    process = None
+
+    def spawn(self, command, **options):
+        """Does not wait for more than its start."""
+        assert self.process is None
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, **options)
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def end(self, number):
+        """By this signal; what does not go by it is killed."""
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def log(self):
+        with contextlib.suppress(FileNotFoundError):
+            with open(self.log_path, encoding="utf-8", errors="replace") as f:
+                return f.read()
+        return ""
 
 
 # ---- mTLS ----
@@ -357,7 +429,7 @@ class Faults:
 
 # ---- the server ----
 
-class Kekd:
+class Kekd(Program):
     """A kekd with a directory, a token and a port of its own."""
 
     def __init__(self, pki, directory=None, workers=2, sessions=1, user=None, hsm_user=None,
@@ -382,11 +454,7 @@ class Kekd:
         self.make_token(pin)
         self.make_state()
         self.settings = self.default_settings(workers, sessions)
-        for section, value in settings.items():
-            if isinstance(value, dict):
-                self.settings.setdefault(section, {}).update(value)
-            else:
-                self.settings[section] = value
+        overlay(self.settings, settings)
         self.write_config()
 
     def path(self, *names):
@@ -490,12 +558,8 @@ class Kekd:
 
     def start(self, ready=True, before=None):
         """before: called in its process before it is kekd."""
-        assert self.process is None
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                [*self.wrapper, os.path.join(BUILD, "kekd"), "--config", self.config_path],
-                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=before)
+        self.spawn([*self.wrapper, os.path.join(BUILD, "kekd"), "--config", self.config_path],
+                   env=self.environment, preexec_fn=before)
         if ready:
             self.wait_ready()
         return self
@@ -517,12 +581,6 @@ class Kekd:
             wait_for(ready, "kekd is ready", seconds)
         except AssertionError as e:
             raise AssertionError(f"{e}; health: {self.health()}\n{self.log()}") from None
-
-    def log(self):
-        with contextlib.suppress(FileNotFoundError):
-            with open(self.log_path, encoding="utf-8", errors="replace") as f:
-                return f.read()
-        return ""
 
     def net(self):
         return next((p for p in children(self.process.pid) if comm(p) == "kekd-net"), None)

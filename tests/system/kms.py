@@ -3,7 +3,6 @@
 also send what no API server would."""
 
 import collections
-import contextlib
 import http.client
 import itertools
 import os
@@ -29,7 +28,8 @@ pytest.importorskip("prometheus_client", reason="python3-prometheus-client is no
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
-from kekd import BUILD, PATIENCE, Kekd, alive, free_port, kill, wait_for, yaml  # noqa: E402
+from kekd import (BUILD, PATIENCE, Kekd, Program, alive, free_port, kill, overlay,  # noqa: E402
+                  wait_for, yaml)
 from pki import spiffe  # noqa: E402
 
 PROGRAM = os.path.join(BUILD, "kekd-kms")
@@ -99,20 +99,6 @@ def make_messages():
 
 
 TYPES = make_messages()
-
-
-def varint(n):
-    out = b""
-    while n > 0x7f:
-        out += bytes([n & 0x7f | 0x80])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, data, wire=2):
-    """One field as bytes: for messages that the generated classes would not make."""
-    tag = varint(number << 3 | wire)
-    return tag + (varint(data) if wire == 0 else varint(len(data)) + data if wire == 2 else data)
 
 
 # ---- what was encrypted ----
@@ -254,7 +240,7 @@ class Stub:
 _numbers = itertools.count(1)
 
 
-class Plugin:
+class Plugin(Program):
     """A kekd-kms with a directory, a client and a certificate of its own. at: a Kekd or a Pair
     that runs (or a list of endpoints, with admin: a Kekd or Pair that knows the client). held: the
     socket is held open by this process, as a service manager does it."""
@@ -279,11 +265,7 @@ class Plugin:
         self.install(self.certificate)
         shutil.copy(pki.ca.pem, self.path("ca.pem"))
         self.settings = self.default_settings(endpoints or self.urls())
-        for section, value in settings.items():
-            if isinstance(value, dict):
-                self.settings.setdefault(section, {}).update(value)
-            else:
-                self.settings[section] = value
+        overlay(self.settings, settings)
         self.write_config()
         if record:
             self.register(grants)
@@ -362,12 +344,8 @@ class Plugin:
         return done.returncode, done.stdout
 
     def start(self, ready=True):
-        assert self.process is None
         fds = (self.listener.fileno(),) if self.listener else ()
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                self.command(), env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, pass_fds=fds)
+        self.spawn(self.command(), env=self.environment, pass_fds=fds)
         self.wait_listening()
         if ready:
             self.wait_ready()
@@ -398,12 +376,6 @@ class Plugin:
 
         with self.stub(kept=False) as stub:
             return wait_for(is_sick, f"Status is an error about {about!r}", seconds, 0.05)
-
-    def log(self):
-        with contextlib.suppress(FileNotFoundError):
-            with open(self.log_path, encoding="utf-8", errors="replace") as f:
-                return f.read()
-        return ""
 
     @property
     def pid(self):
@@ -518,7 +490,8 @@ class Quiet:
 
 
 class Beside:
-    """work() again and again in a thread while the block runs; what fails in it fails the test."""
+    """work() again and again in a thread while the block runs, once at the least; what fails in it
+    fails the test."""
 
     def __init__(self, work, every=0.0):
         self.work, self.every = work, every
@@ -546,6 +519,7 @@ class Beside:
         self.thread.join()
         if kind is None and self.errors:
             raise self.errors[0]
+        assert kind or self.results, "it was never done"
 
 
 class Load:

@@ -5,23 +5,10 @@ real kekd has wrapped as kekd-kms would have it."""
 import base64
 import os
 
+from protobuf import field
+
 PREFIX = "/registry/"
 CLUSTER, PROVIDER = "prod-1", "kekd"
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    """A field of a protobuf message: bytes, or a number."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def encrypted_object(key_id, source, annotations, data=None, source_type=1):

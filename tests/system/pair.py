@@ -12,7 +12,7 @@ import time
 from urllib.parse import urlsplit
 
 from etcd import Etcd
-from kekd import BUILD, PATIENCE, Http, Kekd, kill, stat_fields, wait_for
+from kekd import BUILD, PATIENCE, Http, Kekd, is_stopped, kill, wait_for
 from proxy import Proxies
 
 LEASE = 5
@@ -21,11 +21,6 @@ REDIRECTS_MAX = 3
 
 
 SUSPENSIONS = 100
-
-
-def is_stopped(pid):
-    fields = stat_fields(pid)
-    return fields is None or fields[0] in "TZX"
 
 
 def holds_lock(pid):

@@ -4,8 +4,7 @@
 import http.client
 import threading
 
-from etcd import b64
-from kekd import wait_for
+from kekd import b64, wait_for
 from test_destroy import evidence
 
 

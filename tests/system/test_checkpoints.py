@@ -56,10 +56,10 @@ def verify(server, directory, *more, status=0):
     return server.kekctl("audit", "verify", str(directory), *more, status=status)
 
 
-def rechain(directory, change):
+def rechain(directory, change, files="*.jsonl"):
     """Every record changed as somebody who can write the files would: the chain is right."""
     previous = None
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in sorted(directory.glob(files)):
         lines = []
         for line in path.read_bytes().split(b"\n")[:-1]:
             record = json.loads(line)

@@ -9,11 +9,11 @@ import subprocess
 
 import pytest
 
+from kekd import BUILD, TOP
 from manual import check_kekctl, check_program, commands
 
-TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 HERE = os.path.join(TOP, "contrib", "kubernetes")
-KEKD_KMS = os.path.join(os.environ.get("KEKD_BUILD", os.path.join(TOP, "build-test")), "kekd-kms")
+KEKD_KMS = os.path.join(BUILD, "kekd-kms")
 STEPS = {"encryption-1-read.yaml": ["identity", "kms"],
          "encryption-2-write.yaml": ["kms", "identity"],
          "encryption-3-done.yaml": ["kms"]}
@@ -24,23 +24,9 @@ def text(name, directory=HERE):
         return f.read()
 
 
-@pytest.fixture
-def promtool():
-    path = shutil.which("promtool")
-    if not path:
-        pytest.skip("promtool is not installed (package prometheus)")
-
-    def run(*arguments):
-        done = subprocess.run([path, *arguments], cwd=HERE, check=False, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-    return run
-
-
 def test_the_alert_rules_are_valid_and_fire_when_they_should(promtool):
-    assert "SUCCESS" in promtool("check", "rules", "kekd-kms.rules.yml")
-    assert "SUCCESS" in promtool("test", "rules", "kekd-kms.rules.test.yml")
+    assert "SUCCESS" in promtool("check", "rules", "kekd-kms.rules.yml", cwd=HERE)
+    assert "SUCCESS" in promtool("test", "rules", "kekd-kms.rules.test.yml", cwd=HERE)
 
 
 def test_every_alert_is_tried():

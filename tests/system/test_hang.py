@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A token that is slow, stops or hangs: clear answers in time, and service back by itself."""
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -10,7 +9,8 @@ import time
 
 import pytest
 
-from kekd import FAULTY_MODULE, LOGGING_MODULE, LONG, Faults, alive, b64, kill, unb64, wait_for
+from kekd import (FAULTY_MODULE, LOGGING_MODULE, LONG, Faults, alive, b64, kill, suspended, unb64,
+                  wait_for)
 from test_crash import Load, all_unwrap, all_workers_ready
 
 DEADLINE, HANG = 1.0, 3.0
@@ -68,24 +68,13 @@ def calls(server, name):
         return f.read().split().count(name)
 
 
-@contextlib.contextmanager
-def stopped(*pids):
-    for pid in pids:
-        kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            kill(pid, signal.SIGCONT)
-
-
 def test_a_stopped_worker_misses_its_deadline_is_replaced_and_the_others_serve_on(make_server):
     server = make_server(hsm=SETTINGS).init().start().populate()
     all_workers_ready(server)
     victim = server.workers()[0]
     with Steady(server) as load:
         load.goes_on()
-        with stopped(victim):
+        with suspended(victim):
             wait_for(lambda: worker(server, victim)["state"] == "late", "it is past the deadline")
             before = load.answered
             load.goes_on()
@@ -112,7 +101,7 @@ def test_a_worker_that_goes_on_before_it_counts_as_hung_takes_work_again(make_se
     victim = server.workers()[0]
     with Steady(server) as load:
         load.goes_on()
-        with stopped(victim):
+        with suspended(victim):
             wait_for(lambda: worker(server, victim)["state"] == "late", "it is past the deadline")
             load.goes_on()
             done = worker(server, victim)["operations"]
@@ -130,7 +119,7 @@ def test_with_all_workers_stopped_requests_get_clear_answers_and_service_returns
     old = server.workers()
     with Steady(server) as load:
         load.goes_on()
-        with stopped(*old):
+        with suspended(*old):
             wait_for(lambda: not token(server)["ready"], "no worker is ready")
             status, body = server.health()
             assert status == 503
@@ -329,7 +318,7 @@ def test_what_kekd_net_has_no_room_for_is_told_as_soon_as_it_has(make_server, en
     server.start(before=small_sockets).populate()
     all_workers_ready(server)
     net = server.net()
-    with stopped(net):
+    with suspended(net):
         fill(server)
         if end:
             kill(server.process.pid, signal.SIGTERM)

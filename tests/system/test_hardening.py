@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from intruder import intrude
-from kekd import (BUILD, CONFIG, HSM_USER, TOOLS, TOP, USER, alive, comm, descriptors, kill,
+from kekd import (BUILD, CONFIG, HSM_USER, TOOLS, TOP, USER, comm, descriptors, kill,
                   proc_status, wait_for)
 from test_crash import all_workers_ready
 

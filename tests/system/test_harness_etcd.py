@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from etcd import PRESENT, Etcd, EtcdError, b64
-from kekd import alive, free_port
+from etcd import PRESENT, Etcd, EtcdError
+from kekd import alive, b64, free_port
 from pair import Everywhere
 from proxy import Proxy
 

@@ -9,13 +9,12 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import socket
 import threading
 
 import pytest
 
-from kekd import FAULTY_MODULE, TOOLS, USER, Faults, free_port, kill, wait_for
+from kekd import FAULTY_MODULE, TOOLS, USER, Faults, free_port, suspended, wait_for
 from kms import GRANTS, PROVIDER
 from pki import Authority, replace, spiffe
 
@@ -357,28 +356,16 @@ def test_names_that_nobody_knows_and_ports_where_nobody_listens_are_told_apart(s
 
 def test_a_kekd_that_hangs_costs_a_timeout_and_no_more(own, make_plugin):
     plugin = make_plugin(own, timeout="500ms")
-    pids = own.family()
-    for pid in pids:
-        kill(pid, signal.SIGSTOP)
-    try:
+    with suspended(*own.family()):
         assert "no answer in time" in found(doctor(plugin), "connection")
-    finally:
-        for pid in reversed(pids):
-            kill(pid, signal.SIGCONT)
 
 
 def test_a_node_that_is_not_ready_is_told_with_its_reasons(own, make_plugin):
     plugin = make_plugin(own, metrics=False)
-    pids = own.workers()
-    for pid in pids:
-        kill(pid, signal.SIGSTOP)
-    try:
+    with suspended(*own.workers()):
         wait_for(lambda: any(c["check"] == "node" and c["level"] == "warning"
                              for c in doctor(plugin)["checks"]), "the node is not ready", 60)
         assert "not ready: " in found(doctor(plugin), "node", "warning")
-    finally:
-        for pid in pids:
-            kill(pid, signal.SIGCONT)
 
 
 def test_a_certificate_of_a_ca_that_kekd_does_not_know_is_found(stopped, tmp_path):

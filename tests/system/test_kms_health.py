@@ -5,13 +5,12 @@ log and metrics, and nothing secret left in its memory."""
 import hashlib
 import os
 import re
-import signal
 import socket
 import time
 
 import pytest
 
-from kekd import FAULTY_MODULE, TOOLS, TOP, Faults, free_port, kill, wait_for
+from kekd import FAULTY_MODULE, TOOLS, TOP, Faults, free_port, suspended, wait_for
 from kms import GRANTS, Code, Quiet
 from pki import spiffe
 from test_memory import Keys, search
@@ -23,20 +22,6 @@ SOON = 8
 @pytest.fixture
 def plugin(server, make_plugin):
     return make_plugin(server).start()
-
-
-def frozen(server):
-    """All processes of kekd stopped until the block ends."""
-    class Frozen:
-        def __enter__(self):
-            self.pids = server.family()
-            for pid in self.pids:
-                kill(pid, signal.SIGSTOP)
-
-        def __exit__(self, *exc):
-            for pid in reversed(self.pids):
-                kill(pid, signal.SIGCONT)
-    return Frozen()
 
 
 def probe_states(plugin):
@@ -168,7 +153,7 @@ def test_a_locked_token_stops_writes_and_they_recover(make_server, make_plugin, 
 def test_status_is_answered_while_kekd_hangs_and_soon_as_an_error(own, make_plugin):
     plugin = make_plugin(own).start()
     api = plugin.stub()
-    with frozen(own):
+    with suspended(*own.family()):
         end, sick = time.monotonic() + 15, False
         while time.monotonic() < end and not sick:
             sick = not api.healthy(timeout=1)
@@ -182,7 +167,7 @@ def test_status_is_answered_while_calls_are_waiting(own, make_plugin):
     plugin = make_plugin(own, probe="60s").start()
     api = plugin.stub()
     seals = [api.encrypt() for _ in range(30)]
-    with frozen(own):
+    with suspended(*own.family()):
         waiting = [api.start_decrypt(s, timeout=10) for s in seals]
         for _ in range(50):
             assert api.key_id(timeout=1)
@@ -297,7 +282,7 @@ def test_metrics_on_a_unix_socket(server, make_plugin):
 
 def test_metrics_are_answered_while_kekd_hangs(own, make_plugin):
     plugin = make_plugin(own).start()
-    with frozen(own):
+    with suspended(*own.family()):
         wait_for(lambda: 0 in probe_states(plugin).values(), "the probe failed", 15)
     plugin.wait_ready()
 
@@ -334,7 +319,7 @@ def test_no_seed_is_left_in_memory_by_calls_that_fail(own, make_plugin, root):
     keys = Keys()
     patterns = list(keys.patterns())
     api = plugin.stub()
-    with frozen(own):
+    with suspended(*own.family()):
         waiting = [api.start("Encrypt", timeout=20, plaintext=keys.new(), uid="")
                    for _ in range(20)]
         wait_for(lambda: search(plugin.pid, patterns), "the search finds what is there")

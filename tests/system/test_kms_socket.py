@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from kekd import kill, wait_for
+from kekd import kill, suspended, wait_for
 from kms import Beside, Code, Failed
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -317,10 +317,7 @@ def test_it_ends_cleanly_while_streams_hang(own, make_plugin, number):
     api = plugin.stub()
     seals = [api.encrypt() for _ in range(20)]
     silent = [hold(plugin, data) for data in (b"", PREFACE, PREFACE + SETTINGS)]
-    pids = own.family()
-    for pid in pids:
-        kill(pid, signal.SIGSTOP)
-    try:
+    with suspended(*own.family()):
         waiting = [api.start_decrypt(s, timeout=60) for s in seals]
         time.sleep(0.3)
         begin = time.monotonic()
@@ -328,9 +325,6 @@ def test_it_ends_cleanly_while_streams_hang(own, make_plugin, number):
         assert plugin.process.wait(15) == 0, plugin.log()
         assert time.monotonic() - begin < 10
         assert all(f.exception() for f in waiting)
-    finally:
-        for pid in reversed(pids):
-            kill(pid, signal.SIGCONT)
     plugin.process = None
     for s in silent:
         s.close()

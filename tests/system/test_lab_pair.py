@@ -3,28 +3,14 @@
 
 import os
 import re
-import subprocess
 
 import pytest
 
 from etcd import PRESENT
-from kekd import BUILD, TOP, alive, free_port
+from kekd import alive, free_port
+from lab import call, down, lab  # noqa: F401
 
-LAB = os.path.join(TOP, "contrib", "lab")
 pytestmark = pytest.mark.skipif(not PRESENT, reason="no etcd here")
-
-
-def down(lab, *options):
-    return subprocess.run([os.path.join(LAB, "down"), "--dir", lab, *options], check=True,
-                          text=True, capture_output=True).stdout
-
-
-@pytest.fixture
-def lab(tmp_path):
-    directory = str(tmp_path / "lab-pair")
-    yield directory
-    down(directory, "--delete")
-    assert not os.path.exists(directory)
 
 
 def processes(lab):
@@ -39,10 +25,7 @@ def processes(lab):
 
 
 def quickstart(lab, *options):
-    return subprocess.run(
-        [os.path.join(LAB, "quickstart"), "--pair", "--dir", lab, "--no-install", *options],
-        env=dict(os.environ, KEKD_BUILD=BUILD), text=True, check=False, capture_output=True,
-        stdin=subprocess.DEVNULL, timeout=300)
+    return call("quickstart", lab, "--pair", *options)
 
 
 def test_a_pair_is_made_loses_its_active_node_and_nothing_else_and_again(lab):

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from kekd import BUILD, DATA, LONG, PATIENCE, TOP, b64, kill, proc_status, wait_for
+from kekd import BUILD, DATA, LONG, PATIENCE, TOP, b64, kill, proc_status, suspended, wait_for
 from pki import spiffe
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -84,15 +84,10 @@ def documented():
         return dict(re.findall(r"^\| `(\w+)`[^|]* \| (\w+) \|", f.read(), re.MULTILINE))
 
 
-def test_promtool_finds_nothing_to_complain_about(admin, app):
-    promtool = shutil.which("promtool")
-    if not promtool:
-        pytest.skip("promtool is not installed (package prometheus)")
+def test_promtool_finds_nothing_to_complain_about(promtool, admin, app):
     app.wrap(b"x")
     app.call("POST", "/v1/keys/demo/wrap", {"plaintext": "!"})
-    done = subprocess.run([promtool, "check", "metrics"], input=admin.get("/metrics").body,
-                          capture_output=True, check=False)
-    assert done.returncode == 0 and not done.stdout + done.stderr, done
+    assert not promtool("check", "metrics", input=admin.get("/metrics").body.decode())
 
 
 def test_each_metric_is_documented_and_each_documented_one_is_there(admin):
@@ -224,9 +219,7 @@ def test_what_the_process_uses_is_what_the_kernel_says(server, admin):
 def test_a_scrape_is_answered_while_every_worker_hangs(own):
     with own.http("admin-1") as admin, own.http("app") as app:
         app.wrap(b"x")
-        for pid in own.workers():
-            kill(pid, signal.SIGSTOP)
-        try:
+        with suspended(*own.workers()):
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 waiting = pool.submit(app.call, "POST", "/v1/keys/demo/wrap",
                                       {"plaintext": b64(b"y")})
@@ -242,9 +235,6 @@ def test_a_scrape_is_answered_while_every_worker_hangs(own):
             assert now.sum("kekd_hsm_worker_missed_deadlines_total") in (1, 2)
             assert now.sum("kekd_hsm_worker_late") in (1, 2)
             assert now.get("kekd_hsm_timeouts_total", token="main") >= 1
-        finally:
-            for pid in own.workers():
-                kill(pid, signal.SIGCONT)
 
 
 def test_a_scrape_is_answered_while_the_audit_disk_is_full(full_disk):
@@ -512,24 +502,10 @@ def test_a_reload_that_changed_nothing_is_told(own):
 CONTRIB = os.path.join(TOP, "contrib", "prometheus")
 
 
-@pytest.fixture
-def promtool():
-    path = shutil.which("promtool")
-    if not path:
-        pytest.skip("promtool is not installed (package prometheus)")
-
-    def run(*arguments):
-        done = subprocess.run([path, *arguments], cwd=CONTRIB, check=False, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-    return run
-
-
 def test_the_alert_rules_are_valid_and_fire_when_they_should(promtool):
-    promtool("check", "config", "--syntax-only", "prometheus.yml")
-    assert "SUCCESS" in promtool("check", "rules", "kekd.rules.yml")
-    assert "SUCCESS" in promtool("test", "rules", "kekd.rules.test.yml")
+    promtool("check", "config", "--syntax-only", "prometheus.yml", cwd=CONTRIB)
+    assert "SUCCESS" in promtool("check", "rules", "kekd.rules.yml", cwd=CONTRIB)
+    assert "SUCCESS" in promtool("test", "rules", "kekd.rules.test.yml", cwd=CONTRIB)
 
 
 def test_the_alerts_go_by_metrics_that_there_are():

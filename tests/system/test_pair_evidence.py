@@ -3,7 +3,6 @@
 is in one report, and what is not known of one of them stops a destruction. And what a node does
 whose copy of the metadata is old."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import pytest
 
 from etcd import PRESENT
 from kekd import b64, wait_for
+from test_checkpoints import rechain
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
 
@@ -29,24 +29,6 @@ def witnessed(node, of):
 
 def verify(node, directory, *more, status=0):
     return node.kekctl("audit", "verify", str(directory), *more, status=status)
-
-
-def rechain(path, change):
-    """One file written anew as whoever owns the directory would: its chain is right."""
-    lines, previous = [], None
-    with open(path, "rb") as f:
-        old = f.read().split(b"\n")[:-1]
-    for line in old:
-        r = json.loads(line)
-        del r["hash"]
-        if previous:
-            r["prev"] = previous
-        change(r)
-        body = json.dumps(r, separators=(",", ":")).encode()[:-1]
-        previous = hashlib.sha256(body).hexdigest()
-        lines.append(body + b',"hash":"' + previous.encode() + b'"}\n')
-    with open(path, "wb") as f:
-        f.writelines(lines)
 
 
 def somebody_else(record):
@@ -78,7 +60,7 @@ def test_each_nodes_log_is_witnessed_by_the_other_and_a_changed_one_shows(pair, 
 
     anew, cut = tmp_path / "anew", tmp_path / "cut"
     shutil.copytree(a.audit_dir, anew)
-    rechain(sorted(anew.iterdir())[-1], somebody_else)
+    rechain(anew, somebody_else, sorted(anew.iterdir())[-1].name)
     verify(b, anew)
     done = verify(b, anew, "--witness", b.audit_dir, status=UNVERIFIED)
     assert b"written anew" in done.stderr

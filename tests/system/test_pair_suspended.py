@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from etcd import PRESENT, b64
-from kekd import FAULTY_MODULE, Faults, stat_fields, wait_for
+from etcd import PRESENT
+from kekd import FAULTY_MODULE, b64, stat_fields, wait_for
 from pair import LEASE
 from pair_change import destroy, hold_commit, rotate
 from pair_load import Load, settled
@@ -23,13 +23,6 @@ AFTER = 2  # s: what it does late, it does at once
 NOT_DONE = (0, 307, 409, 503)  # sent on to the other with its If-Match, which tells that all moved
 CREATES = ("C_GenerateKey", "C_CreateObject", "C_GenerateKeyPair")
 DESTROYS = ("C_DestroyObject",)
-
-
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("faults")
-    directory.parent.chmod(0o755)
-    return Faults(str(directory))
 
 
 @pytest.fixture(scope="module")

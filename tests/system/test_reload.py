@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from kekd import LONG, descriptors, kill, wait_for
+from kekd import LONG, descriptors, kill, suspended, wait_for
 from pki import FIRST, Authority, replace, spiffe
 from test_certificates import code, read, wrap
 
@@ -232,9 +232,7 @@ def test_the_deny_list_comes_into_force_on_sighup_also_on_open_connections(own):
 
 def test_the_deny_list_works_while_the_control_thread_waits_for_the_token(own):
     """No store and no token is asked."""
-    for pid in own.workers():
-        kill(pid, signal.SIGSTOP)
-    try:
+    with suspended(*own.workers()):
         with own.http("admin-2") as changer, own.http("admin-1") as admin:
             changer.connect().request("POST", "/v1/keys", b'{"name": "waits"}', {
                 "If-None-Match": "*", "Content-Type": "application/json"})
@@ -243,9 +241,6 @@ def test_the_deny_list_works_while_the_control_thread_waits_for_the_token(own):
             assert hang_up(own)["taken"]
             assert code(own, own.pki.clients["app"]) == "identity_denied"
             assert admin.get("/v1/status").status == 200
-    finally:
-        for pid in own.workers():
-            kill(pid, signal.SIGCONT)
 
 
 def test_sighup_takes_other_files_at_once_and_names_what_needs_a_restart(own):

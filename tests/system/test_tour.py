@@ -2,27 +2,13 @@
 """The lab's tour: every command that it shows ends and answers as it says."""
 
 import os
-import subprocess
 
-import pytest
-
-from kekd import BUILD, TOP, free_port
-
-LAB = os.path.join(TOP, "contrib", "lab")
-
-
-@pytest.fixture
-def lab(tmp_path):
-    directory = str(tmp_path / "lab")
-    yield directory
-    subprocess.run([os.path.join(LAB, "down"), "--dir", directory, "--delete"], check=True,
-                   capture_output=True)
+from kekd import free_port
+from lab import call, lab  # noqa: F401
 
 
 def tour(lab, *options):
-    return subprocess.run([os.path.join(LAB, "tour"), "--dir", lab, "--no-install", *options],
-                          env=dict(os.environ, KEKD_BUILD=BUILD), text=True, check=False,
-                          stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
+    return call("tour", lab, *options, timeout=600)
 
 
 def test_the_tour_is_as_it_says_on_a_lab_of_its_own_and_again(lab):

@@ -17,10 +17,11 @@ import time
 from dataclasses import dataclass
 
 from etcd import Etcd, prefix_end
-from kekd import PATIENCE, b64, free_port, in_threads, unb64, wait_for
+from kekd import PATIENCE, Program, b64, free_port, in_threads, samples, unb64, wait_for
 from kms import Plugin
 from pair import Pair
 from pki import Authority, Certificate
+from protobuf import fields
 
 PROGRAMS = os.environ.get("KEKD_E2E_PROGRAMS", "")
 KEY, PROVIDER, NAME = "kubernetes", "kekd", "e2e"
@@ -45,27 +46,6 @@ class Sealed:
     annotations: dict
 
 
-def varint(data, at):
-    value = shift = 0
-    while True:
-        value |= (data[at] & 0x7F) << shift
-        shift += 7
-        at += 1
-        if not data[at - 1] & 0x80:
-            return value, at
-
-
-def fields(data):
-    """(number, value) of a protobuf message that has varints and bytes alone."""
-    at = 0
-    while at < len(data):
-        tag, at = varint(data, at)
-        value, at = varint(data, at)
-        if tag & 7 == 2:
-            value, at = data[at:at + value], at + value
-        yield tag >> 3, value
-
-
 def sealed(value, prefix=PREFIX):
     assert value.startswith(prefix), value[:60]
     found = Sealed("", b"", {})
@@ -88,7 +68,7 @@ class ApiError(AssertionError):
         super().__init__(f"{what}: {status} {body[:600]!r}")
 
 
-class ApiServer:
+class ApiServer(Program):
     """kube-apiserver, with a port, a directory and an EncryptionConfiguration of its own."""
 
     def __init__(self, cluster, number, plugin, etcd):
@@ -97,7 +77,6 @@ class ApiServer:
         self.dir = cluster.path(self.name)
         os.mkdir(self.dir, 0o700)
         self.port = free_port()
-        self.process = None
         self.log_path = os.path.join(self.dir, "apiserver.log")
         self.encryption = os.path.join(self.dir, "encryption.yaml")
         self.thread = threading.local()
@@ -143,11 +122,8 @@ class ApiServer:
             "--encryption-provider-config", self.encryption, *of.flags]
 
     def start(self, ready=True):
-        assert self.process is None
         self.thread = threading.local()
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(self.arguments(), stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, cwd=self.dir)
+        self.spawn(self.arguments(), cwd=self.dir)
         if ready:
             self.wait_ready()
         return self
@@ -162,17 +138,6 @@ class ApiServer:
             raise AssertionError(f"{e}\n{self.health()}\n{self.log()[-3000:]}") from None
         return self
 
-    def end(self, number):
-        if self.process is None:
-            return
-        self.process.send_signal(number)
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
-
     def stop(self):
         """At once: its own grace time is for clients that tests do not have."""
         self.end(signal.SIGKILL)
@@ -180,10 +145,6 @@ class ApiServer:
     def restart(self, ready=True):
         self.stop()
         return self.start(ready)
-
-    def log(self):
-        with open(self.log_path, encoding="utf-8", errors="replace") as f:
-            return f.read()
 
     # -- speaking to it
 
@@ -239,9 +200,7 @@ class ApiServer:
         """{name with labels: value}."""
         status, text = self.raw("GET", "/metrics")
         assert status == 200, text
-        return {k: float(v) for k, _, v in (line.rpartition(" ") for line in
-                                            text.decode().splitlines()
-                                            if not line.startswith("#"))}
+        return samples(text.decode())
 
     def kms_calls(self, method, code="OK"):
         """How many times it called its plugin since its start."""
@@ -297,7 +256,7 @@ class ApiServer:
         return self.call("DELETE", self.path_of(name))
 
     def values(self):
-        """{name: value} of all, from etcd rather than from what it holds in memory."""
+        """{name: value} of all, page by page."""
         found, more = {}, ""
         while True:
             page = self.call("GET", self.path_of() + f"?limit={ROUND}" +

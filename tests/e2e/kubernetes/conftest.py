@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: the certificates of the run, clusters that are gone after their file."""
+"""Fixtures: those of the system tests, and clusters that are gone after their file."""
 
 import os
-import shutil
 import sys
-import tempfile
 
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "..", "system")]
 
-import openapi  # noqa: E402
 from cluster import PROGRAMS, Cluster  # noqa: E402
-from pki import Pki  # noqa: E402
+from fixtures import as_described, faults, maker, pki  # noqa: E402, F401
 
 
 def pytest_collection_modifyitems(items):
@@ -23,38 +20,7 @@ def pytest_collection_modifyitems(items):
                 reason="no kube-apiserver: run tests/e2e/kubernetes/run, which builds it"))
 
 
-@pytest.fixture(scope="session")
-def pki():
-    directory = tempfile.mkdtemp(prefix="kekd-pki-")
-    os.chmod(directory, 0o755)
-    yield Pki(directory)
-    shutil.rmtree(directory, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
 def make_cluster(pki):
     """A function that makes a Cluster, which runs and is gone after the file."""
-    made = []
-
-    def make(**options):
-        made.append(Cluster(pki, **options))
-        return made[-1]
-
-    yield make
-    faults = []
-    for cluster in reversed(made):
-        try:
-            cluster.remove()
-        except AssertionError as e:
-            faults.append(str(e))
-    assert not faults, "\n".join(faults)
-
-
-@pytest.fixture(autouse=True)
-def as_described():
-    """No answer of kekd during the test that the API's description lacks."""
-    openapi.violations.clear()
-    yield
-    found = openapi.violations[:]
-    openapi.violations.clear()
-    assert not found, "\n".join(found[:20])
+    yield from maker(pki, Cluster)

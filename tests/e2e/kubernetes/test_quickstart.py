@@ -1,36 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab with Kubernetes: what it shows holds, and nothing of it is left once it is down."""
 
-import os
 import re
-import subprocess
 
-import pytest
+from kekd import alive, free_port
+from lab import call, down, lab  # noqa: F401
 
-from kekd import BUILD, TOP, alive, free_port
-
-LAB = os.path.join(TOP, "contrib", "lab")
 NAMES = {"kekd": 2, "etcd": 4, "kekd-kms": 1, "kube-apiserver": 1}
 
 
-def down(lab, *options):
-    return subprocess.run([os.path.join(LAB, "down"), "--dir", lab, *options], check=True,
-                          text=True, capture_output=True, timeout=120).stdout
-
-
-@pytest.fixture
-def lab(tmp_path):
-    directory = str(tmp_path / "lab-pair")
-    yield directory
-    down(directory, "--delete")
-    assert not os.path.exists(directory)
-
-
 def quickstart(lab, *options):
-    done = subprocess.run(
-        [os.path.join(LAB, "quickstart"), "--kubernetes", "--dir", lab, "--no-install", *options],
-        env=dict(os.environ, KEKD_BUILD=BUILD), text=True, check=False, capture_output=True,
-        stdin=subprocess.DEVNULL, timeout=300)
+    done = call("quickstart", lab, "--kubernetes", *options)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     return done.stdout
 
