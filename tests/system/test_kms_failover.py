@@ -15,6 +15,7 @@ from etcd import PRESENT
 from kekd import wait_for
 from kms import DEADLINE, GRANTS, Beside, Code, Load
 from pki import replace, spiffe
+from protobuf import field
 from proxy import Proxy
 
 needs_etcd = pytest.mark.skipif(not PRESENT, reason="no etcd here")
@@ -194,6 +195,24 @@ def slow(server, make_plugin):
         plugin.stop()
 
 
+def in_flight(plugin):
+    """Calls without an answer."""
+    return plugin.metric("kekd_kms_grpc_calls_in_flight")
+
+
+def test_two_hundred_streams_of_one_connection_wait_at_once_and_all_are_answered(slow):
+    plugin, proxy = slow
+    api = plugin.stub()
+    seals = [api.encrypt() for _ in range(200)]
+    proxy.stall()
+    futures = [api.start_decrypt(s, timeout=30) for s in seals]
+    wait_for(lambda: in_flight(plugin) == len(seals), "all are in the plugin", DEADLINE)
+    assert not any(f.done() for f in futures)
+    proxy.heal()
+    for sealed, future in zip(seals, futures):
+        assert future.result() == field(1, sealed.seed)
+
+
 def test_identical_decrypts_at_once_are_one_at_kekd(slow):
     plugin, proxy = slow
     api = plugin.stub()
@@ -276,27 +295,34 @@ def test_cancelled_calls_harm_nothing(slow):
     plugin, proxy = slow
     api = plugin.stub()
     seals = [api.encrypt() for _ in range(20)]
-    proxy.delay(0.3)
+    before = plugin.crypto_requests()
+    proxy.stall()
     for _ in range(5):
         futures = [api.start_decrypt(s) for s in seals]
         futures += [api.start("Encrypt", plaintext=os.urandom(32), uid="") for _ in range(20)]
-        time.sleep(0.02)
+        wait_for(lambda: in_flight(plugin), "they are there", DEADLINE)
         for future in futures:
             future.cancel()
+        assert all(f.cancelled() for f in futures)
+        wait_for(lambda: not in_flight(plugin), "they are gone", DEADLINE)
     proxy.heal()
     assert all(api.opens(s) for s in seals)
+    # What no thread had in hand when it was cancelled is never sent.
+    assert plugin.crypto_requests() - before - len(seals) < 5 * 40 / 2
 
 
 def test_a_channel_that_goes_in_the_middle_of_calls_harms_nothing(slow):
     plugin, proxy = slow
     api = plugin.stub()
     sealed = api.encrypt()
-    proxy.delay(0.3)
+    proxy.stall()
     for _ in range(5):
         with plugin.stub(kept=False) as stub:
             for _ in range(10):
                 stub.start_decrypt(sealed)
+            wait_for(lambda: in_flight(plugin), "they are there", DEADLINE)
     proxy.heal()
+    wait_for(lambda: not in_flight(plugin), "nobody is waited for")
     assert api.opens(sealed)
 
 

@@ -6,17 +6,10 @@ import time
 
 import pytest
 
-from kekd import FAULTY_MODULE, Faults
-from outage import recovers, recovers_or_starts, says_so, writes, writes_stop
+from kekd import FAULTY_MODULE
+from outage import keeps_out, recovers, recovers_or_starts, says_so, writes, writes_stop
 
 LOCKED = ("C_Login return CKR_PIN_LOCKED", "C_EncryptInit,C_DecryptInit logout")
-
-
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("faults")
-    directory.parent.chmod(0o755)
-    return Faults(str(directory))
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +32,11 @@ def test_a_locked_token_is_told_of_at_once_keeps_a_new_start_out_and_recovers(cl
     faults.set(*LOCKED)
     begin = time.monotonic()
     try:
-        assert a.plugin.wait_sick()
-        says_so(a)
-        # It has its seed for three minutes; one that starts has none: it neither reads nor writes.
+        assert a.plugin.wait_sick(about="hsm_unavailable")
+        says_so(a, "hsm_unavailable")
+        # It has its seed for three minutes; one that starts has none.
         assert writes(a, "locked")
-        b.restart(ready=False)
-        time.sleep(5)
-        assert b.health()[0] != 200 and not writes(b, "locked")
+        keeps_out(b)
         writes_stop(a, begin)
     finally:
         unlock(cluster, faults)

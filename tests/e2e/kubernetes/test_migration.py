@@ -74,7 +74,8 @@ def migrate(cluster, made, to):
 
 
 def begins(cluster, prefix):
-    return all(v.startswith(prefix) for v in cluster.all_values().values())
+    found = cluster.all_values().values()
+    return len(found) >= COUNT and all(v.startswith(prefix) for v in found)
 
 
 def test_by_its_plan_a_cluster_moves_from_aescbc_to_kekd_and_back_and_reads_all_at_each_step(

@@ -29,6 +29,8 @@ def test_a_snapshot_that_kekctl_calls_restorable_is_read_whole_by_a_new_api_serv
     of_secrets = next(r for r in report["resources"] if r["resource"] == "secrets")
     live = of_secrets["live"]
     assert (live["kekd"], live["plaintext"], live["other"]) == (len(cluster.all_values()), 0, 0)
+    # What the ten were before, and what the probes of a rotation were.
+    assert of_secrets["superseded"]["kekd"] >= 10 and of_secrets["superseded"]["plaintext"] == 0
     assert {p["provider"] for p in of_secrets["providers"]} == {PROVIDER}
     key = next(k for k in report["keys"] if k["key"] == KEY)
     assert len(key["versions"]) == 2 and {v["verify"] for v in key["versions"]} == {"ok"}
