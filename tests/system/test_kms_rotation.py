@@ -180,7 +180,7 @@ class ApiServer:
 
 
 def test_ten_thousand_calls_during_rotations_and_rollbacks(server, make_plugin, key):
-    plugin = make_plugin(server, key=key, probe="250ms").start()
+    plugin = make_plugin(server, key=key, probe="500ms").start()
     api = ApiServer(plugin)
     api.announced.append(plugin.stub().key_id())
     loops = api.loops()
@@ -192,6 +192,7 @@ def test_ten_thousand_calls_during_rotations_and_rollbacks(server, make_plugin, 
         new_id = rotate(server, key) if turns % 3 else back_to(server, key, 1)
         wait_for(lambda n=new_id: api.seals[-1].key_id == n or any(p.errors for p in loops),
                  "a seed is under the new key_id", SOON)
+        time.sleep(0.2)
     for loop in loops:
         loop.__exit__(None)
     assert api.calls >= CALLS
