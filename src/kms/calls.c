@@ -85,23 +85,15 @@ static void (*const takers[METHODS])(struct kms_service *, struct kms_call *, st
 };
 
 static void
-tell_stopping(struct kms_call *c)
-{
-	kms_answer_error(c, KMS_UNAVAILABLE, "kekd-kms is stopping: try again");
-}
-
-static void
 handle(void *user, struct kms_call *c, size_t method, struct kms_bytes message)
 {
 	struct kms_calls *calls = user;
 
 	pthread_mutex_lock(&calls->lock);
-	if (calls->mode == KMS_CALLS_TAKEN)
+	if (calls->service)
 		takers[method](calls->service, c, message);
-	else if (calls->mode == KMS_CALLS_HELD && calls->held_count < KMS_CALLS_HELD_MAX)
-		calls->held[calls->held_count++] = c;
 	else
-		tell_stopping(c);
+		kms_answer_error(c, KMS_UNAVAILABLE, "kekd-kms is stopping: try again");
 	pthread_mutex_unlock(&calls->lock);
 }
 
@@ -114,32 +106,11 @@ kms_calls_open(struct kms_calls *calls, struct kms_grpc **ret_grpc)
 }
 
 void
-kms_calls_hold(struct kms_calls *calls)
+kms_calls_detach(struct kms_calls *calls)
 {
 	pthread_mutex_lock(&calls->lock);
-	calls->mode = KMS_CALLS_HELD;
+	calls->service = NULL;
 	pthread_mutex_unlock(&calls->lock);
-}
-
-void
-kms_calls_refuse(struct kms_calls *calls)
-{
-	pthread_mutex_lock(&calls->lock);
-	calls->mode = KMS_CALLS_REFUSED;
-	while (calls->held_count > 0)
-		tell_stopping(calls->held[--calls->held_count]);
-	pthread_mutex_unlock(&calls->lock);
-}
-
-unsigned
-kms_calls_held(struct kms_calls *calls)
-{
-	unsigned count;
-
-	pthread_mutex_lock(&calls->lock);
-	count = calls->held_count;
-	pthread_mutex_unlock(&calls->lock);
-	return count;
 }
 
 /* ---- answers ---- */

@@ -4,7 +4,6 @@
 
 #include "kekd/metrics.h"
 
-#include <sys/socket.h>
 #include <sys/stat.h>
 
 void
@@ -36,14 +35,6 @@ kms_connections_add(struct kms_connections *c, int fd)
 	atomic_store(&c->open_count, ++c->count);
 	metrics_add(&c->accepted, 1);
 	return true;
-}
-
-void
-kms_connections_shutdown(struct kms_connections *c)
-{
-	kms_connections_sweep(c);
-	for (unsigned i = 0; i < c->count; i++)
-		shutdown(c->open[i].fd, SHUT_RDWR);
 }
 
 void

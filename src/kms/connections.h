@@ -27,9 +27,6 @@ struct kms_connections {
 bool kms_connections_add(struct kms_connections *c, int fd);
 /* Forgets those that are gone. */
 void kms_connections_sweep(struct kms_connections *c);
-/* Ends all of them, in both directions: peers lose the connection, and what was sent to them can be
- * read still. */
-void kms_connections_shutdown(struct kms_connections *c);
 void kms_connections_metrics(struct kms_connections *c, struct buf *out);
 
 #endif

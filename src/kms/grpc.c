@@ -35,7 +35,9 @@
 #define CALLS_MAX 1024	       /* of all connections together */
 #define IDLE_MS 180000	       /* an API server asks for Status every minute */
 #define READ_NS (10 * CLOCK_S) /* for a message to arrive */
-#define SLOTS 16	       /* calls that core may hand over at once */
+#define STEP_NS (20 * CLOCK_MS)
+#define FAREWELL_NS (100 * CLOCK_MS) /* for GOAWAY to be read; some peers never answer it */
+#define SLOTS 16		     /* calls that core may hand over at once */
 
 enum tag_kind { TAG_NEW, TAG_CLOSED, TAG_MESSAGE, TAG_ANSWERED, TAG_COUNT };
 
@@ -69,6 +71,7 @@ struct kms_grpc {
 	grpc_server_credentials *credentials;
 	pthread_t thread;
 	sem_t down;
+	bool is_down;
 	struct calls reading;	/* the oldest first */
 	unsigned slots_lacking; /* I/O thread alone */
 	atomic_uint in_flight;
@@ -529,26 +532,47 @@ kms_grpc_add(struct kms_grpc *g, int fd)
 	grpc_server_add_channel_from_fd(g->server, fd, g->credentials);
 }
 
-unsigned
-kms_grpc_in_flight(const struct kms_grpc *g)
-{
-	return atomic_load(&g->in_flight);
-}
-
-bool
-kms_grpc_end(struct kms_grpc *g, uint64_t wait_ns)
+/* After shutdown_and_notify. */
+static bool
+wait_down(struct kms_grpc *g, uint64_t wait_ns)
 {
 	struct timespec until;
 	int err;
 
-	grpc_server_shutdown_and_notify(g->server, g->queue, g);
-	grpc_server_cancel_all_calls(g->server);
+	if (g->is_down)
+		return true;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += (time_t)(wait_ns / CLOCK_S);
+	until.tv_nsec += (long)(wait_ns % CLOCK_S);
+	until.tv_sec += until.tv_nsec / (long)CLOCK_S;
+	until.tv_nsec %= (long)CLOCK_S;
 	do
 		err = sem_clockwait(&g->down, CLOCK_MONOTONIC, &until) == 0 ? 0 : errno;
 	while (err == EINTR);
-	return err == 0;
+	g->is_down = err == 0;
+	return g->is_down;
+}
+
+bool
+kms_grpc_drain(struct kms_grpc *g, uint64_t wait_ns)
+{
+	uint64_t begin_ns = clock_boot_ns(), now_ns = begin_ns;
+
+	grpc_server_shutdown_and_notify(g->server, g->queue, g);
+	while (!wait_down(g, STEP_NS)) {
+		now_ns = clock_boot_ns();
+		if (now_ns - begin_ns >= wait_ns ||
+			(now_ns - begin_ns >= FAREWELL_NS && atomic_load(&g->in_flight) == 0))
+			return false;
+	}
+	return true;
+}
+
+bool
+kms_grpc_cancel(struct kms_grpc *g, uint64_t wait_ns)
+{
+	grpc_server_cancel_all_calls(g->server);
+	return wait_down(g, wait_ns);
 }
 
 void

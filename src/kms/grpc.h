@@ -37,14 +37,14 @@ void kms_grpc_fail(struct kms_call *c, enum kms_status status, const char *text)
 /* The call's message says nothing: counted. It is still to be answered. */
 void kms_grpc_malformed(struct kms_call *c);
 
-/* Calls that have not been answered, or whose answer is not sent. Any thread. */
-unsigned kms_grpc_in_flight(const struct kms_grpc *g);
-
-/* The end. All connections were shut down by then, by those who have their descriptors: core would
- * answer CANCELLED to calls that arrive at that moment, which an API server does not repeat. False
- * when it does not come to an end: then leave with _exit(). */
-bool kms_grpc_end(struct kms_grpc *g, uint64_t wait_ns);
-void kms_grpc_freep(struct kms_grpc **g); /* after end was true */
+/* The end, in this order. drain: every connection is told goodbye (GOAWAY), so that a client makes
+ * its next calls over the next connection; those in hand may take wait_ns; one that crosses with
+ * the goodbye is answered CANCELLED by core. True when all connections are closed, too. Else
+ * cancel: ends calls, which must still be answered, and closes connections; false when a peer holds
+ * it up: then leave with _exit(). */
+bool kms_grpc_drain(struct kms_grpc *g, uint64_t wait_ns);
+bool kms_grpc_cancel(struct kms_grpc *g, uint64_t wait_ns);
+void kms_grpc_freep(struct kms_grpc **g); /* after one of them was true */
 
 /* CLOCK_BOOTTIME when the I/O thread was last seen to run: it turns once in a second at least. */
 uint64_t kms_grpc_alive_ns(const struct kms_grpc *g);

@@ -33,11 +33,8 @@
 #define TICK_MS 1000
 #define STATE_STEP_MS 50
 #define ACCEPT_MAX 16 /* in one turn: signals are looked at between */
-#define STEP_NS (20 * CLOCK_MS)
-#define QUIET_STEPS 2	      /* and what was answered has been read */
-#define HOLD_NS (2 * CLOCK_S) /* an API server waits 3 s */
-#define DRAIN_NS (2 * CLOCK_S)
-#define FAREWELL_NS CLOCK_S
+#define DRAIN_NS (4 * CLOCK_S)
+#define CANCEL_NS CLOCK_S
 #define END_S 10 /* all of the end; then without ceremony */
 #define STATE_WAIT_NS ((END_S + 2) * CLOCK_S)
 #define STUCK_NS (20 * CLOCK_S) /* gRPC's thread turns once a second */
@@ -360,37 +357,17 @@ bound_the_end(void)
 		pthread_detach(thread);
 }
 
-/* False: not all calls that were taken are answered by then. */
-static bool
-settle(struct server *s, uint64_t wait_ns)
-{
-	uint64_t until_ns = clock_boot_ns() + wait_ns;
-	unsigned quiet = 0;
-
-	while (quiet < QUIET_STEPS && clock_boot_ns() < until_ns) {
-		nanosleep(&(const struct timespec){ 0, STEP_NS }, NULL);
-		quiet = kms_grpc_in_flight(s->grpc) == kms_calls_held(&s->calls) ? quiet + 1 : 0;
-	}
-	return quiet == QUIET_STEPS;
-}
-
-/* Calls in hand are answered; those that take too long with an error of ours. New ones are held
- * until the connection is lost, or told to come again when that takes long. */
+/* Calls in hand are answered; those that take too long get an error of ours while they can. */
 static void
 drain(struct server *s)
 {
-	kms_calls_hold(&s->calls);
-	if (!settle(s, HOLD_NS)) {
-		kms_calls_refuse(&s->calls);
-		settle(s, DRAIN_NS);
-	}
+	bool down = kms_grpc_drain(s->grpc, DRAIN_NS);
+
+	kms_calls_detach(&s->calls);
 	kms_service_freep(&s->service);
 	kms_state_lock_close(&s->state); /* nothing is announced any more */
-	settle(s, FAREWELL_NS);
-	kms_connections_shutdown(&s->connections);
-	kms_calls_refuse(&s->calls);
-	if (!kms_grpc_end(s->grpc, FAREWELL_NS)) {
-		log_warning("not all calls came to an end: left");
+	if (!down && !kms_grpc_cancel(s->grpc, CANCEL_NS)) {
+		log_warning("a peer takes no answers: left");
 		_exit(KMS_EXIT_OK);
 	}
 	kms_grpc_freep(&s->grpc);

@@ -331,39 +331,43 @@ def test_it_ends_cleanly_while_streams_hang(own, make_plugin, number):
     assert not os.path.exists(plugin.socket)
 
 
-def test_calls_in_hand_at_the_end_are_answered(server, make_plugin):
-    plugin = make_plugin(server).start()
+def test_calls_in_hand_at_the_end_are_answered(own, make_plugin):
+    plugin = make_plugin(own, probe="60s").start()
     api = plugin.stub()
-    seals = [api.encrypt() for _ in range(60)]
-    futures = [api.start_decrypt(s) for s in seals]
-    futures[0].result()
-    assert plugin.stop() == 0
-    for sealed, future in zip(seals, futures):
-        assert future.exception() is None and sealed.seed in future.result() or \
-            future.exception().code() == Code.UNAVAILABLE, future.exception()
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_no_call_is_cancelled_by_an_end_however_many_come(server, make_plugin, held):
-    """Those that were taken are answered; for others UNAVAILABLE says that it is to be tried
-    again."""
-    plugin = make_plugin(server, held=held).start()
-    stubs = [plugin.stub() for _ in range(4)]
-    sealed = stubs[0].encrypt()
-    for turn in range(10):
-        futures = [stub.start_decrypt(sealed.annotated(request=b"%d" % n), timeout=20)
-                   for n in range(50) for stub in stubs]
-        time.sleep(turn * 0.002)
+    seals = [api.encrypt() for _ in range(20)]
+    with suspended(*own.family()):
+        futures = [api.start_decrypt(s, timeout=20) for s in seals]
+        wait_for(lambda: plugin.metric("kekd_kms_grpc_calls_in_flight") == len(seals), "all wait")
         kill(plugin.pid, signal.SIGTERM)
-        futures += [stub.start_decrypt(sealed, timeout=20) for _ in range(20) for stub in stubs]
-        futures += [stub.start("Status", timeout=20) for _ in range(20) for stub in stubs]
-        assert plugin.process.wait(15) == 0, plugin.log()
-        plugin.process = None
-        plugin.start()
-        codes = {f.exception().code() if f.exception() else None for f in futures}
-        assert codes <= {None, Code.UNAVAILABLE}, codes
-        for stub in stubs:
-            wait_for(stub.healthy, "it serves again")
+        wait_for(lambda: "stopping" in plugin.log(), "it ends")
+    for sealed, future in zip(seals, futures):
+        assert sealed.seed in future.result()
+    assert plugin.process.wait(15) == 0
+
+
+def test_restarts_take_no_call_from_a_client_that_reads(server, make_plugin):
+    """As Go's gRPC always does, and Python's with a subscriber: told goodbye, it makes its next calls
+    over the next connection. One may cross with the goodbye."""
+    plugin = make_plugin(server, held=True).start()
+    api = plugin.stub()
+    api.channel.subscribe(lambda state: None)
+    sealed = api.encrypt()
+    failed = []
+
+    def opens():
+        try:
+            return api.opens(sealed, timeout=20)
+        except Failed as e:
+            failed.append(e)
+            return True
+
+    with Beside(opens, 0.01) as beside:
+        for _ in range(10):
+            served = len(beside.results)
+            wait_for(lambda s=served: len(beside.results) > s + 5 or beside.errors, "it serves")
+            assert plugin.stop() == 0
+            plugin.start(ready=False)
+    assert len(failed) <= 2, failed
 
 
 # ---- state_dir ----
