@@ -13,27 +13,30 @@
 #include <stdio.h>
 #include <string.h>
 
+#define OPTIONS_MAX 8 /* different ones, and a NUL */
+
 struct command {
 	const char *word;  /* NULL: none is given */
 	const char *usage; /* behind "kekd-kms" */
+	const char *takes; /* its options, as getopt_long() below returns them */
 	const char *help;
 	int words_min, words_max; /* behind its own */
 	int (*run)(const struct kms_args *a);
 };
 
 static const struct command commands[] = {
-	{ NULL, "[--config FILE] [--check]",
-		"serve the Kubernetes API server's KMS v2 calls; --check: look for faults of the "
-		"configuration and end",
+	{ NULL, "[--config FILE] [--check]", "ck",
+		"serve the Kubernetes API server's KMS v2 calls; --check: look for faults of\n"
+		"      the configuration and end",
 		0, 0, kms_serve },
-	{ "doctor", "[--config FILE] [--encryption-configuration FILE] [-o json]",
-		"try everything that the plugin needs, and say what to put right; exit status 1: "
-		"faults, 3: warnings alone",
+	{ "doctor", "[--config FILE] [--encryption-configuration FILE] [-o json]", "ceo",
+		"try everything that the plugin needs, and say what to put right; exit status\n"
+		"      1: faults, 3: warnings alone",
 		0, 0, kms_doctor },
-	{ "migrate-plan", "[--config FILE] [--to WHERE] [-o json] ENCRYPTION_CONFIGURATION",
-		"look for faults of an EncryptionConfiguration, and tell step by step how to move "
-		"to kekd (the default), identity, aescbc, aesgcm, secretbox or a kms provider of "
-		"the file; exit status 3: there is something to put right",
+	{ "migrate-plan", "[--config FILE] [--to WHERE] [-o json] ENCRYPTION_CONFIGURATION", "cto",
+		"look for faults of an EncryptionConfiguration, and tell step by step how to\n"
+		"      move to kekd (the default), identity, aescbc, aesgcm, secretbox or a kms\n"
+		"      provider of the file; exit status 3: there is something to put right",
 		1, 1, kms_migrate_plan },
 };
 
@@ -67,8 +70,15 @@ find_command(int count, char *const *words)
 	return count > 0 ? NULL : &commands[0];
 }
 
+static bool
+takes_all(const struct command *c, const char *given)
+{
+	return given[strspn(given, c->takes)] == '\0';
+}
+
+/* given: the options that were there. */
 static int
-run(struct kms_args *a, int count, char *const *words)
+run(struct kms_args *a, const char *given, int count, char *const *words)
 {
 	const struct command *c = find_command(count, words);
 
@@ -79,7 +89,7 @@ run(struct kms_args *a, int count, char *const *words)
 			words[0]);
 		return KMS_EXIT_USAGE;
 	}
-	if (a->count < c->words_min || a->count > c->words_max || (c->word && a->check)) {
+	if (a->count < c->words_min || a->count > c->words_max || !takes_all(c, given)) {
 		fprintf(stderr, "kekd-kms: use it as: kekd-kms %s%s%s\n", c->word ? c->word : "",
 			c->word ? " " : "", c->usage);
 		return KMS_EXIT_USAGE;
@@ -87,9 +97,39 @@ run(struct kms_args *a, int count, char *const *words)
 	return c->run(a);
 }
 
-/* True to go on; else the exit status is in *ret_status. */
+/* An option that tells something and ends. */
 static bool
-parse(int argc, char **argv, struct kms_args *a, int *ret_status)
+told(int option)
+{
+	if (option == 'V')
+		puts(PACKAGE_STRING);
+	else if (option == 'h')
+		show_help();
+	return option == 'V' || option == 'h';
+}
+
+static bool
+take(struct kms_args *a, int option, const char *value)
+{
+	if (option == 'c')
+		a->config = value;
+	else if (option == 'k')
+		a->check = true;
+	else if (option == 't')
+		a->to = value;
+	else if (option == 'e')
+		a->encryption_configuration = value;
+	else if (option == 'o')
+		a->json = strcmp(value, "json") == 0;
+	if (option != 'o' || a->json)
+		return option != '?';
+	fprintf(stderr, "kekd-kms: -o %s: there is json, and text without -o\n", value);
+	return false;
+}
+
+/* True to go on, with the options in given; else the exit status is in *ret_status. */
+static bool
+parse(int argc, char **argv, struct kms_args *a, char given[OPTIONS_MAX], int *ret_status)
 {
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
@@ -101,32 +141,22 @@ parse(int argc, char **argv, struct kms_args *a, int *ret_status)
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
+	size_t count = 0;
 	int option;
 
 	*ret_status = KMS_EXIT_OK;
 	while ((option = getopt_long(argc, argv, "c:ho:V", options, NULL)) != -1) {
-		if (option == 'c') {
-			a->config = optarg;
-		} else if (option == 'k') {
-			a->check = true;
-		} else if (option == 't') {
-			a->to = optarg;
-		} else if (option == 'e') {
-			a->encryption_configuration = optarg;
-		} else if (option == 'o' && strcmp(optarg, "json") == 0) {
-			a->json = true;
-		} else if (option == 'V') {
-			puts(PACKAGE_STRING);
+		if (told(option))
 			return false;
-		} else if (option == 'h') {
-			show_help();
-			return false;
-		} else {
+		if (!take(a, option, optarg)) {
 			fputs("kekd-kms --help tells more.\n", stderr);
 			*ret_status = KMS_EXIT_USAGE;
 			return false;
 		}
+		if (!memchr(given, option, count) && count < OPTIONS_MAX - 1)
+			given[count++] = (char)option;
 	}
+	given[count] = '\0';
 	return true;
 }
 
@@ -134,13 +164,14 @@ int
 main(int argc, char **argv)
 {
 	struct kms_args a = { .config = KMS_CONFIG_DEFAULT };
+	char given[OPTIONS_MAX];
 	int status;
 
-	if (!parse(argc, argv, &a, &status))
+	if (!parse(argc, argv, &a, given, &status))
 		return status;
 	log_open("kekd-kms", LOG_LEVEL_INFO);
 	sandbox_harden(); /* seeds pass through */
 	json_open();
 	secret_heap_open();
-	return run(&a, argc - optind, argv + optind);
+	return run(&a, given, argc - optind, argv + optind);
 }

@@ -185,11 +185,19 @@ find(const struct kms_decrypt *r, const char *name)
 	return NULL;
 }
 
-/* What may be logged and shown of foreign bytes. */
-static int
-shown(struct kms_bytes bytes)
+#define SHOWN_MAX 80
+
+/* A peer's bytes, as far as they can stand in a text. */
+static const char *
+shown(struct kms_bytes value, char ret_text[SHOWN_MAX + 1])
 {
-	return bytes.len < 64 ? (int)bytes.len : 64;
+	size_t len = value.len < SHOWN_MAX ? value.len : SHOWN_MAX;
+
+	for (size_t i = 0; i < len; i++)
+		ret_text[i] = value.data[i] >= ' ' && value.data[i] <= '~' ? (char)value.data[i]
+									   : '?';
+	ret_text[len] = '\0';
+	return ret_text;
 }
 
 static bool
@@ -197,14 +205,15 @@ check_annotation(
 	const struct kms_decrypt *r, const char *name, const char *ours, char ret_error[512])
 {
 	const struct kms_annotation *a = find(r, name);
+	char text[SHOWN_MAX + 1];
 
 	if (a && is_text(a->value, ours))
 		return true;
 	if (a)
 		snprintf(ret_error, 512,
-			"annotation %s is \"%.*s\", and this plugin's configuration says \"%s\": "
+			"annotation %s is \"%s\", and this plugin's configuration says \"%s\": "
 			"it was written for another one, and nothing was asked of kekd",
-			name, shown(a->value), (const char *)a->value.data, ours);
+			name, shown(a->value, text), ours);
 	else
 		snprintf(ret_error, 512,
 			"annotation %s is missing: no kekd-kms wrote this, or it was changed",

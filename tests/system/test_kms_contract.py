@@ -423,6 +423,12 @@ def test_an_error_says_what_kekd_said_and_under_which_request(server, plugin, ma
     assert record["request_id"] in text and "unwrap_failed" in text
 
 
+def test_bytes_of_a_foreign_annotation_are_told_as_text(api):
+    sealed = api.encrypt().annotated(cluster=b"\xff\x1b[31mother")
+    text = api.refuses(Code.INVALID_ARGUMENT, "decrypt", sealed)
+    assert '"??[31mother"' in text, text
+
+
 def test_no_error_and_no_log_line_holds_a_seed(plugin, api):
     seed = b"do-not-print-this-seed-anywhere!"
     sealed = api.encrypt(seed)

@@ -346,8 +346,8 @@ def test_calls_in_hand_at_the_end_are_answered(own, make_plugin):
 
 
 def test_restarts_take_no_call_from_a_client_that_reads(server, make_plugin):
-    """As Go's gRPC always does, and Python's with a subscriber: told goodbye, it makes its next calls
-    over the next connection. One may cross with the goodbye."""
+    """As Go's gRPC always does, and Python's with a subscriber: told goodbye, it makes its next
+    calls over the next connection. One may cross with the goodbye."""
     plugin = make_plugin(server, held=True).start()
     api = plugin.stub()
     api.channel.subscribe(lambda state: None)
@@ -408,6 +408,19 @@ def test_an_instance_that_waits_for_another_ends_when_it_is_told(server, make_pl
 
 
 # ---- configuration ----
+
+@pytest.mark.parametrize(("words", "told"), [
+    (("doctor", "-o", "yaml"), "-o yaml: there is json"),
+    (("doctor", "--to", "kekd"), "use it as: kekd-kms doctor"),
+    (("doctor", "--check"), "use it as: kekd-kms doctor"),
+    (("migrate-plan",), "use it as: kekd-kms migrate-plan"),
+    (("--check", "-o", "json"), "use it as: kekd-kms [--config FILE] [--check]"),
+    (("serve",), 'no command "serve"'),
+])
+def test_wrong_use_is_told_and_ends_with_2(server, make_plugin, words, told):
+    status, said = make_plugin(server).run(*words)
+    assert status == 2 and told in said, said
+
 
 def test_check_finds_nothing_in_a_good_configuration_and_binds_nothing(server, make_plugin):
     plugin = make_plugin(server)
