@@ -56,6 +56,7 @@
 	X(KEKD_EAPPROVALENDED, "approval_not_pending", 409, "The request does not wait any more") \
 	X(KEKD_EEVIDENCE, "evidence_changed", 409, "It is not as it was shown") \
 	X(KEKD_ENEEDED, "needed_by_backup", 409, "A registered backup still needs the version") \
+	X(KEKD_ESNAPSHOTSFULL, "snapshots_full", 409, "All registered snapshots are needed") \
 	X(KEKD_EUSAGE, "usage_incomplete", 409, "The usage evidence is not complete") \
 	X(KEKD_EDESTROYED, "version_destroyed", 410, "The version was destroyed") \
 	X(KEKD_EDISABLED, "version_not_enabled", 409, "The version is not enabled") \

@@ -317,9 +317,9 @@ find_room(struct node *n, struct snapshot **ret_old, char ret_error[JSON_ERROR_S
 	if (!old) {
 		snprintf(ret_error, JSON_ERROR_SIZE,
 			"%d snapshots are registered, and all are needed: forget some (\"kekctl "
-			"snapshot forget\")",
+			"snapshot forget\"), or wait until one's needed_until passes",
 			SNAPSHOTS_MAX);
-		return KEKD_EOVERLOAD;
+		return KEKD_ESNAPSHOTSFULL;
 	}
 	*ret_old = snapshot_ref(old);
 	return 0;

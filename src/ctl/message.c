@@ -95,6 +95,9 @@ static const struct {
 	{ "needed_by_backup",
 		"\"kekctl snapshot list\" shows the backups, \"kekctl key usage NAME\" "
 		"which of them need it" },
+	{ "snapshots_full",
+		"\"kekctl snapshot list\" shows until when each is needed; wait, or give "
+		"one up: kekctl snapshot forget ID --force" },
 	{ "usage_incomplete", "\"kekctl key usage NAME\" says since when records are missing" },
 	{ "version_destroyed", "nothing unwraps it any more" },
 	{ "not_found", "is the server older than this kekctl? compare \"kekctl status\" and "

@@ -421,8 +421,9 @@ def test_of_a_thousand_the_one_that_ended_first_makes_room(own):
         assert made["id"] == "one-more"
         register(admin, "and-more", cluster="full", taken=-1)
         reply = put(admin, "too-many", body(cluster="full"))
-        assert (reply.status, reply.code) == (503, "overloaded"), reply
+        assert (reply.status, reply.code) == (409, "snapshots_full"), reply
         assert "forget some" in reply.json["detail"]
+        assert "needed_until" in reply.json["detail"]
         assert len(json.loads(own.kekctl("snapshot", "list", "-o", "json").stdout)
                    ["snapshots"]) == 1000
 
