@@ -522,6 +522,37 @@ class Beside:
         assert kind or self.results, "it was never done"
 
 
+class Reader(Beside):
+    """A client that decrypts all the while. It reads what the plugin sends at all times, as Go's
+    gRPC does, and Python's with a subscriber."""
+
+    def __init__(self, path, every=0.01, timeout=DEADLINE):
+        super().__init__(self.opens, every)
+        self.stub, self.timeout = Stub(path), timeout
+        self.stub.channel.subscribe(lambda state: None)
+        self.sealed = self.stub.encrypt()
+        self.failed = []
+
+    def opens(self):
+        try:
+            return self.stub.opens(self.sealed, timeout=self.timeout)
+        except Failed as e:
+            self.failed.append(e)
+            return False
+
+    def passes(self, number):
+        """So many more are answered."""
+        before = self.results.count(True)
+        wait_for(lambda: self.results.count(True) > before + number or self.errors,
+                 "calls are answered")
+
+    def __exit__(self, *exc):
+        try:
+            super().__exit__(*exc)
+        finally:
+            self.stub.close()
+
+
 class Load:
     """API servers that write and read all the while, each call with the deadline that they have."""
 

@@ -3,17 +3,21 @@
 
 import os
 import stat
-import threading
 
 import pytest
 
 from conftest import SOCKET, sh, show, user_of
 from kekd import children, comm, wait_for
-from kms import Failed, Stub
+from kms import Reader, Stub
 
 
 def main_pid(unit):
     return int(show(unit, "MainPID"))
+
+
+def wait_well(path):
+    with Stub(path) as stub:
+        wait_for(stub.healthy, "Status is well")
 
 
 def test_systemd_finds_no_fault_in_the_units(kekd):
@@ -53,52 +57,17 @@ def test_doctor_finds_all_well(plugin):
     assert "All is well." in sh("kekd-kms doctor")
 
 
-class Caller(threading.Thread):
-    """An API server in small: a Decrypt every 20 ms, each with the API server's three seconds. It
-    reads what the plugin sends at all times, as Go's gRPC does, and Python's with a subscriber."""
-
-    def __init__(self, path):
-        super().__init__(daemon=True)
-        self.stub = Stub(path)
-        self.stub.channel.subscribe(lambda state: None)
-        self.sealed = self.stub.encrypt()
-        self.ended = threading.Event()
-        self.done, self.failed = 0, []
-
-    def run(self):
-        while not self.ended.wait(0.02):
-            try:
-                self.stub.opens(self.sealed)
-                self.done += 1
-            except Failed as e:
-                self.failed.append(str(e))
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exc):
-        self.ended.set()
-        self.join()
-        self.stub.close()
-
-
 def inode():
     return os.stat(SOCKET).st_ino
 
 
 @pytest.fixture
 def calls(plugin):
-    with Stub(plugin) as stub:
-        wait_for(stub.healthy, "Status is well")
-    with Caller(plugin) as caller:
-        wait_for(lambda: caller.done > 10, "calls are answered")
-        yield caller
-
-
-def passes(caller, number=20):
-    done = caller.done
-    wait_for(lambda: caller.done > done + number, "calls are answered again")
+    """An API server in small: each call has the API server's three seconds."""
+    wait_well(plugin)
+    with Reader(plugin, 0.02) as reader:
+        reader.passes(10)
+        yield reader
 
 
 def test_restarts_keep_the_socket_and_calls_wait_in_it(calls):
@@ -107,7 +76,7 @@ def test_restarts_keep_the_socket_and_calls_wait_in_it(calls):
         pid = main_pid("kekd-kms.service")
         sh("systemctl restart kekd-kms.service")
         assert main_pid("kekd-kms.service") != pid
-        passes(calls)
+        calls.passes(20)
     assert len(calls.failed) <= 1, calls.failed  # one that crossed with the goodbye
     assert inode() == before
 
@@ -117,7 +86,7 @@ def test_after_a_kill_it_is_there_again_and_only_the_call_under_way_fails(calls)
     pid = main_pid("kekd-kms.service")
     sh("systemctl kill --signal=KILL kekd-kms.service")
     wait_for(lambda: main_pid("kekd-kms.service") not in (0, pid), "it was started again")
-    passes(calls)
+    calls.passes(20)
     assert len(calls.failed) <= 1, calls.failed
     assert inode() == before
 
@@ -125,7 +94,7 @@ def test_after_a_kill_it_is_there_again_and_only_the_call_under_way_fails(calls)
 def test_a_reload_of_the_plugin_fails_no_call(calls):
     pid = main_pid("kekd-kms.service")
     sh("systemctl reload kekd-kms.service")
-    passes(calls)
+    calls.passes(20)
     assert main_pid("kekd-kms.service") == pid
     assert calls.failed == []
 
@@ -137,8 +106,7 @@ def test_a_plugin_that_hangs_is_ended_by_the_watchdog(plugin):
     pid = main_pid("kekd-kms.service")
     sh("systemctl kill --signal=STOP kekd-kms.service")
     wait_for(lambda: main_pid("kekd-kms.service") not in (0, pid), "it was started again")
-    with Stub(plugin) as stub:
-        wait_for(stub.healthy, "Status is well")
+    wait_well(plugin)
     assert "watchdog" in sh("journalctl --unit kekd-kms.service --no-pager").lower()
 
 
@@ -147,8 +115,7 @@ def test_a_certificate_that_is_missing_is_told_in_the_journal_and_taken_when_it_
     wait_for(lambda: "client.pem" in sh("journalctl --unit kekd-kms.service --no-pager -n 20"),
              "the journal names the file")
     sh("mv /etc/kekd/kms/away /etc/kekd/kms/client.pem")
-    with Stub(plugin) as stub:
-        wait_for(stub.healthy, "Status is well")
+    wait_well(plugin)
 
 
 def test_kekd_that_stops_is_waited_for(plugin):
@@ -167,5 +134,4 @@ def test_stopping_the_socket_removes_it(plugin):
     sh("systemctl stop kekd-kms.socket kekd-kms.service")
     assert not os.path.exists(SOCKET)
     sh("systemctl start kekd-kms.socket")
-    with Stub(plugin) as stub:
-        wait_for(stub.healthy, "Status is well")
+    wait_well(plugin)
