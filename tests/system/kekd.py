@@ -538,9 +538,10 @@ class Kekd(Program):
         done = subprocess.run(
             ["pkcs11-tool", "--module", MODULE, "--token-label", token, "--login", "--pin", PIN,
              *arguments], env=self.environment, check=False, text=True, cwd="/",
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **self.as_hsm_user())
-        assert not check or done.returncode == 0, done.stdout
-        return done.stdout
+            capture_output=True, **self.as_hsm_user())
+        said = done.stdout + done.stderr  # one behind the other: no line is cut by the other's
+        assert not check or done.returncode == 0, said
+        return said
 
     # -- running it
 
