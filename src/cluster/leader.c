@@ -13,10 +13,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define MARGIN_MIN_NS (200 * CLOCK_MS)
 /* Between another's end and a campaign: who takes the key over from it goes first. */
 #define CAMPAIGN_NS (100 * CLOCK_MS)
+/* Of these, for the deposed to hear of it by its watch: the two touch no token at once. */
+#define PROMOTE_NS (CAMPAIGN_NS / 2)
 #define PROMOTE_TRIES 3
 
 /* ---- what is known ---- */
@@ -278,6 +281,8 @@ promote(struct leader *l)
 		pthread_mutex_unlock(&l->lock);
 		if (mod_revision)
 			err = leader_delete(l, mod_revision);
+		if (mod_revision && !err)
+			nanosleep(&(struct timespec){ 0, PROMOTE_NS }, NULL);
 		if (!err)
 			err = leader_campaign(l);
 		if (err == KEKD_EPRECONDITION && i + 1 < PROMOTE_TRIES)
