@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What of an etcd snapshot's report kekd is to know: which versions of which keys it needs. A
- * version whose key the report does not name is looked for among the keys that kekd has.
+ * version whose key the report does not name is looked for among the keys that kekd has; with
+ * --force each is, as the server takes none that it does not have.
  */
 #include "snapshot_record.h"
 
@@ -16,6 +17,7 @@ struct gather {
 	struct ctl *ctl;
 	json_t *versions; /* by version_id: the record's entries */
 	json_t *keys;	  /* of kekd: version_id → key's name; NULL: not asked yet */
+	json_t *named;	  /* key's name → {version_id: …}; null: this client may not see it */
 	size_t unknown;
 };
 
@@ -51,6 +53,56 @@ find_key(struct gather *g, const char *id, const char **ret_key)
 	return status;
 }
 
+static json_t *
+ids_of(const json_t *key)
+{
+	json_t *ids = json_object(), *version;
+	size_t i;
+
+	json_array_foreach(json_object_get(key, "versions"), i, version)
+		json_object_set_new(ids, string_of(version, "id"), json_true());
+	return ids;
+}
+
+/* One that does not exist has no versions. */
+static int
+ask_key(struct gather *g, const char *name)
+{
+	_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
+	int status = CTL_OK;
+
+	if (json_object_get(g->named, name))
+		return CTL_OK;
+	if (str_is_name(name)) {
+		status = ctl_exchange(
+			g->ctl, "GET", show_format("/v1/keys/%s", name), NULL, NULL, NULL, &reply);
+		if (status == CTL_OK && reply.status != 403 && reply.status != 404)
+			status = ctl_check_reply(&reply);
+	}
+	if (status == CTL_OK)
+		json_object_set_new(
+			g->named, name, reply.status == 403 ? json_null() : ids_of(reply.json));
+	return status;
+}
+
+/* Its key's name, "" if kekd has no such version. What this client may not see the server knows. */
+static int
+resolve(struct gather *g, const char *id, const char **key)
+{
+	const json_t *ids;
+	int status;
+
+	if (!**key)
+		return find_key(g, id, key);
+	if (!g->ctl->force)
+		return CTL_OK;
+	status = ask_key(g, *key);
+	ids = json_object_get(g->named, *key);
+	if (status == CTL_OK && json_is_object(ids) && !json_object_get(ids, id))
+		*key = "";
+	return status;
+}
+
 static void
 add_values(json_t *entry, const char *member, long long more)
 {
@@ -65,10 +117,10 @@ take_version(struct gather *g, const char *key, const json_t *version)
 	json_t *entry = json_object_get(g->versions, id);
 	int status = CTL_OK;
 
-	if (live <= 0 && superseded <= 0)
+	if (live == 0 && superseded == 0)
 		return CTL_OK;
-	if (!entry && !*key)
-		status = find_key(g, id, &key);
+	if (!entry)
+		status = resolve(g, id, &key);
 	if (status != CTL_OK)
 		return status;
 	if (!entry && !*key) {
@@ -133,14 +185,74 @@ plaintext_of(const json_t *report)
 	return n;
 }
 
+/* ---- is it a report? ---- */
+
+static bool
+has_count(const json_t *o, const char *member)
+{
+	const json_t *n = json_object_get(o, member);
+
+	return json_is_integer(n) && json_integer_value(n) >= 0;
+}
+
+static bool
+is_version(const json_t *v)
+{
+	return json_is_string(json_object_get(v, "version_id")) && has_count(v, "live") &&
+	       has_count(v, "superseded");
+}
+
+static bool
+is_key(const json_t *k)
+{
+	const json_t *name = json_object_get(k, "key"), *v;
+	size_t i;
+
+	json_array_foreach(json_object_get(k, "versions"), i, v)
+		if (!is_version(v))
+			return false;
+	return (json_is_string(name) || json_is_null(name)) &&
+	       json_is_array(json_object_get(k, "versions"));
+}
+
+static bool
+is_resource(const json_t *r)
+{
+	return has_count(json_object_get(r, "live"), "plaintext") &&
+	       has_count(json_object_get(r, "superseded"), "plaintext");
+}
+
+static bool
+is_list(const json_t *array, bool (*is_item)(const json_t *item))
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach((json_t *)array, i, item)
+		if (!is_item(item))
+			return false;
+	return json_is_array(array);
+}
+
+/* What cannot be read of it must not be taken to need nothing. */
+static bool
+is_report(const json_t *r)
+{
+	uint64_t us;
+
+	return is_list(json_object_get(r, "keys"), is_key) &&
+	       is_list(json_object_get(r, "resources"), is_resource) &&
+	       json_is_string(json_object_get(r, "sha256")) &&
+	       json_is_boolean(json_object_get(r, "complete")) && has_count(r, "etcd_revision") &&
+	       clock_parse(string_of(r, "taken"), &us) == 0;
+}
+
 static int
 check_report(const json_t *report, const char *cluster)
 {
-	if (!json_is_array(json_object_get(report, "keys")) ||
-		!json_is_array(json_object_get(report, "resources")) ||
-		!json_is_string(json_object_get(report, "sha256")) ||
-		!json_is_string(json_object_get(report, "taken"))) {
-		say_error("this is no report of \"kekctl etcd-snapshot FILE -o json\"");
+	if (!is_report(report)) {
+		say_error("this is no report of \"kekctl etcd-snapshot FILE -o json\", or not all "
+			  "of it");
 		return CTL_USAGE;
 	}
 	if (*cluster)
@@ -150,17 +262,17 @@ check_report(const json_t *report, const char *cluster)
 	return CTL_USAGE;
 }
 
+/* ---- the whole ---- */
+
 int
 snapshot_record(struct ctl *ctl, const json_t *report, const char *cluster, json_t **ret_body)
 {
-	struct gather g = { .ctl = ctl, .versions = json_object() };
+	struct gather g = { .ctl = ctl, .versions = json_object(), .named = json_object() };
 	const char *own = string_of(report, "cluster");
 	int status;
 
 	cluster = cluster ? cluster : own;
 	status = check_report(report, cluster);
-	if (status == CTL_OK && *own && strcmp(own, cluster) != 0)
-		say_note("the values in it say that they are of cluster %s", own);
 	if (status == CTL_OK)
 		status = take_versions(&g, report);
 	if (status == CTL_OK)
@@ -169,8 +281,15 @@ snapshot_record(struct ctl *ctl, const json_t *report, const char *cluster, json
 			"etcd_revision", number_of(report, "etcd_revision"), "complete",
 			json_is_true(json_object_get(report, "complete")) && g.unknown == 0,
 			"plaintext", plaintext_of(report), "versions", values_of(g.versions));
+	if (status == CTL_OK && !*ret_body) {
+		say_error("the cluster's name is no text in UTF-8");
+		status = CTL_USAGE;
+	}
+	if (status == CTL_OK && *own && strcmp(own, cluster) != 0)
+		say_note("the values in it say that they are of cluster %s", own);
 	json_decref(g.versions);
 	json_decref(g.keys);
+	json_decref(g.named);
 	return status;
 }
 

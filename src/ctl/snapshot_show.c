@@ -303,6 +303,29 @@ is_asked(const struct tally *t)
 	return true;
 }
 
+/* As "restorable" has it in JSON. */
+static void
+show_asked(const struct snapshot *s)
+{
+	const struct tally *t = &s->tally;
+	const char *versions = counted(t->versions_count, "version", "versions");
+
+	if (s->restorable < 0 && !is_asked(t))
+		show_line("Whether it can be restored is not known: kekd did not tell of every "
+			  "seed.",
+			true);
+	else if (!t->complete)
+		show_line("Whether it can be restored is not known: not all of it was understood.",
+			true);
+	else if (t->versions_count == 0)
+		puts("No version of kekd is needed to restore it.");
+	else if (s->restorable < 0)
+		printf("What hangs on kekd's keys is restorable: %s, all present and enabled.\n",
+			versions);
+	else
+		printf("This backup is restorable: %s, all present and enabled.\n", versions);
+}
+
 static void
 show_verdict(const struct snapshot *s)
 {
@@ -310,18 +333,11 @@ show_verdict(const struct snapshot *s)
 
 	if (s->restorable == 0)
 		show_line("This backup is NOT restorable as it stands:", true);
-	else if (!args_has(&s->ctl->args, "verify"))
+	else if (args_has(&s->ctl->args, "verify"))
+		show_asked(s);
+	else
 		printf("Whether it can be restored was not asked%s.\n",
 			t->versions_count > 0 ? ": --verify" : "");
-	else if (!is_asked(t))
-		show_line("Whether it can be restored is not known: kekd did not tell of every "
-			  "version.",
-			true);
-	else if (t->versions_count > 0)
-		printf("This backup is restorable: %s, all present and enabled.\n",
-			counted(t->versions_count, "version", "versions"));
-	else
-		puts("No version of kekd is needed to restore it.");
 	show_bad_versions(t);
 	if (t->other > 0)
 		printf("%s on other providers' keys, which kekd cannot check.\n",

@@ -94,11 +94,10 @@ settle(struct batch *b, size_t index, const char *outcome)
 {
 	struct tally *t = &b->snapshot->tally;
 	struct seed *seed = &t->seeds[index];
-	struct version *v = &t->versions[seed->version];
 
-	seed->outcome = strcmp(outcome, "ok") == 0 ? "ok" : refine(b, v, outcome);
-	if (!v->outcome || strcmp(v->outcome, "ok") == 0)
-		v->outcome = seed->outcome;
+	seed->outcome = strcmp(outcome, "ok") == 0
+				? "ok"
+				: refine(b, &t->versions[seed->version], outcome);
 }
 
 static void
@@ -269,6 +268,29 @@ is_asked(const struct tally *t, size_t version)
 	return false;
 }
 
+/* Of a version's seeds the one with the most tells of it: what was not asked is no "ok". */
+static unsigned
+weight(const char *outcome)
+{
+	if (!outcome)
+		return 1;
+	if (strcmp(outcome, "ok") == 0)
+		return 0;
+	return strcmp(outcome, "refused") == 0 ? 2 : 3;
+}
+
+static void
+settle_versions(struct tally *t)
+{
+	for (size_t i = 0; i < t->versions_count; i++)
+		t->versions[i].outcome = t->versions[i].seeds > 0 ? "ok" : NULL;
+	for (size_t i = 0; i < t->seeds_count; i++) {
+		struct version *v = &t->versions[t->seeds[i].version];
+		if (weight(t->seeds[i].outcome) > weight(v->outcome))
+			v->outcome = t->seeds[i].outcome;
+	}
+}
+
 /* One version that is gone settles it, whatever of the others is not known. */
 static int
 conclude(struct snapshot *s, int status)
@@ -303,5 +325,6 @@ snapshot_verify(struct snapshot *s)
 		if (!is_asked(&s->tally, i))
 			status = verify_key(s, s->tally.versions[i].key, &done);
 	progress_end(&s->progress);
+	settle_versions(&s->tally);
 	return conclude(s, status);
 }

@@ -55,16 +55,28 @@ add_until(const struct ctl_args *a, json_t *body)
 	}
 	if (until)
 		status = read_time(until, &us);
-	else if (clock_parse_duration(keep, &keep_s) < 0 ||
-		 clock_parse(string_of(body, "taken"), &us) < 0) {
+	else if (clock_parse_duration(keep, &keep_s) < 0) {
 		say_error("\"%s\" is no duration such as 90d or 12h", keep);
 		status = CTL_USAGE;
+	} else {
+		(void)clock_parse(string_of(body, "taken"), &us); /* the report's, which is read */
 	}
 	if (status != CTL_OK)
 		return status;
 	clock_format(us + keep_s * 1000000, text);
 	json_object_set_new(body, "needed_until", json_string(text));
 	return CTL_OK;
+}
+
+/* They are for what reads the snapshot: the report has it. */
+static int
+check_report_options(const struct ctl_args *a)
+{
+	if (!args_has(a, "taken") && !args_has(a, "prefix"))
+		return CTL_OK;
+	say_error("--taken and --prefix are for a snapshot, and this is a report of one");
+	say_hint("give them to the \"kekctl etcd-snapshot\" that makes the report");
+	return CTL_USAGE;
 }
 
 /* A report begins with a brace; a database with the number of its first page. */
@@ -88,7 +100,10 @@ read_report(struct ctl *ctl, const char *path, json_t **ret_report)
 
 	if (is_database(path))
 		return snapshot_report(ctl, path, ret_report);
-	status = input_read(ctl, path, false, REPORT_MAX, "is too long for a report", &text);
+	status = check_report_options(&ctl->args);
+	if (status == CTL_OK)
+		status = input_read(
+			ctl, path, false, REPORT_MAX, "is too long for a report", &text);
 	if (status != CTL_OK)
 		return status;
 	*ret_report = json_parse((const char *)text.data, text.len, error);
@@ -118,6 +133,18 @@ register_again(struct ctl *ctl, const char *id, const json_t *body, json_t **ret
 }
 
 static int
+check_put(const struct kekd_reply *reply)
+{
+	int status = ctl_check_reply(reply);
+
+	if (strcmp(reply->code, "key_not_found") == 0 ||
+		strcmp(reply->code, "version_not_found") == 0)
+		say_hint("--force leaves out what this kekd does not have, and registers the "
+			 "snapshot as not complete; that takes key.read");
+	return status;
+}
+
+static int
 put_snapshot(struct ctl *ctl, const char *id, const json_t *body, json_t **ret_snapshot)
 {
 	_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
@@ -126,7 +153,7 @@ put_snapshot(struct ctl *ctl, const char *id, const json_t *body, json_t **ret_s
 	if (status == CTL_OK && reply.status == 412)
 		return register_again(ctl, id, body, ret_snapshot);
 	if (status == CTL_OK)
-		status = ctl_check_reply(&reply);
+		status = check_put(&reply);
 	if (status == CTL_OK)
 		*ret_snapshot = json_incref(reply.json);
 	return status;
@@ -166,8 +193,11 @@ say_registered(const struct ctl *ctl, const json_t *snapshot)
 	if (ctl->json)
 		show_json(snapshot);
 	else if (!ctl->quiet)
-		printf("%s: registered: %s versions are kept for it until %s\n",
-			string_of(snapshot, "id"), show_number(snapshot, "versions_count"),
+		printf("%s: registered: %s kept for it until %s\n", string_of(snapshot, "id"),
+			number_of(snapshot, "versions_count") == 1
+				? "1 version is"
+				: show_format("%s versions are",
+					  show_number(snapshot, "versions_count")),
 			show_time(snapshot, "needed_until"));
 }
 
@@ -332,18 +362,15 @@ check_forget(const struct ctl *ctl, const json_t *snapshot)
 }
 
 static int
-forget(struct ctl *ctl, const char *id, const char *etag)
+forget(struct ctl *ctl, const char *id, const char *etag, json_t **ret_reply)
 {
-	_cleanup_(json_freep) json_t *reply = NULL;
 	const json_t *lifted;
-	int status = ctl_request(ctl, "DELETE", snapshot_path(id), NULL, etag, NULL, &reply);
+	int status = ctl_request(ctl, "DELETE", snapshot_path(id), NULL, etag, NULL, ret_reply);
 
-	if (status != CTL_OK)
+	if (status != CTL_OK || ctl->json)
 		return status;
-	lifted = json_object_get(reply, "lifted");
-	if (ctl->json)
-		show_json(reply);
-	else if (!ctl->quiet && json_array_size(lifted) > 0)
+	lifted = json_object_get(*ret_reply, "lifted");
+	if (!ctl->quiet && json_array_size(lifted) > 0)
 		printf("%s: forgotten; it does not protect %s any more\n", id,
 			versions_text(lifted));
 	else if (!ctl->quiet)
@@ -369,7 +396,9 @@ static int
 forget_expired(struct ctl *ctl)
 {
 	_cleanup_(json_freep) json_t *list = NULL;
+	_cleanup_(json_freep) json_t *told = json_pack("{s:[]}", "snapshots");
 	const json_t *all, *s;
+	json_t *reply = NULL;
 	size_t i;
 	int status = ctl_list(ctl, "/v1/snapshots", "snapshots", &list);
 
@@ -377,9 +406,13 @@ forget_expired(struct ctl *ctl)
 	json_array_foreach((json_t *)all, i, s) {
 		if (status != CTL_OK || is_true(s, "needed") || is_newest(all, s))
 			continue;
-		status = forget(
-			ctl, string_of(s, "id"), show_format("\"%lld\"", number_of(s, "revision")));
+		status = forget(ctl, string_of(s, "id"),
+			show_format("\"%lld\"", number_of(s, "revision")), &reply);
+		if (status == CTL_OK)
+			json_array_append_new(json_object_get(told, "snapshots"), reply);
 	}
+	if (ctl->json && list)
+		show_json(told);
 	return status;
 }
 
@@ -387,6 +420,7 @@ static int
 run_forget(struct ctl *ctl)
 {
 	_cleanup_(json_freep) json_t *snapshot = NULL;
+	_cleanup_(json_freep) json_t *reply = NULL;
 	bool expired = args_has(&ctl->args, "expired");
 	const char *id = ctl->args.words[0];
 	char etag[64];
@@ -403,7 +437,11 @@ run_forget(struct ctl *ctl)
 		status = ctl_get_etag(ctl, snapshot_path(id), etag, &snapshot);
 	if (status == CTL_OK)
 		status = check_forget(ctl, snapshot);
-	return status == CTL_OK ? forget(ctl, id, etag) : status;
+	if (status == CTL_OK)
+		status = forget(ctl, id, etag, &reply);
+	if (status == CTL_OK && ctl->json)
+		show_json(reply);
+	return status;
 }
 
 const struct ctl_command ctl_snapshots_commands[] = {

@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from etcd import PRESENT
-from kekd import BUILD, LONG, TOOLS
+from kekd import BUILD, LONG, TOOLS, wait_for
 from kubernetes_values import (CLUSTER, PREFIX, Seed, encrypted_object, kms_v2, lease, other,
                                plaintext)
 from pki import spiffe
@@ -300,6 +300,47 @@ def test_a_server_that_is_away_is_no_verdict_on_the_backup(make_server, etcd):
     text = server.kekctl("etcd-snapshot", etcd.path("snapshot.db"), "--verify", "--timeout", "2",
                          status=UNAVAILABLE).stdout
     assert b"is not known" in text
+
+
+def test_a_server_that_goes_midway_has_said_nothing_of_the_seeds_that_were_left(make_server, etcd):
+    server = make_server().init().start().populate()
+    key = with_key(server, "midway")
+    with server.http("app") as app, server.http("admin-1") as admin:
+        for n in range(250):
+            put(etcd, f"secrets/a/s{n}", Seed(app, admin, key).value())
+        # After a batch of 100 it waits for seconds until the next is taken.
+        admin.put_client("slow", ["uri:" + spiffe("slow")],
+                         [{"keys": key, "operations": ["verify"]}],
+                         limits={"requests_per_s": 20})
+    server.pki.clients["slow"] = server.pki.client("slow")
+    with subprocess.Popen(
+            [os.path.join(BUILD, "kekctl"), "--config", server.kekctl_config("slow"),
+             "etcd-snapshot", etcd.snapshot(), "--verify", "-o", "json", "--timeout", "2"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: server.audit_records(client="slow", operation="unwrap", result="ok"),
+                 "the first batch")
+        server.kill_all()
+        out, err = process.communicate(timeout=120)
+    told = json.loads(out)
+    assert process.returncode == UNAVAILABLE and err
+    assert told["restorable"] is None
+    assert "verify" not in told["keys"][0]["versions"][0]
+
+
+def test_what_is_not_known_of_a_backup_is_not_called_restorable(server, etcd):
+    def told(status=0):
+        snapshot = etcd.snapshot()
+        return (verified(server, snapshot, status=status)["restorable"],
+                verify(server, snapshot, status=status).split("\n\n")[-1])
+    put(etcd, "secrets/a/ours", seed_of(server, with_key(server, "partly")).value())
+    put(etcd, "secrets/a/theirs", kms_v2("theirs", os.urandom(80), {}, provider="vault"))
+    restorable, text = told()
+    assert restorable is None and "What hangs on kekd's keys is restorable: 1 version," in text
+    assert "1 value hangs on other providers' keys" in text
+    put(etcd, "secrets/a/odd", b"k8s:enc:new:v9:x:abc")
+    restorable, text = told(status=UNVERIFIED)
+    assert restorable is None and "is not known: not all of it was understood" in text
+    assert "restorable:" not in text
 
 
 def test_values_and_the_audit_log_tell_together_what_a_thief_took(server, etcd, tmp_path):

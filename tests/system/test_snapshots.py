@@ -505,6 +505,51 @@ def test_kekctl_finds_the_key_of_a_version_that_the_report_does_not_name(server,
     forget(admin, "nameless-2")
 
 
+def test_force_leaves_out_what_kekd_lacks_though_the_report_names_its_key(server, admin):
+    admin.create_key("partly")
+    ours = entry(admin, "partly")
+    lost = "0190a0b0-c0d0-4e00-8f00-000000000001"
+    text = report(admin, dict(ours), dict(ours, version_id=lost), dict(ours, key="nowhere"),
+                  dict(ours, key="No/Name", version_id=lost))
+    register_it = ("snapshot", "register", "-", "--keep", "900d", "--id", "partly-1")
+    done = server.kekctl(*register_it, stdin=text, status=4)
+    assert b"--force leaves out" in done.stderr
+    server.kekctl(*register_it, "--force", stdin=text)
+    found = admin.ok("GET", "/v1/snapshots/partly-1").json
+    assert [v["version_id"] for v in found["versions"]] == [ours["version_id"]]
+    assert not found["complete"]
+    forget(admin, "partly-1")
+    # Who may not see the keys leaves nothing out that may be there.
+    client(server, admin, "backup-force", "backup").close()
+    server.pki.clients["backup-force"] = server.pki.client("backup-force")
+    server.kekctl(*register_it, "--force", stdin=report(admin, dict(ours)), name="backup-force")
+    assert admin.ok("GET", "/v1/snapshots/partly-1").json["versions_count"] == 1
+    done = server.kekctl(*register_it, "--force", stdin=text, name="backup-force", status=4)
+    assert b"takes key.read" in done.stderr
+    forget(admin, "partly-1")
+
+
+def of_version(**more):
+    return lambda r: r["keys"][0]["versions"][0].update(more)
+
+
+@pytest.mark.parametrize("spoil", [
+    of_version(live="3", superseded="2"), of_version(live=None, superseded=None),
+    of_version(live=-3, superseded=-2), of_version(version_id=7),
+    lambda r: r["keys"][0].update(versions={}), lambda r: r["keys"][0].pop("versions"),
+    lambda r: r["keys"][0].update(key=7), having(keys=[None]), having(keys={}),
+    having(resources=[{"resource": "secrets"}]), having(complete="yes"), without("complete"),
+    without("etcd_revision"), without("sha256"), having(taken="yesterday"), without("taken"),
+])
+def test_a_report_that_was_edited_is_not_taken_to_need_less(server, admin, spoil):
+    text = json.loads(report(admin, entry(admin, "demo")))
+    spoil(text)
+    done = server.kekctl("snapshot", "register", "-", "--keep", "900d", "--id", "edited",
+                         stdin=json.dumps(text).encode(), status=2)
+    assert b"no report" in done.stderr
+    assert admin.get("/v1/snapshots/edited").status == 404
+
+
 @pytest.mark.parametrize("arguments, stdin, status", [
     (("-",), b"{}", 2),
     (("-", "--keep", "90d"), b"{}", 2),
@@ -513,7 +558,10 @@ def test_kekctl_finds_the_key_of_a_version_that_the_report_does_not_name(server,
     (("-", "--needed-until", "never"), None, 2),
     (("-", "--keep", "90d", "--needed-until", "2099-01-01"), None, 2),
     (("-", "--keep", "900d", "--id", "Bad Id"), None, 2),
-], ids=range(7))
+    (("-", "--keep", "900d", "--taken", "2026-01-01T00:00:00Z"), None, 2),
+    (("-", "--keep", "900d", "--prefix", "/other"), None, 2),
+    (("-", "--keep", "900d", "--cluster", b"\xff"), None, 2),
+], ids=range(10))
 def test_kekctl_refuses_what_it_cannot_register(server, admin, arguments, stdin, status):
     stdin = report(admin, entry(admin, "demo")) if stdin is None else stdin
     done = server.kekctl("snapshot", "register", *arguments, stdin=stdin, status=status)
@@ -531,6 +579,8 @@ def test_a_report_without_a_cluster_needs_one(server, admin):
 
 
 def test_what_has_expired_is_forgotten_but_for_each_clusters_newest(server, admin):
+    none = server.kekctl("snapshot", "forget", "--expired", "-o", "json")
+    assert json.loads(none.stdout) == {"snapshots": []}
     for n in range(3):
         register(admin, f"expired-{n}", entry(admin, "demo"), taken=n - 60, until=1, cluster="exp")
     register(admin, "current", entry(admin, "demo"), cluster="cur")
