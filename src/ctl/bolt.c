@@ -52,6 +52,7 @@ struct bolt {
 
 struct page {
 	uint64_t offset, end;
+	uint64_t next; /* where the next entry's key stands */
 	unsigned flags, count;
 };
 
@@ -346,6 +347,7 @@ take_page(struct bolt *b, const uint8_t header[PAGE_HEADER], struct page *p)
 	if (PAGE_HEADER + (uint64_t)p->count * ELEMENT > p->end - p->offset)
 		return bolt_fail(b, "the page at byte %llu has more entries than room",
 			(unsigned long long)p->offset);
+	p->next = p->offset + PAGE_HEADER + (uint64_t)p->count * ELEMENT;
 	return 0;
 }
 
@@ -380,24 +382,27 @@ read_page(struct bolt *b, uint64_t number, struct page *ret_page)
 	return err;
 }
 
-/* A key or value: `at` counts from its entry, and lies behind all entries. */
+/* bbolt writes keys and values one behind the other, the first behind all entries: a count, a
+ * position or a length that is not its own shows, though it stays within the page. `at` counts from
+ * the entry. */
 static bool
-is_inside(const struct page *p, uint64_t entry, uint64_t at, uint64_t size)
+is_next(struct page *p, uint64_t entry, uint64_t at, uint64_t size)
 {
-	uint64_t first = p->offset + PAGE_HEADER + (uint64_t)p->count * ELEMENT;
-
-	return entry + at >= first && entry + at <= p->end && size <= p->end - (entry + at);
+	if (entry + at != p->next || size > p->end - p->next)
+		return false;
+	p->next += size;
+	return true;
 }
 
 static int
 bad_entry(struct bolt *b, const struct page *p, unsigned i)
 {
-	return bolt_fail(b, "entry %u of the page at byte %llu lies outside of it", i,
+	return bolt_fail(b, "entry %u of the page at byte %llu is not where it belongs", i,
 		(unsigned long long)p->offset);
 }
 
 static int
-read_leaf(struct bolt *b, const struct page *p, unsigned i, struct leaf *ret_leaf)
+read_leaf(struct bolt *b, struct page *p, unsigned i, struct leaf *ret_leaf)
 {
 	uint64_t entry = p->offset + PAGE_HEADER + (uint64_t)i * ELEMENT, at, key, value;
 	uint8_t e[ELEMENT];
@@ -408,7 +413,7 @@ read_leaf(struct bolt *b, const struct page *p, unsigned i, struct leaf *ret_lea
 	at = little(e + 4, 4);
 	key = little(e + 8, 4);
 	value = little(e + 12, 4);
-	if (key > KEY_MAX || !is_inside(p, entry, at, key + value))
+	if (key > KEY_MAX || !is_next(p, entry, at, key + value))
 		return bad_entry(b, p, i);
 	*ret_leaf = (struct leaf){ (unsigned)little(e, 4), { entry + at, key },
 		{ entry + at + key, value } };
@@ -416,7 +421,7 @@ read_leaf(struct bolt *b, const struct page *p, unsigned i, struct leaf *ret_lea
 }
 
 static int
-read_branch(struct bolt *b, const struct page *p, unsigned i, uint64_t *ret_page)
+read_branch(struct bolt *b, struct page *p, unsigned i, uint64_t *ret_page)
 {
 	uint64_t entry = p->offset + PAGE_HEADER + (uint64_t)i * ELEMENT;
 	uint8_t e[ELEMENT];
@@ -424,7 +429,7 @@ read_branch(struct bolt *b, const struct page *p, unsigned i, uint64_t *ret_page
 
 	if (err != 0)
 		return err;
-	if (!is_inside(p, entry, little(e, 4), little(e + 4, 4)))
+	if (!is_next(p, entry, little(e, 4), little(e + 4, 4)))
 		return bad_entry(b, p, i);
 	*ret_page = little(e + 8, 8);
 	return 0;
@@ -435,7 +440,7 @@ read_branch(struct bolt *b, const struct page *p, unsigned i, uint64_t *ret_page
 typedef int leaf_fn(void *user, const struct leaf *leaf);
 
 static int
-walk_leaves(struct bolt *b, const struct page *p, leaf_fn *fn, void *user)
+walk_leaves(struct bolt *b, struct page *p, leaf_fn *fn, void *user)
 {
 	struct leaf leaf;
 	int err = 0;
@@ -484,6 +489,7 @@ walk_inline(struct bolt *b, struct bolt_slice s, leaf_fn *fn, void *user)
 }
 
 struct each {
+	struct bolt *bolt;
 	bolt_each_fn *fn;
 	void *user;
 };
@@ -493,13 +499,16 @@ each_leaf(void *user, const struct leaf *leaf)
 {
 	const struct each *e = user;
 
-	return leaf->flags & LEAF_BUCKET ? 0 : e->fn(e->user, leaf->key, leaf->value);
+	if (leaf->flags != 0)
+		return bolt_fail(e->bolt, "the entry at byte %llu is no value",
+			(unsigned long long)leaf->key.offset);
+	return e->fn(e->user, leaf->key, leaf->value);
 }
 
 int
 bolt_each(struct bolt *b, const struct bolt_bucket *bucket, bolt_each_fn *fn, void *user)
 {
-	struct each e = { fn, user };
+	struct each e = { b, fn, user };
 
 	b->visited = 0;
 	if (bucket->root == 0)

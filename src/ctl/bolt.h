@@ -47,8 +47,8 @@ int bolt_check_unchanged(struct bolt *b);
 /* A top-level bucket; -ENOENT when there is none. */
 int bolt_find(struct bolt *b, const char *name, struct bolt_bucket *ret_bucket);
 
-/* All entries of a bucket but those that are buckets, in the file's order. What fn returns other
- * than 0 ends it, and is returned. */
+/* All entries of a bucket, in the file's order; one that is a bucket itself is damage, as etcd has
+ * none. What fn returns other than 0 ends it, and is returned. */
 typedef int bolt_each_fn(void *user, struct bolt_slice key, struct bolt_slice value);
 int bolt_each(struct bolt *b, const struct bolt_bucket *bucket, bolt_each_fn *fn, void *user);
 
