@@ -42,7 +42,7 @@ struct kekd_client_config {
 	unsigned connect_ms; /* of connecting, while there is another endpoint to try; 0: 3 s */
 	/* Look at the files once a second: when they changed, and can be used, connections are made
 	 * anew with them; what cannot be used leaves the old ones in use. reloaded may be NULL; so
-	 * may its fault: they were taken. */
+	 * may its fault: they were taken. A key's passphrase is not asked for. */
 	bool reload;
 	void (*reloaded)(void *user, const char *fault);
 	void *user;

@@ -108,6 +108,8 @@ set_security(struct kekd_client *c)
 	curl_easy_setopt(c->curl, CURLOPT_CAPATH, NULL); /* the system's CAs have no say */
 	set_file(c, RELOAD_CERTIFICATE, CURLOPT_SSLCERT, CURLOPT_SSLCERT_BLOB, c->certificate);
 	set_file(c, RELOAD_KEY, CURLOPT_SSLKEY, CURLOPT_SSLKEY_BLOB, c->key);
+	if (c->reload) /* nobody is there to type a key's passphrase, and OpenSSL would wait */
+		curl_easy_setopt(c->curl, CURLOPT_KEYPASSWD, "");
 	curl_easy_setopt(c->curl, CURLOPT_NOPROXY, "*"); /* nor has the environment */
 }
 

@@ -260,7 +260,7 @@ join_reasons(const json_t *list, char *ret_text, size_t size)
 	json_array_foreach(list, i, reason)
 		if (len < size)
 			len += (size_t)snprintf(ret_text + len, size - len, "%s%s",
-				i > 0 ? "; " : "", json_string_value(reason));
+				i > 0 ? "; " : "", json_string_value(reason) ?: "?");
 }
 
 static void

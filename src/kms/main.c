@@ -160,6 +160,19 @@ parse(int argc, char **argv, struct kms_args *a, char given[OPTIONS_MAX], int *r
 	return true;
 }
 
+/* A plan or report on a full disk is none. */
+static int
+check_output(int status)
+{
+	bool written = fflush(stdout) == 0 && !ferror(stdout);
+
+	if (written || (status != KMS_EXIT_OK && status != KMS_EXIT_FINDINGS))
+		return status;
+	fputs("kekd-kms: cannot write to standard output: make room there, or give another place\n",
+		stderr);
+	return KMS_EXIT_FAILED;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -168,10 +181,10 @@ main(int argc, char **argv)
 	int status;
 
 	if (!parse(argc, argv, &a, given, &status))
-		return status;
+		return check_output(status);
 	log_open("kekd-kms", LOG_LEVEL_INFO);
 	sandbox_harden(); /* seeds pass through */
 	json_open();
 	secret_heap_open();
-	return run(&a, given, argc - optind, argv + optind);
+	return check_output(run(&a, given, argc - optind, argv + optind));
 }

@@ -48,7 +48,7 @@ struct server {
 	struct kms_connections connections;
 	struct kms_metrics_http *http;
 	int signals, state; /* state_dir's lock */
-	bool ending, unreachable;
+	bool ending, unreachable, deaf;
 	uint64_t alive_every_ns, alive_ns;
 	char status[600];
 };
@@ -74,18 +74,33 @@ take_connection(struct server *s, int fd)
 	return true;
 }
 
+/* Said once, and tried ten times a second. */
+static void
+tell_deaf(struct server *s, int error)
+{
+	bool deaf = error != 0 && error != EAGAIN;
+
+	if (deaf && !s->deaf)
+		log_error("connections cannot be accepted: %s: raise the limit of open files "
+			  "(LimitNOFILE=), or see what holds them",
+			strerror(error));
+	else if (!deaf && s->deaf)
+		log_info("connections can be accepted again");
+	s->deaf = deaf;
+	if (deaf)
+		nanosleep(&(const struct timespec){ 0, 100 * CLOCK_MS }, NULL);
+}
+
 /* False: nobody else waits, or none can be taken now. */
 static bool
 accept_one(struct server *s)
 {
 	int fd = accept4(s->socket.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int error = fd < 0 ? errno : 0;
 
-	if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+	if (error == EINTR || error == ECONNABORTED)
 		return true;
-	if (fd < 0 && errno != EAGAIN) {
-		log_error("a connection cannot be accepted: %s", strerror(errno));
-		nanosleep(&(const struct timespec){ 0, 100 * CLOCK_MS }, NULL);
-	}
+	tell_deaf(s, error);
 	if (fd < 0)
 		return false;
 	if (take_connection(s, fd)) {

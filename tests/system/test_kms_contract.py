@@ -9,8 +9,9 @@ import uuid
 
 import pytest
 
-from kekd import TOOLS, b64, in_threads, proc_status
+from kekd import TOOLS, b64, in_threads, proc_status, unb64, wait_for
 from kms import CLUSTER, PROVIDER, SERVICE, Code, Failed, Quiet, grpc
+from pki import spiffe
 from protobuf import field
 
 KEY_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[1-9][0-9]{0,19}")
@@ -410,6 +411,40 @@ def test_two_plugins_of_one_cluster_open_each_others_seeds(server, plugin, api, 
 def test_a_seed_of_another_key_is_not_opened(server, plugin, api, make_plugin):
     foreign = make_plugin(server, key="kubernetes-2").start().stub().encrypt()
     api.refuses(Code.NOT_FOUND, "decrypt", foreign)
+
+
+def test_what_is_too_short_for_a_seed_is_not_handed_to_an_api_server(server, plugin, api, sealed):
+    """Wrapped for this very cluster and provider, by somebody else."""
+    context = {"kubernetes-cluster": CLUSTER, "provider": PROVIDER}
+    with server.http("admin-1") as admin:
+        admin.put_client("short", ["uri:" + spiffe("short")],
+                         [{"keys": plugin.key, "operations": ["wrap"]}])
+    with server.http(certificate=plugin.pki.client("short")) as other:
+        for n in (1, 31, 32):
+            blob = other.ok("POST", f"/v1/keys/{plugin.key}/wrap",
+                            {"plaintext": b64(os.urandom(n)), "context": context}).json
+            wrapped = sealed.but(ciphertext=unb64(blob["ciphertext"]))
+            if n == 32:
+                assert len(api.decrypt(wrapped)) == 32
+                continue
+            text = api.refuses(Code.FAILED_PRECONDITION, "decrypt", wrapped)
+            assert f"has {n} bytes, and an API server needs 32" in text
+
+
+def test_an_unknown_key_id_while_no_kekd_answers_is_not_said_to_be_none(own, make_plugin):
+    plugin = make_plugin(own).start()
+    api = plugin.stub()
+    sealed = api.encrypt()
+    own.stop()
+    version = str(uuid.uuid4())
+    wait_for(lambda: "no kekd could be asked" in api.refuses(
+        Code.UNAVAILABLE, "decrypt", sealed.of_version(version).but(key_id=f"{version}.1")),
+        "it is told")
+    own.start()
+    plugin.wait_ready()
+    assert api.opens(sealed)
+    assert version in api.refuses(Code.NOT_FOUND, "decrypt",
+                                  sealed.of_version(version).but(key_id=f"{version}.1"))
 
 
 def test_an_error_says_what_kekd_said_and_under_which_request(server, plugin, make_plugin):

@@ -8,15 +8,19 @@ import glob
 import http.server
 import json
 import os
+import pty
 import shutil
 import socket
+import subprocess
 import threading
+from concurrent import futures
 
 import pytest
 
-from kekd import FAULTY_MODULE, TOOLS, USER, Faults, free_port, suspended, wait_for
-from kms import GRANTS, PROVIDER
+from kekd import FAULTY_MODULE, PATIENCE, TOOLS, USER, Faults, free_port, suspended, wait_for
+from kms import GRANTS, PROVIDER, SERVICE, TYPES, grpc
 from pki import Authority, replace, spiffe
+from test_store_seal import edited_key
 
 WELL = {"configuration", "state_dir", "announced", "socket", "socket-mode", "status", "metrics",
         "certificate", "certificate-expiry", "ca"}
@@ -142,7 +146,9 @@ def test_a_state_dir_that_another_user_owns_is_found(stopped, root):
     for name in ("client.pem", "client.key", "ca.pem"):
         shutil.chown(stopped.path(name), USER, USER)
     stopped.wrapper = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-    text = found(doctor(stopped), "state_dir")
+    os.mkdir(stopped.path("gcov"))  # where a build for gcov can write its data as that user
+    shutil.chown(stopped.path("gcov"), USER, USER)
+    text = found(doctor(stopped, environment={"GCOV_PREFIX": stopped.path("gcov")}), "state_dir")
     assert "cannot be written" in text and "Give it to the plugin's user" in text
 
 
@@ -204,6 +210,45 @@ def test_a_listener_that_never_answers_does_not_hold_it_up(stopped):
         assert "gRPC status 4" in text or "no answer" in text, text
 
 
+@contextlib.contextmanager
+def answering(plugin, status):
+    """Another program at the socket, that answers Status with these bytes."""
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: status)
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(SERVICE, {"Status": handler}),))
+    assert server.add_insecure_port("unix:" + plugin.socket)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
+
+
+def test_what_is_no_answer_to_status_is_told_from_one_that_is_not_well(stopped):
+    with answering(stopped, b"\xff\xff"):
+        assert "the answer is no StatusResponse" in found(doctor(stopped), "status")
+    for fields in ({"version": "v1beta1", "healthz": "ok"}, {"version": "v2", "healthz": "no"},
+                   {"version": "v2" * 200, "healthz": "ok"}, {}):
+        answer = TYPES["StatusResponse"](key_id="x", **fields).SerializeToString()
+        with answering(stopped, answer):
+            text = found(doctor(stopped), "status")
+        assert 'version "' + fields.get("version", "")[:8] in text, text
+        assert "Is it kekd-kms that listens there?" in text
+
+
+def test_what_speaks_no_grpc_is_told(stopped):
+    with stopped.listen() as listener:
+        def hang_up():
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+        threading.Thread(target=hang_up, daemon=True).start()
+        text = found(doctor(stopped), "status")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert "Status is an error: " in text and "gRPC status 14" in text
+
+
 def test_an_error_of_status_is_told_with_its_reason(server, make_plugin):
     plugin = make_plugin(server).start()
     plugin.grant("wrap", "key.read")
@@ -238,6 +283,25 @@ def test_metrics_of_nobody_and_of_somebody_else_are_found(stopped):
     finally:
         other.shutdown()
         other.server_close()
+
+
+def test_metrics_on_a_unix_socket_are_asked_there(stopped):
+    without_settings(stopped, metrics="unix:" + stopped.path("metrics.sock"))
+    assert stopped.path("metrics.sock") in found(doctor(stopped), "metrics", "warning")
+    stopped.start()
+    assert "metrics.sock answers" in found(doctor(stopped), "metrics", "ok")
+
+
+def test_a_report_that_cannot_be_written_is_a_failure(running):
+    """As on a full disk."""
+    calm(running)
+    for words in (("doctor",), ("doctor", "-o", "json"), ("--help",), ("--version",)):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run(running.command(*words), check=False, stdout=full,
+                                  stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+        assert done.returncode == 1, (words, done)
+        assert done.stderr.endswith("kekd-kms: cannot write to standard output: make room there, "
+                                    "or give another place\n"), (words, done)
 
 
 # ---- certificates ----
@@ -311,6 +375,79 @@ def test_files_that_do_not_belong_together_or_hold_nothing_are_found(stopped, pk
     with open(stopped.path("ca.pem"), "w", encoding="ascii") as f:
         f.write("nothing\n")
     assert "holds no certificate" in found(doctor(stopped), "ca")
+
+
+def with_passphrase(key):
+    """No secret of anybody's."""
+    subprocess.run(["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:of-the-test",
+                    "-out", key + ".new"], check=True, capture_output=True)
+    os.chmod(key + ".new", 0o600)
+    os.rename(key + ".new", key)
+
+
+def on_a_terminal(plugin, *words):
+    """What it shows on a terminal that is its own, where nobody types: (exit status, text)."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            os.execv(plugin.command()[0], plugin.command(*words))
+        finally:
+            os._exit(127)
+    watchdog = threading.Timer(PATIENCE, os.kill, (pid, 9))
+    watchdog.start()
+    shown = b""
+    try:
+        with contextlib.suppress(OSError):  # EIO: it ended
+            while piece := os.read(terminal, 65536):
+                shown += piece
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+    finally:
+        watchdog.cancel()
+        os.close(terminal)
+
+
+def test_a_key_with_a_passphrase_is_found_and_nobody_is_asked_for_it(stopped):
+    with_passphrase(stopped.path("client.key"))
+    answer = doctor(stopped)
+    text = found(answer, "certificate")
+    assert "client.key holds no key that can be used" in text and "without a passphrase" in text
+    assert "unable to set private key file" in found(answer, "connection")
+    status, shown = on_a_terminal(stopped, "doctor")
+    assert status == 1 and "pass phrase" not in shown and "3 faults, 0 warnings." in shown, shown
+
+
+def test_a_plugin_whose_key_has_a_passphrase_says_so_and_takes_one_without(stopped):
+    with_passphrase(stopped.path("client.key"))
+    stopped.start(ready=False)
+    text = stopped.wait_sick(about="certificate or key")
+    assert "cannot be used" in text
+    assert "connection" in {c["check"] for c in doctor(stopped)["checks"]}
+    stopped.install(stopped.certificate)
+    stopped.wait_ready()
+
+
+def test_a_certificate_that_names_nobody_is_a_warning_and_a_dns_name_is_somebody(stopped, pki):
+    for san in (None, "email:plugin@example.org"):
+        stopped.install(pki.ca.issue(f"{stopped.name}-{bool(san)}", san))
+        answer = doctor(stopped)
+        text = found(answer, "certificate", "warning")
+        assert "names nobody" in text and "one URI or DNS name" in text
+        assert "certificate_identity" in found(answer, "identity")
+    stopped.install(pki.ca.issue(stopped.name + "-dns", "email:x@example.org,DNS:kms.example.org"))
+    assert "dns:kms.example.org" in found(doctor(stopped), "certificate", "ok")
+
+
+def test_a_ca_that_has_expired_is_found_and_beside_a_good_one_is_a_warning(stopped, pki):
+    old = pki.ca.issue(stopped.name + "-old-ca", "DNS:x", first=hours(-9), last=hours(-1))
+    with open(old.pem, "rb") as f, open(pki.ca.pem, "rb") as good:
+        expired, both = f.read(), good.read()
+    replace(stopped.path("ca.pem"), expired)
+    text = found(doctor(stopped), "ca")
+    assert "1 of 1 certificates" in text and "Put the CA's new certificate there" in text
+    replace(stopped.path("ca.pem"), both + expired)
+    answer = doctor(stopped)
+    assert "1 of 2 certificates" in found(answer, "ca", "warning")
+    assert "connection" in well(answer)
 
 
 def test_a_ca_that_did_not_issue_kekds_certificate_is_found(stopped, tmp_path):
@@ -472,6 +609,28 @@ def test_a_key_whose_creation_broke_off_is_found(make_server, make_plugin, tmp_p
     assert "key_not_found" in text and f"kekctl key create {plugin.key}," in text
     server.kekctl("key", "create", plugin.key)
     assert {"key", "wrap", "unwrap"} <= well(doctor(plugin))
+
+
+def test_a_token_that_is_slow_is_a_warning_in_either_direction(make_server, make_plugin, tmp_path):
+    faults = Faults(str(tmp_path))
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment)
+    plugin = make_plugin(server.init().start().populate(), metrics=False)
+    faults.set("C_EncryptInit,C_DecryptInit delay 200")
+    answer = doctor(plugin)
+    for check in ("wrap", "unwrap"):
+        assert "within 100 ms" in found(answer, check, "warning")
+
+
+def test_a_record_whose_seal_does_not_verify_is_a_warning(own, make_plugin):
+    """The one before stays in force, and both directions work."""
+    plugin = make_plugin(own, key="demo", metrics=False)
+    edited_key(own)
+    with own.http("admin-1") as admin:
+        wait_for(lambda: admin.ok("GET", "/v1/keys/demo").json["refused"], "it is noticed")
+    answer = doctor(plugin)
+    text = found(answer, "key", "warning")
+    assert "seal does not verify" in text and "kekctl status" in text
+    assert {"wrap", "unwrap"} <= well(answer)
 
 
 def test_a_primary_version_that_its_token_lacks_is_found(own, make_plugin):

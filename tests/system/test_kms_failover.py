@@ -253,6 +253,23 @@ def test_a_joined_decrypt_keeps_its_own_deadline(slow):
     assert sealed.seed in patient.result()
 
 
+def test_who_joined_late_is_tried_for_anew_when_the_first_has_no_time_left(server, make_plugin):
+    with Proxy(server.port) as proxy:
+        plugin = make_plugin(server, endpoints=[f"https://127.0.0.1:{proxy.port}"], probe="60s",
+                             timeout="20s").start()
+        hasty, patient = plugin.stub(), plugin.stub()
+        sealed = hasty.encrypt()
+        proxy.stall()
+        first = hasty.start_decrypt(sealed, timeout=2)
+        wait_for(lambda: plugin.metric("kekd_kms_requests_in_flight") == 1, "it is asked for")
+        late = patient.start_decrypt(sealed, timeout=60)
+        wait_for(lambda: plugin.metric("kekd_kms_decrypts_joined_total") == 1, "it has joined")
+        assert first.exception().code() == Code.DEADLINE_EXCEEDED
+        wait_for(lambda: plugin.metric("kekd_kms_requests_in_flight") == 1, "it is asked for anew")
+        proxy.heal()
+        assert sealed.seed in late.result()
+
+
 def test_what_is_not_identical_is_not_joined(slow):
     """The same blob under another key_id or other annotations has an answer of its own."""
     plugin, proxy = slow

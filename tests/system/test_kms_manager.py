@@ -3,6 +3,8 @@
 
 import http.client
 import os
+import resource
+import shutil
 import signal
 import socket
 import stat
@@ -12,12 +14,13 @@ import threading
 
 import pytest
 
-from kekd import kill, wait_for
+from kekd import free_port, kill, wait_for
+from kms import Code, Failed
 
 # As another user: connects, says what HTTP/2 begins with, and waits for an answer.
 STRANGER = """
 import os, socket, sys
-os.setgroups([])
+os.setgroups([int(group) for group in sys.argv[4:]])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[3]))
 s = socket.socket(socket.AF_UNIX)
@@ -113,6 +116,27 @@ def test_sighup_changes_the_sockets_mode_and_tells_what_takes_a_restart(managed,
         assert api.opens(api.encrypt())
 
 
+def test_sighup_names_every_setting_that_takes_a_restart(managed, manager):
+    managed.start()
+    manager.forget()
+    for name in ("ca.pem", "client.pem", "client.key"):
+        shutil.copy(managed.path(name), managed.path("other-" + name))
+    changes = {"provider": "other", "cluster": "prod-2", "key": "other",
+               "ca": managed.path("other-ca.pem"), "certificate": managed.path("other-client.pem"),
+               "certificate_key": managed.path("other-client.key"),
+               "socket": {"path": managed.path("other.sock")},
+               "state_dir": managed.path("other-state"), "metrics": "127.0.0.1:1",
+               "timeout": "1s"}
+    managed.settings.update(changes)
+    managed.write_config()
+    kill(managed.pid, signal.SIGHUP)
+    manager.wait("READY=1")
+    assert ("a restart is needed for: provider, cluster, key, ca, certificate, certificate_key, "
+            "socket.path, state_dir, metrics, timeout\n") in managed.log()
+    with managed.stub() as api:
+        assert api.opens(api.encrypt()), "as before"
+
+
 def test_sighup_with_a_faulty_configuration_changes_nothing(managed, manager):
     managed.start()
     manager.forget()
@@ -144,6 +168,45 @@ def test_a_socket_that_was_removed_is_told_and_what_took_its_place_is_left_alone
     assert os.path.islink(managed.socket)
 
 
+def test_a_socket_that_is_put_back_is_told_to_be_there_again(managed, manager):
+    managed.start()
+    manager.wait("STATUS=serving: kekd wraps and unwraps")
+    os.rename(managed.socket, managed.path("aside"))
+    manager.wait("STATUS=nobody can connect")
+    manager.forget()
+    os.rename(managed.path("aside"), managed.socket)
+    manager.wait("STATUS=serving: kekd wraps and unwraps")
+    assert f"{managed.socket} is there again" in managed.log()
+    with managed.stub() as api:
+        assert api.opens(api.encrypt())
+
+
+def test_without_descriptors_who_is_connected_is_answered_and_others_later(managed):
+    """Some of its requests to kekd need a new connection, too."""
+    managed.start()
+    api = managed.stub()
+    sealed = api.encrypt()
+    files = set(os.listdir(f"/proc/{managed.pid}/fd"))
+    before = resource.prlimit(managed.pid, resource.RLIMIT_NOFILE)
+    free = next(n for n in range(before[0]) if str(n) not in files)
+    resource.prlimit(managed.pid, resource.RLIMIT_NOFILE, (free, before[1]))
+    wait_for(lambda: "connections cannot be accepted" in managed.log(), "it is told")
+    assert "LimitNOFILE" in managed.log()
+    with managed.stub() as later:
+        for method in ("status", "decrypt") * 10:
+            try:
+                getattr(api, method)(*([sealed] if method == "decrypt" else []))
+            except Failed as e:
+                assert e.code == Code.UNAVAILABLE, e
+            later.refuses((Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED), "status", timeout=0.1)
+        assert managed.log().count("connections cannot be accepted") == 1
+        resource.prlimit(managed.pid, resource.RLIMIT_NOFILE, before)
+        wait_for(later.healthy, "later ones are served", 30, 0.2)
+    assert "connections can be accepted again" in managed.log()
+    managed.wait_ready()
+    assert api.opens(sealed)
+
+
 def ask(plugin, path, method="GET", body=None):
     connection = http.client.HTTPConnection("127.0.0.1", plugin.metrics_port, timeout=5)
     connection.request(method, path, body)
@@ -153,8 +216,10 @@ def ask(plugin, path, method="GET", body=None):
     return answer.status, text
 
 
-def answered(plugin, group, user):
-    done = subprocess.run([sys.executable, "-c", STRANGER, plugin.socket, str(group), str(user)],
+def answered(plugin, group, user, *others):
+    """others: groups that it is in besides."""
+    done = subprocess.run([sys.executable, "-c", STRANGER, plugin.socket,
+                           *map(str, (group, user, *others))],
                           check=True, text=True, stdout=subprocess.PIPE)
     return int(done.stdout) > 0
 
@@ -171,6 +236,39 @@ def test_a_stranger_is_not_served_although_the_mode_lets_it_in(managed, root):
     os.chown(managed.socket, 0, NOBODY)
     assert answered(managed, NOBODY, 1)
     assert managed.stub().healthy()
+
+
+def test_the_sockets_group_is_served_to_whom_it_is_a_further_group(managed, root):
+    managed.start()
+    os.chmod(managed.dir, 0o755)
+    os.chown(managed.socket, 0, NOBODY)
+    os.chmod(managed.socket, 0o660)
+    assert answered(managed, 1, 1, 7, NOBODY, 9)
+    os.chmod(managed.socket, 0o666)  # the kernel lets all in
+    assert not answered(managed, 1, 1, 7, 9)
+
+
+def test_metrics_are_told_over_ipv6(managed):
+    if not os.path.exists("/proc/net/if_inet6"):
+        pytest.skip("no IPv6 here")
+    port = free_port()
+    managed.settings["metrics"] = f"[::1]:{port}"
+    managed.write_config()
+    managed.start()
+    connection = http.client.HTTPConnection("::1", port, timeout=5)
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_a_port_for_metrics_that_is_taken_is_told_and_nothing_is_left(managed):
+    with socket.create_server(("127.0.0.1", managed.metrics_port)):
+        status, said = managed.run()
+    assert status == 1, said
+    assert (f"metrics: cannot listen on 127.0.0.1:{managed.metrics_port}: Address already in use: "
+            "take another port") in said
+    assert not os.path.exists(managed.socket)
+    managed.start()
 
 
 @pytest.mark.parametrize("path, status, text", [

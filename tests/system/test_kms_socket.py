@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from kekd import kill, suspended, wait_for
+from kekd import PATIENCE, kill, suspended, wait_for
 from kms import Beside, Code, Failed, Reader
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -256,6 +256,48 @@ def test_several_sockets_from_the_service_manager_are_told(server, make_plugin):
                       'exec "$@" 3</dev/null 4</dev/null', "sh"]
     status, said = plugin.run()
     assert status != 0 and said
+
+
+def run_with(plugin, listener):
+    """With this as the service manager's socket: (exit status, what it said)."""
+    plugin.listener = listener
+    done = subprocess.run(plugin.command(), check=False, text=True, timeout=PATIENCE,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          pass_fds=(listener.fileno(),))
+    plugin.listener = None
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("what", ["tcp", "datagram", "abstract", "not listening", "no socket"])
+def test_what_the_service_manager_passed_must_be_a_unix_socket_with_a_path(
+        server, make_plugin, what):
+    """Another has no mode: everybody could connect."""
+    plugin = make_plugin(server)
+    if what == "no socket":
+        listener = open(plugin.path("log"), "a", encoding="ascii")
+    else:
+        family = socket.AF_INET if what == "tcp" else socket.AF_UNIX
+        kind = socket.SOCK_DGRAM if what == "datagram" else socket.SOCK_STREAM
+        listener = socket.socket(family, kind)
+        listener.bind({"tcp": ("127.0.0.1", 0), "abstract": "\0kekd-kms-test"}.get(
+            what, plugin.socket))
+        if what in ("tcp", "abstract"):
+            listener.listen()
+    with listener:
+        status, said = run_with(plugin, listener)
+    assert status == 1 and "no unix stream socket" in said, said
+    assert "its unit needs ListenStream=/PATH" in said
+
+
+def test_a_socket_at_another_path_than_the_configurations_is_served_and_told(server, make_plugin):
+    plugin = make_plugin(server, held=True)
+    plugin.settings["socket"]["path"] = plugin.path("elsewhere.sock")
+    plugin.write_config()
+    plugin.start()
+    assert plugin.stub().encrypt()
+    assert (f"the service manager's socket is {plugin.socket}, not socket.path "
+            f"{plugin.path('elsewhere.sock')}") in plugin.log()
+    assert not os.path.exists(plugin.path("elsewhere.sock"))
 
 
 def test_an_environment_meant_for_another_process_is_not_taken(server, make_plugin):
