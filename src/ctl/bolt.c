@@ -45,7 +45,6 @@ struct bolt {
 	int fd;
 	uint64_t size, visited;
 	struct meta meta;
-	bool one_meta;
 	struct window structure, content;
 	char error[BOLT_ERROR_SIZE];
 };
@@ -237,7 +236,7 @@ no_meta(struct bolt *b, int first, int second)
 }
 
 static int
-choose_meta(struct bolt *b, struct meta *ret_meta, bool *ret_one)
+choose_meta(struct bolt *b, struct meta *ret_meta)
 {
 	struct meta first, second;
 	int a = read_meta(b, 0, &first), z;
@@ -247,7 +246,6 @@ choose_meta(struct bolt *b, struct meta *ret_meta, bool *ret_one)
 		z = -EBADMSG;
 	if (a != 0 && z != 0)
 		return no_meta(b, a, z);
-	*ret_one = a != 0 || z != 0;
 	*ret_meta = z != 0 || (a == 0 && first.txid > second.txid) ? first : second;
 	return 0;
 }
@@ -279,7 +277,7 @@ bolt_open(int fd, uint64_t size, struct bolt **ret_bolt, char ret_error[static B
 	}
 	b->fd = fd;
 	b->size = size;
-	err = choose_meta(b, &b->meta, &b->one_meta);
+	err = choose_meta(b, &b->meta);
 	if (err == 0)
 		err = check_meta(b);
 	if (err == 0) {
@@ -298,12 +296,6 @@ bolt_freep(struct bolt **b)
 	*b = NULL;
 }
 
-uint32_t
-bolt_page_size(const struct bolt *b)
-{
-	return b->meta.page_size;
-}
-
 uint64_t
 bolt_used(const struct bolt *b)
 {
@@ -316,18 +308,11 @@ bolt_visited(const struct bolt *b)
 	return b->visited * b->meta.page_size;
 }
 
-bool
-bolt_has_one_meta(const struct bolt *b)
-{
-	return b->one_meta;
-}
-
 int
 bolt_check_unchanged(struct bolt *b)
 {
 	struct meta now;
-	bool one;
-	int err = choose_meta(b, &now, &one);
+	int err = choose_meta(b, &now);
 
 	if (err != 0)
 		return err;

@@ -37,10 +37,8 @@ void bolt_freep(struct bolt **b);
 const char *bolt_error(const struct bolt *b); /* of the last call that failed */
 int bolt_fail(struct bolt *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-uint32_t bolt_page_size(const struct bolt *b);
-uint64_t bolt_used(const struct bolt *b);     /* bytes up to the last page in use */
-uint64_t bolt_visited(const struct bolt *b);  /* bytes of pages that bolt_each has come by */
-bool bolt_has_one_meta(const struct bolt *b); /* the other meta page is damaged */
+uint64_t bolt_used(const struct bolt *b);    /* bytes up to the last page in use */
+uint64_t bolt_visited(const struct bolt *b); /* bytes of pages that bolt_each has come by */
 /* Were its pages written to since bolt_open? Then what was read fits together no more. */
 int bolt_check_unchanged(struct bolt *b);
 
