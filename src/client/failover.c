@@ -100,15 +100,18 @@ left_ms(const struct call *call)
 }
 
 /* others: endpoints that come after this one. Of what may be asked again elsewhere each has its
- * share: one that takes requests and never answers must not use up the time of the rest. */
+ * share: one that takes requests and never answers must not use up the time of the rest. again:
+ * there will be another round for the next active; an old one that stands still, which a standby
+ * names for as long as it does not know, must not use up that one's time either. */
 static void
-share_time(const struct kekd_client *c, struct call *call, enum repeat repeat, size_t others)
+share_time(const struct kekd_client *c, struct call *call, enum repeat repeat, size_t others,
+	bool again)
 {
 	long left = left_ms(call);
 	long share = repeat == REPEAT_NEVER ? left : left / (long)(others + 1);
 	long connect = left / (long)(others + 1);
 
-	if (others > 0 && connect > (long)c->connect_ms)
+	if ((others > 0 || again) && connect > (long)c->connect_ms)
 		connect = (long)c->connect_ms;
 	call->limit_ms = share > 0 ? share : 1;
 	call->connect_ms = connect > 0 ? connect : 1;
@@ -123,12 +126,12 @@ struct attempt {
 };
 
 static int
-follow(struct kekd_client *c, struct call *call, enum repeat repeat, size_t others, char *url,
-	struct attempt *a)
+follow(struct kekd_client *c, struct call *call, enum repeat repeat, size_t others, bool again,
+	char *url, struct attempt *a)
 {
 	for (int hops = 0; hops <= REDIRECTS_MAX; hops++) {
 		struct exchange x;
-		share_time(c, call, repeat, others);
+		share_time(c, call, repeat, others, again || hops > 0);
 		int err = exchange_run(c, call, url, &x, a->error);
 		a->sent = x.sent;
 		a->reply = x.reply;
@@ -155,14 +158,14 @@ follow(struct kekd_client *c, struct call *call, enum repeat repeat, size_t othe
 
 static void
 try_endpoint(struct kekd_client *c, struct call *call, enum repeat repeat, size_t endpoint,
-	size_t others, struct attempt *ret_attempt)
+	size_t others, bool again, struct attempt *ret_attempt)
 {
 	struct attempt a = { 0 };
 	char url[CLIENT_URL_SIZE];
 
 	if ((size_t)snprintf(url, sizeof(url), "%s%s", c->endpoints[endpoint], call->path) <
 		sizeof(url)) {
-		a.err = follow(c, call, repeat, others, url, &a);
+		a.err = follow(c, call, repeat, others, again, url, &a);
 	} else {
 		snprintf(a.error, sizeof(a.error), "the URL has more than 2,047 characters");
 		a.err = -EINVAL;
@@ -330,7 +333,7 @@ ask_round(struct kekd_client *c, struct call *call, enum repeat repeat, struct r
 		size_t endpoint = o.endpoints[i];
 		atomic_store(&call->ask->endpoint, endpoint);
 		call->ask->passed_over = passed_over(c, call->ask, from, &o, i);
-		try_endpoint(c, call, repeat, endpoint, o.count - 1 - i, &a);
+		try_endpoint(c, call, repeat, endpoint, o.count - 1 - i, r->moving, &a);
 		keep_health(c, call, endpoint, &a);
 		if (settle(c, call, endpoint, repeat, &a, r) || left_ms(call) == 0)
 			return true;

@@ -60,6 +60,18 @@ def test_a_change_during_a_fail_over_is_made_by_the_next_active(pair, how):
     assert standby.is_active() and primary(pair) == before
 
 
+def test_a_change_waits_for_the_next_active_though_the_last_one_stands_still(pair):
+    """It takes connections, and no more: the standby names it until its lease is over."""
+    active, standby = pair.roles()
+    active.suspend()
+    try:
+        shown = pair.kekctl("client", "set", "app", "--in-flight", "90", "--timeout", "20",
+                            first=active)
+        assert b"set" in shown.stdout and standby.is_active()
+    finally:
+        active.resume()
+
+
 @pytest.mark.parametrize("how", ["kill_all", "stop"])
 def test_a_long_rewrap_loses_nothing_while_the_active_goes(pair, how, tmp_path):
     with pair.http("app") as app:
