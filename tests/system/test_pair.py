@@ -265,6 +265,7 @@ def test_one_that_stepped_down_stays_a_standby_for_a_while(own_pair):
     assert pair.takes_over(LEASE + 2, b) < LEASE + 2
     record, = a.audit_records(operation="cluster.step_down", type="outcome")
     assert record["detail"] == {"node": a.name, "pause_s": 2, "force": False}
+    wait_for(lambda: not is_ready(a, b.name), "it hears that the other one is gone", 5)
     with a.http("admin-1") as h:
         reply = h.call("POST", "/v1/cluster/step-down", {})
         assert (reply.status, reply.code) == (409, "member_not_ready")
