@@ -57,6 +57,10 @@ int json_take(const json_t *object, const struct json_member *members, size_t n,
 int json_take_record(const json_t *object, const struct json_member *members, size_t n,
 	char ret_error[JSON_ERROR_SIZE]);
 /* KEKD_EINVALID, with the text. */
-int json_refuse(char ret_error[JSON_ERROR_SIZE], const char *text);
+int json_refuse(char ret_error[JSON_ERROR_SIZE], const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+/* The error that is given, with the text. */
+int json_say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 
 #endif

@@ -239,17 +239,6 @@ check_identity(const char *text)
 	return "must start with uri:, dns:, spki: or cn:";
 }
 
-static int __attribute__((format(printf, 2, 3)))
-refuse(char ret_error[JSON_ERROR_SIZE], const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return KEKD_EINVALID;
-}
-
 /* An array of strings, each given once; in *list, which the caller frees whatever happens. */
 static int
 take_strings(const char *member, const json_t *array, size_t max, char ***list, size_t *count,
@@ -258,17 +247,19 @@ take_strings(const char *member, const json_t *array, size_t max, char ***list, 
 	size_t n = json_array_size(array);
 
 	if (n > max)
-		return refuse(ret_error, "member \"%s\" has more than %zu entries", member, max);
+		return json_refuse(
+			ret_error, "member \"%s\" has more than %zu entries", member, max);
 	*list = calloc(n + 1, sizeof(**list));
 	if (!*list)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++) {
 		const char *text = json_string_value(json_array_get(array, i));
 		if (!text)
-			return refuse(ret_error, "member \"%s\"[%zu] must be a string", member, i);
+			return json_refuse(
+				ret_error, "member \"%s\"[%zu] must be a string", member, i);
 		for (size_t j = 0; j < i; j++)
 			if (strcmp((*list)[j], text) == 0)
-				return refuse(
+				return json_refuse(
 					ret_error, "member \"%s\"[%zu] is given twice", member, i);
 		(*list)[i] = strdup(text);
 		if (!(*list)[i])
@@ -287,11 +278,11 @@ take_identities(struct record *r, const json_t *array, char ret_error[JSON_ERROR
 	if (err)
 		return err;
 	if (r->c.identities_count == 0)
-		return refuse(ret_error, "member \"identities\" must have at least one entry");
+		return json_refuse(ret_error, "member \"identities\" must have at least one entry");
 	for (size_t i = 0; i < r->c.identities_count; i++) {
 		const char *wrong = check_identity(r->c.identities[i]);
 		if (wrong)
-			return refuse(ret_error, "member \"identities\"[%zu] %s", i, wrong);
+			return json_refuse(ret_error, "member \"identities\"[%zu] %s", i, wrong);
 	}
 	return 0;
 }
@@ -304,7 +295,7 @@ take_addresses(struct record *r, const json_t *array, char ret_error[JSON_ERROR_
 
 	for (size_t i = 0; !err && i < r->c.addresses_count; i++)
 		if (parse_network(r->c.addresses[i], &r->networks[i]) < 0)
-			return refuse(ret_error,
+			return json_refuse(ret_error,
 				"member \"addresses\"[%zu] must be an IP address, or a network "
 				"such as 10.0.0.0/8 with no bit set behind its prefix",
 				i);
@@ -332,17 +323,17 @@ take_operations(
 		const char *text = json_string_value(value);
 		int op = text ? access_operation_find(text) : -ENOENT;
 		if (op < 0)
-			return refuse(ret_error,
+			return json_refuse(ret_error,
 				"member \"grants\"[%zu].\"operations\"[%zu] is not an operation",
 				grant, i);
 		if (bits & 1u << op)
-			return refuse(ret_error,
+			return json_refuse(ret_error,
 				"member \"grants\"[%zu].\"operations\" has \"%s\" twice", grant,
 				text);
 		bits |= 1u << op;
 	}
 	if (!bits)
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"member \"grants\"[%zu].\"operations\" must have at least one entry",
 			grant);
 	*ret_bits = bits;
@@ -367,7 +358,7 @@ take_grant(size_t i, const json_t *body, struct access_grant *ret_grant,
 		return err;
 	}
 	if (!is_key_glob(keys))
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"member \"grants\"[%zu].\"keys\" must be 1 to 64 characters of a key's "
 			"name, * and ?",
 			i);
@@ -385,7 +376,8 @@ take_grants(struct client *c, const json_t *array, char ret_error[JSON_ERROR_SIZ
 	int err = 0;
 
 	if (n > GRANTS_MAX)
-		return refuse(ret_error, "member \"grants\" has more than %d entries", GRANTS_MAX);
+		return json_refuse(
+			ret_error, "member \"grants\" has more than %d entries", GRANTS_MAX);
 	c->grants = calloc(n + 1, sizeof(*c->grants));
 	if (!c->grants)
 		return -ENOMEM;
@@ -409,7 +401,7 @@ take_limits(struct client *c, const json_t *body, char ret_error[JSON_ERROR_SIZE
 	if (err)
 		snprintf(ret_error, JSON_ERROR_SIZE, "member \"limits\": %.150s", text);
 	else if (c->requests_per_s > LIMIT_MAX || c->in_flight > LIMIT_MAX)
-		return refuse(ret_error, "member \"limits\" has a number above %d", LIMIT_MAX);
+		return json_refuse(ret_error, "member \"limits\" has a number above %d", LIMIT_MAX);
 	return err;
 }
 
@@ -418,9 +410,9 @@ take_changed(struct client *c, const char *changed, const char *changed_by,
 	char ret_error[JSON_ERROR_SIZE])
 {
 	if (changed && clock_parse(changed, &c->changed_us) < 0)
-		return refuse(ret_error, "member \"changed\" is no time");
+		return json_refuse(ret_error, "member \"changed\" is no time");
 	if (*changed_by && !str_is_name(changed_by))
-		return refuse(ret_error, "member \"changed_by\" is no name");
+		return json_refuse(ret_error, "member \"changed_by\" is no name");
 	snprintf(c->changed_by, sizeof(c->changed_by), "%s", changed_by);
 	return 0;
 }
@@ -445,7 +437,7 @@ take_body(struct record *r, const char *name, const json_t *body, char ret_error
 	if (err)
 		return err;
 	if (strcmp(own_name, name) != 0)
-		return refuse(ret_error, "member \"name\" differs from the client's name");
+		return json_refuse(ret_error, "member \"name\" differs from the client's name");
 	err = take_changed(&r->c, changed, changed_by, ret_error);
 	if (err)
 		return err;
@@ -466,8 +458,9 @@ client_from_json(const char *name, const json_t *body, uint64_t commit, struct c
 	int err;
 
 	if (!str_is_name(name)) {
-		refuse(ret_error, "the client's name must be 1 to 64 of a-z, 0-9, \".\", \"_\" and "
-				  "\"-\", and start and end with a letter or digit");
+		json_refuse(ret_error,
+			"the client's name must be 1 to 64 of a-z, 0-9, \".\", \"_\" and "
+			"\"-\", and start and end with a letter or digit");
 		return KEKD_ENAME;
 	}
 	r = calloc(1, sizeof(*r));

@@ -173,8 +173,23 @@ json_take_record(const json_t *object, const struct json_member *members, size_t
 }
 
 int
-json_refuse(char ret_error[JSON_ERROR_SIZE], const char *text)
+json_refuse(char ret_error[JSON_ERROR_SIZE], const char *format, ...)
 {
-	snprintf(ret_error, JSON_ERROR_SIZE, "%s", text);
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
+	va_end(ap);
 	return KEKD_EINVALID;
+}
+
+int
+json_say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
+	va_end(ap);
+	return err;
 }

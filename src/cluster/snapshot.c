@@ -69,17 +69,6 @@ snapshot_unrefp(struct snapshot **snapshot)
 
 /* ---- the record ---- */
 
-static int __attribute__((format(printf, 2, 3)))
-refuse(char ret_error[JSON_ERROR_SIZE], const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return KEKD_EINVALID;
-}
-
 static bool
 is_cluster(const char *text)
 {
@@ -121,11 +110,13 @@ take_version(const json_t *body, size_t i, struct names *names, struct snapshot_
 		return err;
 	}
 	if (!str_is_name(key))
-		return refuse(ret_error, "member \"versions\"[%zu].\"key\" is no key's name", i);
+		return json_refuse(
+			ret_error, "member \"versions\"[%zu].\"key\" is no key's name", i);
 	if (uuid_parse(id, &v->id) != 0)
-		return refuse(ret_error, "member \"versions\"[%zu].\"version_id\" is no UUID", i);
+		return json_refuse(
+			ret_error, "member \"versions\"[%zu].\"version_id\" is no UUID", i);
 	if (live == 0 && superseded == 0)
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"member \"versions\"[%zu] has no values: leave the version out", i);
 	v->key = keep_name(names, key);
 	v->live = (uint64_t)live;
@@ -147,7 +138,7 @@ take_versions(struct snapshot *s, const json_t *array, char ret_error[JSON_ERROR
 	int err = 0;
 
 	if (n > SNAPSHOT_VERSIONS_MAX)
-		return refuse(ret_error, "member \"versions\" has more than %d entries",
+		return json_refuse(ret_error, "member \"versions\" has more than %d entries",
 			SNAPSHOT_VERSIONS_MAX);
 	v = calloc(1, sizeof(*v) + n * sizeof(v->list[0]));
 	if (!v)
@@ -164,7 +155,7 @@ take_versions(struct snapshot *s, const json_t *array, char ret_error[JSON_ERROR
 	qsort(v->list, n, sizeof(v->list[0]), by_id);
 	for (size_t i = 1; i < n; i++)
 		if (by_id(&v->list[i - 1], &v->list[i]) == 0)
-			return refuse(ret_error, "member \"versions\" has a version twice");
+			return json_refuse(ret_error, "member \"versions\" has a version twice");
 	return 0;
 }
 
@@ -175,13 +166,13 @@ take_times(struct snapshot *s, const char *taken, const char *until, const char 
 	static const char text[] = "member \"%s\" must be a time such as 2026-01-31T12:00:00Z";
 
 	if (clock_parse(taken, &s->taken_us) < 0)
-		return refuse(ret_error, text, "taken");
+		return json_refuse(ret_error, text, "taken");
 	if (clock_parse(until, &s->needed_until_us) < 0)
-		return refuse(ret_error, text, "needed_until");
+		return json_refuse(ret_error, text, "needed_until");
 	if (changed && clock_parse(changed, &s->changed_us) < 0)
-		return refuse(ret_error, text, "changed");
+		return json_refuse(ret_error, text, "changed");
 	if (s->needed_until_us <= s->taken_us)
-		return refuse(ret_error, "member \"needed_until\" must be after \"taken\"");
+		return json_refuse(ret_error, "member \"needed_until\" must be after \"taken\"");
 	return 0;
 }
 
@@ -192,17 +183,17 @@ check_texts(const struct snapshot *s, const char *id, const char *cluster, const
 	uint8_t digest[32];
 
 	if (strcmp(id, s->id) != 0)
-		return refuse(ret_error, "member \"id\" differs from the snapshot's id");
+		return json_refuse(ret_error, "member \"id\" differs from the snapshot's id");
 	if (!is_cluster(cluster))
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"member \"cluster\" must be 1 to %d printable characters without spaces",
 			SNAPSHOT_CLUSTER_MAX);
 	if (str_unhex(sha256, digest, sizeof(digest)) < 0)
-		return refuse(ret_error,
+		return json_refuse(ret_error,
 			"member \"sha256\" must be the SHA-256 of the file in 64 lower-case hex "
 			"digits");
 	if (*changed_by && !str_is_name(changed_by))
-		return refuse(ret_error, "member \"changed_by\" is no name");
+		return json_refuse(ret_error, "member \"changed_by\" is no name");
 	return 0;
 }
 
@@ -235,7 +226,7 @@ fill(struct snapshot *s, const json_t *body, char ret_error[JSON_ERROR_SIZE])
 	if (!err)
 		err = take_times(s, taken, until, changed, ret_error);
 	if (!err && revision == 0)
-		err = refuse(ret_error, "member \"etcd_revision\" must be 1 or more");
+		err = json_refuse(ret_error, "member \"etcd_revision\" must be 1 or more");
 	if (err)
 		return err;
 	snprintf(s->cluster, sizeof(s->cluster), "%s", cluster);
@@ -257,8 +248,9 @@ snapshot_from_json(const char *id, const json_t *body, uint64_t commit,
 	int err;
 
 	if (!str_is_name(id)) {
-		refuse(ret_error, "the snapshot's id must be 1 to 64 of a-z, 0-9, \".\", \"_\" and "
-				  "\"-\", and start and end with a letter or digit");
+		json_refuse(ret_error,
+			"the snapshot's id must be 1 to 64 of a-z, 0-9, \".\", \"_\" and "
+			"\"-\", and start and end with a letter or digit");
 		return KEKD_ENAME;
 	}
 	r = calloc(1, sizeof(*r));

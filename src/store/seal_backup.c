@@ -9,22 +9,10 @@
 #include "kekd/secret.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #define NUMBER_MAX (1ull << 62)
-
-static int __attribute__((format(printf, 3, 4)))
-say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return err;
-}
 
 /* ---- reading all ---- */
 
@@ -184,12 +172,12 @@ sealed_restore(const struct sealed_config *config, const struct sealed_change *c
 		if (strcmp(changes[i].path, CLUSTER_PATH) == 0)
 			cluster = changes[i].body;
 	if (!cluster || above >= NUMBER_MAX)
-		return say(KEKD_EINVALID, ret_error,
+		return json_say(KEKD_EINVALID, ret_error,
 			"it has no record \"cluster\", or a commit "
 			"number that kekd cannot have given");
 	s = seal_new(config);
 	if (!s)
-		return say(-ENOMEM, ret_error, "no memory");
+		return json_say(-ENOMEM, ret_error, "no memory");
 	s->number = above;
 	err = seal_adopt_cluster(s, cluster);
 	if (err == 0)
@@ -199,7 +187,7 @@ sealed_restore(const struct sealed_config *config, const struct sealed_change *c
 	if (err == 0 && !s->accepted_ok)
 		err = KEKD_ESTORE;
 	if (err < 0)
-		say(err, ret_error, "the records cannot be written: %s", kekd_strerror(err));
+		json_say(err, ret_error, "the records cannot be written: %s", kekd_strerror(err));
 	sealed_freep(&s);
 	return err;
 }

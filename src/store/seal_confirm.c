@@ -13,22 +13,10 @@
 #include "kekd/secret.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CHUNK 32
-
-static int __attribute__((format(printf, 3, 4)))
-say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return err;
-}
 
 /* ---- may it be confirmed? ---- */
 
@@ -42,18 +30,18 @@ static int
 check_hold(const struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 {
 	if (!s->config.store->engine->image)
-		return say(KEKD_ESTATE, ret_error,
+		return json_say(KEKD_ESTATE, ret_error,
 			"a single node's store is put back by \"kekd restore\", which counts what "
 			"was done since");
 	if (is_unfinished(s))
 		return 0;
 	if (s->hold == SEALED_HOLD_NONE)
-		return say(KEKD_ESTATE, ret_error,
+		return json_say(KEKD_ESTATE, ret_error,
 			"the metadata store is not held: nothing is to "
 			"be confirmed");
 	if (s->hold != SEALED_HOLD_BEHIND && s->hold != SEALED_HOLD_FOREIGN &&
 		!(s->hold == SEALED_HOLD_NO_ACCEPTED && s->accepted_ok))
-		return say(KEKD_EHELD, ret_error, "%.300s", sealed_hold_text(s->hold));
+		return json_say(KEKD_EHELD, ret_error, "%.300s", sealed_hold_text(s->hold));
 	return 0;
 }
 
@@ -65,10 +53,10 @@ check(const struct sealed *s, const char *generation, char ret_error[JSON_ERROR_
 	if (err < 0)
 		return err;
 	if (strcmp(generation, s->seen.generation) != 0)
-		return say(KEKD_EPRECONDITION, ret_error,
+		return json_say(KEKD_EPRECONDITION, ret_error,
 			"the metadata store is of generation %s by now", s->seen.generation);
 	if (!s->whole)
-		return say(KEKD_EHELD, ret_error,
+		return json_say(KEKD_EHELD, ret_error,
 			"the metadata store is not whole by itself: a seal in it does not verify, "
 			"or "
 			"a record was deleted, inserted or put back by itself");
@@ -131,12 +119,12 @@ put_back_own(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 			continue;
 		err = put_back(s, e);
 		if (err < 0)
-			return say(err, ret_error, "record %.100s cannot be put back: %s", e->path,
-				kekd_strerror(err));
+			return json_say(err, ret_error, "record %.100s cannot be put back: %s",
+				e->path, kekd_strerror(err));
 		seal_mark_dirty(s, e->path);
 	}
 	err = seal_settle(s);
-	return err < 0 ? say(err, ret_error, "the metadata store cannot be read: %s",
+	return err < 0 ? json_say(err, ret_error, "the metadata store cannot be read: %s",
 				 kekd_strerror(err))
 		       : 0;
 }
@@ -301,7 +289,7 @@ begin(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 	if (err == 0)
 		err = seal_accept(s, s->number, s->state);
 	json_decref(body);
-	return err < 0 ? say(err, ret_error, "the new generation cannot be written: %s",
+	return err < 0 ? json_say(err, ret_error, "the new generation cannot be written: %s",
 				 kekd_strerror(err))
 		       : 0;
 }
@@ -323,7 +311,7 @@ flush(struct raise *r)
 	int err = r->count > 0 ? commit(r->s, r->changes, r->count) : 0;
 
 	if (err < 0)
-		say(err, r->error,
+		json_say(err, r->error,
 			"records cannot be written, from %.100s on: %s; repeat the "
 			"command to go on",
 			r->changes[0].path, kekd_strerror(err));
@@ -344,7 +332,7 @@ raise_one(struct raise *r, const struct sealed_entry *e)
 	json_decref(body);
 	if (err < 0) {
 		json_decref(next);
-		return say(err, r->error, "record %.100s: %s", e->path, kekd_strerror(err));
+		return json_say(err, r->error, "record %.100s: %s", e->path, kekd_strerror(err));
 	}
 	if (!next)
 		return 0;
@@ -386,7 +374,7 @@ finish(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 	if (err == 0)
 		err = commit_cluster(s, body);
 	json_decref(body);
-	return err < 0 ? say(err, ret_error,
+	return err < 0 ? json_say(err, ret_error,
 				 "the new generation cannot be finished: %s; repeat the "
 				 "command",
 				 kekd_strerror(err))
@@ -418,7 +406,8 @@ sealed_confirm(struct sealed *s, const char *generation, sealed_next_fn *next, v
 	int err = sealed_poll(s);
 
 	if (err < 0)
-		say(err, ret_error, "the metadata store cannot be read: %s", kekd_strerror(err));
+		json_say(err, ret_error, "the metadata store cannot be read: %s",
+			kekd_strerror(err));
 	else
 		err = confirm(s, generation, next, user, ret_error);
 	seal_publish(s);

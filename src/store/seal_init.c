@@ -9,7 +9,6 @@
 #include "kekd/err.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,17 +16,6 @@
 #define LABEL_PREFIX "kekd:"
 #define LABEL_SIZE SEAL_LABEL_SIZE
 #define CLUSTER_LEVEL 1
-
-static int
-say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return err;
-}
 
 /* ---- nothing is there yet ---- */
 
@@ -38,9 +26,10 @@ check_store(const struct sealed_config *c, char ret_error[JSON_ERROR_SIZE])
 	int err = c->store->engine->list(c->store, "", NULL, 1, &p);
 
 	if (err < 0)
-		say(err, ret_error, "the metadata store cannot be read: %s", kekd_strerror(err));
+		json_say(err, ret_error, "the metadata store cannot be read: %s",
+			kekd_strerror(err));
 	else if (p.count > 0)
-		err = say(KEKD_EINVALID, ret_error,
+		err = json_say(KEKD_EINVALID, ret_error,
 			"the metadata store has records already: start kekd; init makes a cluster "
 			"once");
 	store_page_free(&p);
@@ -57,12 +46,12 @@ check_accepted(const struct sealed_config *c, char ret_error[JSON_ERROR_SIZE])
 	if (err == -ENOENT || (err == 0 && a.number == 0))
 		return 0;
 	if (err == 0)
-		return say(KEKD_EINVALID, ret_error,
+		return json_say(KEKD_EINVALID, ret_error,
 			"%s/accepted: cluster \"%s\" was in use here up to commit %llu: put back "
 			"its "
 			"database, or move this file away",
 			c->state_dir, a.cluster, (unsigned long long)a.number);
-	return say(KEKD_EINVALID, ret_error, "%s/accepted: cannot be read: %s: move it away",
+	return json_say(KEKD_EINVALID, ret_error, "%s/accepted: cannot be read: %s: move it away",
 		c->state_dir, kekd_strerror(err));
 }
 
@@ -152,7 +141,7 @@ list_tokens(const struct sealed_config *c, struct findings *f, char ret_error[JS
 	for (unsigned token = 0; err == 0 && token < c->tokens_count; token++) {
 		err = list_token(c, token, f, room);
 		if (err < 0)
-			say(err, ret_error, "token %s: its objects cannot be listed: %s",
+			json_say(err, ret_error, "token %s: its objects cannot be listed: %s",
 				c->tokens[token], kekd_strerror(err));
 	}
 	free(room);
@@ -188,7 +177,7 @@ choose_key(const struct sealed_config *c, struct seal_key *ret_key, char ret_err
 	ret_key->token = f.token;
 	if (is_own_seal_key(c, &f, &ret_key->id))
 		return 0;
-	return say(KEKD_EINVALID, ret_error,
+	return json_say(KEKD_EINVALID, ret_error,
 		"token %s holds %u object(s) of a cluster, such as \"%.64s\": %s",
 		c->tokens[f.token], f.count, f.label,
 		f.foreign > 0
@@ -276,8 +265,8 @@ sealed_init(const struct sealed_config *config, const struct sealed_change *chan
 	int err;
 
 	if (count > STORE_OPS_MAX - 2)
-		return say(KEKD_EINVALID, ret_error, "at most %d first records: list fewer admins",
-			STORE_OPS_MAX - 2);
+		return json_say(KEKD_EINVALID, ret_error,
+			"at most %d first records: list fewer admins", STORE_OPS_MAX - 2);
 	err = check_store(config, ret_error);
 	if (err == 0)
 		err = check_accepted(config, ret_error);
@@ -289,6 +278,7 @@ sealed_init(const struct sealed_config *config, const struct sealed_change *chan
 		return err;
 	err = make_records(config, &key, changes, count);
 	if (err < 0)
-		say(err, ret_error, "the first records cannot be written: %s", kekd_strerror(err));
+		json_say(err, ret_error, "the first records cannot be written: %s",
+			kekd_strerror(err));
 	return err;
 }

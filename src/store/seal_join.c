@@ -8,20 +8,8 @@
 #include "kekd/err.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-static int __attribute__((format(printf, 3, 4)))
-say(int err, char ret_error[JSON_ERROR_SIZE], const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return err;
-}
 
 static int
 check_before(const struct sealed_config *c, char ret_error[JSON_ERROR_SIZE])
@@ -32,11 +20,11 @@ check_before(const struct sealed_config *c, char ret_error[JSON_ERROR_SIZE])
 	if (err == -ENOENT)
 		return 0;
 	if (err < 0)
-		return say(KEKD_EINVALID, ret_error,
+		return json_say(KEKD_EINVALID, ret_error,
 			"%.150s/accepted: cannot be read: %s: move it away", c->state_dir,
 			kekd_strerror(err));
 	if (strcmp(a.cluster, c->cluster) != 0)
-		return say(KEKD_EINVALID, ret_error,
+		return json_say(KEKD_EINVALID, ret_error,
 			"%.100s/accepted: this node was of cluster \"%.64s\": give it an empty "
 			"state "
 			"directory",
@@ -50,14 +38,14 @@ check_records(const struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 	for (size_t i = 0; i < s->map.count; i++) {
 		const struct sealed_entry *e = s->map.items[i];
 		if (e->there && !e->verified)
-			return say(KEKD_ERECORD, ret_error,
+			return json_say(KEKD_ERECORD, ret_error,
 				"record %.100s: its seal does not verify by the key in the token: "
 				"put the right one back, or use the token of this cluster",
 				e->path);
 	}
 	if (s->whole)
 		return 0;
-	return say(KEKD_EHELD, ret_error,
+	return json_say(KEKD_EHELD, ret_error,
 		"the metadata store is not whole: a record was deleted, inserted or put back by "
 		"another program, or \"commit\" is missing");
 }
@@ -71,12 +59,12 @@ check_accepted(const struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 	if (s->hold == SEALED_HOLD_NO_ACCEPTED && s->accepted.number == 0 && !*s->accepted.cluster)
 		return 0;
 	if (s->hold == SEALED_HOLD_NO_ACCEPTED)
-		return say(KEKD_EINVALID, ret_error,
+		return json_say(KEKD_EINVALID, ret_error,
 			"%.100s/accepted is of generation %.36s, the store of %.36s: if that is "
 			"right, "
 			"give the node an empty state directory",
 			s->config.state_dir, s->accepted.generation, s->seen.generation);
-	return say(KEKD_EHELD, ret_error, "%.300s", sealed_hold_text(s->hold));
+	return json_say(KEKD_EHELD, ret_error, "%.300s", sealed_hold_text(s->hold));
 }
 
 static int
@@ -90,8 +78,8 @@ accept(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 		err = seal_accept(s, s->number, s->state);
 	if (err == 0 && (!s->accepted_ok || s->accepted.number != s->number))
 		err = KEKD_ESTORE;
-	return err < 0 ? say(err, ret_error, "%.150s: cannot be written: %s", s->config.state_dir,
-				 kekd_strerror(err))
+	return err < 0 ? json_say(err, ret_error, "%.150s: cannot be written: %s",
+				 s->config.state_dir, kekd_strerror(err))
 		       : 0;
 }
 
@@ -118,7 +106,7 @@ sealed_join(const struct sealed_config *config, uint64_t *ret_number,
 		return err;
 	s = seal_new(config);
 	if (!s)
-		return say(-ENOMEM, ret_error, "no memory");
+		return json_say(-ENOMEM, ret_error, "no memory");
 	s->joining = true;
 	err = join(s, ret_error);
 	if (err == 0) {

@@ -11,31 +11,19 @@
 #include "kekd/log.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-static int __attribute__((format(printf, 3, 4)))
-say(char ret_error[JSON_ERROR_SIZE], int err, const char *format, ...)
-{
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(ret_error, JSON_ERROR_SIZE, format, ap);
-	va_end(ap);
-	return err;
-}
 
 static int
 check_state(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 {
 	if (s->hold != SEALED_HOLD_NONE)
-		return say(ret_error, KEKD_EHELD, "the metadata store is held: %s",
+		return json_say(KEKD_EHELD, ret_error, "the metadata store is held: %s",
 			sealed_hold_text(s->hold));
 	for (size_t i = 0; i < s->map.count; i++) {
 		const struct sealed_entry *e = s->map.items[i];
 		if (e->refused)
-			return say(ret_error, KEKD_ERECORD,
+			return json_say(KEKD_ERECORD, ret_error,
 				"record %s is refused: put the right one back first, or its seal "
 				"would be lost with the old key",
 				e->path);
@@ -88,7 +76,7 @@ add_key(struct sealed *s, unsigned token, char ret_error[JSON_ERROR_SIZE])
 
 	if (s->keys_count == SEAL_KEYS_MAX) {
 		json_decref(list);
-		return say(ret_error, KEKD_ESTATE,
+		return json_say(KEKD_ESTATE, ret_error,
 			"%d seal keys are listed already: finish the move to the last one first",
 			SEAL_KEYS_MAX);
 	}
@@ -97,7 +85,7 @@ add_key(struct sealed *s, unsigned token, char ret_error[JSON_ERROR_SIZE])
 		err = seal_make_key(&s->config, &key, ret_error);
 	for (size_t i = 0; err == 0 && i < s->keys_count; i++) {
 		if (s->keys[i].token >= s->config.tokens_count)
-			err = say(ret_error, KEKD_EOBJECT,
+			err = json_say(KEKD_EOBJECT, ret_error,
 				"a seal key is in a token that is not configured: configure it "
 				"until its seals have moved");
 		else
@@ -109,7 +97,7 @@ add_key(struct sealed *s, unsigned token, char ret_error[JSON_ERROR_SIZE])
 	}
 	json_array_append_new(list, key_json(s, &key));
 	err = commit_list(s, list);
-	return err < 0 ? say(ret_error, err, "the new seal key cannot be listed: %s",
+	return err < 0 ? json_say(err, ret_error, "the new seal key cannot be listed: %s",
 				 kekd_strerror(err))
 		       : 0;
 }
@@ -125,11 +113,11 @@ drop_old_keys(struct sealed *s, char ret_error[JSON_ERROR_SIZE])
 	if (err == 0 && !uuid_equal(&s->accepted.key, &seal_current_key(s)->id))
 		err = KEKD_ESTORE;
 	if (err < 0)
-		return say(ret_error, err,
+		return json_say(err, ret_error,
 			"%s/accepted cannot be written, and needs the old seal key: %s",
 			s->config.state_dir, kekd_strerror(err));
 	err = commit_list(s, json_pack("[o]", key_json(s, seal_current_key(s))));
-	return err < 0 ? say(ret_error, err, "the old seal key cannot leave the list: %s",
+	return err < 0 ? json_say(err, ret_error, "the old seal key cannot leave the list: %s",
 				 kekd_strerror(err))
 		       : 0;
 }
@@ -178,7 +166,7 @@ move_all(struct sealed *s, bool own, size_t *count, char ret_error[JSON_ERROR_SI
 		for (; err == KEKD_ETOOLARGE && n > 1; err = seal_rewrite(s, entries, n))
 			n /= 2; /* etcd takes only so many bytes at once */
 		if (err < 0)
-			return say(ret_error, err,
+			return json_say(err, ret_error,
 				"%zu records are sealed anew, not yet %s and those after it: %s; "
 				"repeat the command to go on",
 				*count, entries[0]->path, kekd_strerror(err));
@@ -218,12 +206,13 @@ sealed_move(struct sealed *s, const char *token, struct sealed_move *ret_move,
 	int err;
 
 	if (index >= s->config.tokens_count)
-		return say(ret_error, KEKD_EINVALID,
+		return json_say(KEKD_EINVALID, ret_error,
 			"token %.64s is not configured: add it under tokens, or name another",
 			token);
 	err = sealed_poll(s);
 	if (err < 0)
-		say(ret_error, err, "the metadata store cannot be read: %s", kekd_strerror(err));
+		json_say(err, ret_error, "the metadata store cannot be read: %s",
+			kekd_strerror(err));
 	else
 		err = move(s, index, &m, ret_error);
 	seal_publish(s);
