@@ -163,7 +163,7 @@ verdict(const struct snapshot *s)
 
 	if (s->restorable == 0)
 		return CTL_NOT_RESTORABLE;
-	if (t->odd > 0 || !t->complete)
+	if (t->odd > 0 || !t->complete || (!s->hashed && args_has(&s->ctl->args, "verify")))
 		return CTL_UNVERIFIED;
 	return t->plain_live + t->plain_superseded > 0 ? CTL_PLAINTEXT : CTL_OK;
 }
@@ -227,8 +227,8 @@ const struct ctl_command ctl_snapshot_commands[] = {
 		"FILE [--verify] [--values [--seed HEX]...] [--resources LIST] [--prefix PREFIX] "
 		"[--taken TIME]",
 		"Says what a snapshot of Kubernetes' etcd holds, and which keys it needs",
-		"FILE is what \"etcdctl snapshot save\" wrote, or a copy of member/snap/db. It is "
-		"read\n"
+		"FILE is what \"etcdctl snapshot save\" wrote, or the member/snap/db of a stopped "
+		"member. It is read\n"
 		"without a server: how many values are encrypted by what, how many lie in "
 		"plaintext, which\n"
 		"key versions of kekd it needs; superseded revisions are in it as well.\n"

@@ -151,8 +151,6 @@ const char *tally_cluster(const struct tally *t); /* NULL: none, or several */
 
 /* ---- the whole ---- */
 
-enum snapshot_hash { HASH_ABSENT, HASH_GOOD };
-
 struct snapshot {
 	struct ctl *ctl;
 	const char *path;
@@ -162,7 +160,9 @@ struct snapshot {
 	bool copied; /* the file's time is not it */
 	int fd;
 	uint64_t size, data_size; /* with and without the hash at its end */
-	enum snapshot_hash hash;
+	/* A hash is at its end, and it is right. Without one nothing tells whether the pages belong
+	 * together: a running member's database that is copied may lack values and look sound. */
+	bool hashed;
 	char sha256[65]; /* of the file */
 	struct bolt *bolt;
 	struct mvcc *mvcc;

@@ -201,7 +201,7 @@ compare_hash(struct snapshot *s, EVP_MD_CTX *digest)
 		status = snapshot_say_damaged(
 			s, -EBADMSG, "the SHA-256 at its end is not that of what stands before it");
 	EVP_MD_CTX_free(copy);
-	s->hash = HASH_GOOD;
+	s->hashed = true;
 	return status;
 }
 

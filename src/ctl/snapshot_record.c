@@ -243,8 +243,17 @@ is_report(const json_t *r)
 	return is_list(json_object_get(r, "keys"), is_key) &&
 	       is_list(json_object_get(r, "resources"), is_resource) &&
 	       json_is_string(json_object_get(r, "sha256")) &&
-	       json_is_boolean(json_object_get(r, "complete")) && has_count(r, "etcd_revision") &&
+	       json_is_boolean(json_object_get(r, "complete")) &&
+	       json_is_boolean(json_object_get(r, "hashed")) && has_count(r, "etcd_revision") &&
 	       clock_parse(string_of(r, "taken"), &us) == 0;
+}
+
+/* Every value was understood, and none can be missing. */
+static bool
+is_whole(const json_t *report)
+{
+	return json_is_true(json_object_get(report, "complete")) &&
+	       json_is_true(json_object_get(report, "hashed"));
 }
 
 static int
@@ -279,8 +288,8 @@ snapshot_record(struct ctl *ctl, const json_t *report, const char *cluster, json
 		*ret_body = json_pack("{s:s, s:s, s:s, s:I, s:b, s:I, s:o}", "cluster", cluster,
 			"taken", string_of(report, "taken"), "sha256", string_of(report, "sha256"),
 			"etcd_revision", number_of(report, "etcd_revision"), "complete",
-			json_is_true(json_object_get(report, "complete")) && g.unknown == 0,
-			"plaintext", plaintext_of(report), "versions", values_of(g.versions));
+			is_whole(report) && g.unknown == 0, "plaintext", plaintext_of(report),
+			"versions", values_of(g.versions));
 	if (status == CTL_OK && !*ret_body) {
 		say_error("the cluster's name is no text in UTF-8");
 		status = CTL_USAGE;

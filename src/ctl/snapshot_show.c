@@ -93,11 +93,11 @@ snapshot_json(const struct snapshot *s)
 {
 	const struct tally *t = &s->tally;
 
-	return json_pack("{s:o, s:s, s:I, s:I, s:s?, s:b, s:s, s:o, s:o, s:o}", "file",
-		json_string(s->path) ?: json_null(), "sha256", s->sha256, "size",
-		(json_int_t)s->size, "etcd_revision", (json_int_t)mvcc_revision(s->mvcc), "cluster",
-		tally_cluster(t), "complete", (int)t->complete, "taken", s->taken, "resources",
-		resources_json(t), "keys", keys_json(t), "restorable",
+	return json_pack("{s:o, s:s, s:b, s:I, s:I, s:s?, s:b, s:s, s:o, s:o, s:o}", "file",
+		json_string(s->path) ?: json_null(), "sha256", s->sha256, "hashed", (int)s->hashed,
+		"size", (json_int_t)s->size, "etcd_revision", (json_int_t)mvcc_revision(s->mvcc),
+		"cluster", tally_cluster(t), "complete", (int)t->complete, "taken", s->taken,
+		"resources", resources_json(t), "keys", keys_json(t), "restorable",
 		s->restorable < 0 ? json_null() : json_boolean(s->restorable > 0));
 }
 
@@ -121,10 +121,9 @@ show_head(const struct snapshot *s)
 	table_field(t, "Taken", "%.10s %.8sZ%s", s->taken, s->taken + 11,
 		s->copied ? ", by the newest Lease in it; the file's time is a copy's" : "");
 	table_field(t, "Hash", "%s",
-		s->hash == HASH_GOOD
-			? "good: it is as etcdctl wrote it"
-			: "none: not from \"etcdctl snapshot save\", so nothing tells whether it "
-			  "is the newest");
+		s->hashed ? "good: it is as etcdctl wrote it"
+			  : "none: not from \"etcdctl snapshot save\", so nothing tells whether "
+			    "it is whole, and the newest");
 	table_field(t, "Revision", "%llu%s", (unsigned long long)mvcc_revision(s->mvcc),
 		compacted > 0 ? show_format(", compacted to %llu", (unsigned long long)compacted)
 			      : "");
@@ -316,6 +315,11 @@ show_asked(const struct snapshot *s)
 			true);
 	else if (!t->complete)
 		show_line("Whether it can be restored is not known: not all of it was understood.",
+			true);
+	else if (!s->hashed)
+		show_line(
+			"Whether it can be restored is not known: it has no hash, and may be a "
+			"copy that lacks values. \"etcdctl snapshot save FILE\" makes a whole one.",
 			true);
 	else if (t->versions_count == 0)
 		puts("No version of kekd is needed to restore it.");

@@ -296,7 +296,7 @@ static int
 conclude(struct snapshot *s, int status)
 {
 	const struct tally *t = &s->tally;
-	bool known = t->complete && t->other == 0;
+	bool known = s->hashed && t->complete && t->other == 0;
 
 	s->restorable = -1;
 	for (size_t i = 0; i < t->versions_count; i++) {

@@ -184,7 +184,7 @@ warn_of(const json_t *snapshot)
 		say_note("its time is over by the server's clock: nothing is kept for it");
 	if (!is_true(snapshot, "complete"))
 		say_note("the snapshot is not complete: it needs versions that kekd does not know "
-			 "of, perhaps, and no version is said to be clean by it");
+			 "of, perhaps, or has no hash; no version is said to be clean by it");
 }
 
 static void

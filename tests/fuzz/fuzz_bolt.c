@@ -2,7 +2,8 @@
 /*
  * A snapshot of etcd, from its pages to what is counted of Kubernetes' values. The first byte says
  * whether the rest is a file, whose meta pages get their checksums, or a block for each page from
- * the second on: kind, count, overflow and all that stands behind the page's head.
+ * the second on: kind, count, overflow and all that stands behind the page's head. It says as well
+ * whether the entries of those get positions that join, or keep what they have.
  */
 #include "fuzz.h"
 
@@ -73,9 +74,28 @@ put_page(uint8_t *page, uint64_t number, const uint8_t *block, size_t len)
 		memcpy(page + 16, block + 3, body);
 }
 
+static size_t
+get(const uint8_t *p)
+{
+	return p[0] | (size_t)p[1] << 8;
+}
+
+/* As bbolt would have written them: each key and value behind the one before. */
+static void
+join(uint8_t *page)
+{
+	size_t count = get(page + 10), leaf = get(page + 8) == 2, data = 16 + 16 * count;
+
+	for (size_t at = 16; at + 16 <= PAGE && at < 16 + 16 * count; at += 16) {
+		uint8_t *position = page + at + 4 * leaf;
+		put(position, data - at, 4);
+		data += get(position + 4) + leaf * get(position + 8);
+	}
+}
+
 /* For free(). */
 static uint8_t *
-make_pages(struct fuzz_input *in, size_t *ret_size)
+make_pages(struct fuzz_input *in, bool joined, size_t *ret_size)
 {
 	uint8_t *file = calloc(PAGES_MAX, PAGE);
 	size_t pages = 2, len;
@@ -84,6 +104,8 @@ make_pages(struct fuzz_input *in, size_t *ret_size)
 	while (in->left > 0 && pages < PAGES_MAX) {
 		const uint8_t *block = fuzz_block(in, &len);
 		put_page(file + pages * PAGE, pages, block, len);
+		if (joined)
+			join(file + pages * PAGE);
 		pages++;
 	}
 	put_meta(file, pages, 2);
@@ -185,9 +207,9 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct fuzz_input in = { data, size };
-	bool raw = fuzz_byte(&in) & 1;
+	unsigned how = fuzz_byte(&in);
 	size_t len;
-	uint8_t *file = raw ? make_raw(&in, &len) : make_pages(&in, &len);
+	uint8_t *file = how & 1 ? make_raw(&in, &len) : make_pages(&in, !(how & 2), &len);
 	int fd = memfd_create("bolt", MFD_CLOEXEC);
 
 	require(fd >= 0 && pwrite(fd, file, len, 0) == (ssize_t)len);

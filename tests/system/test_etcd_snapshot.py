@@ -10,6 +10,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import time
 
 import pytest
 
@@ -103,9 +104,9 @@ def test_every_value_is_counted_by_resource_provider_and_age(server, etcd):
     assert [(r["resource"], r["group"]) for r in told["resources"]] == [
         ("configmaps", ""), ("deployments", "apps"), ("secrets", ""), ("services", ""),
         ("widgets", "example.org")]
-    assert told["etcd_revision"] == last and told["complete"] is True
+    assert told["etcd_revision"] == last and told["complete"] is told["hashed"] is True
     assert told["cluster"] == CLUSTER and told["restorable"] is None
-    assert set(told) == {"file", "sha256", "size", "etcd_revision", "cluster", "complete",
+    assert set(told) == {"file", "sha256", "hashed", "size", "etcd_revision", "cluster", "complete",
                          "taken", "resources", "keys", "restorable"}
     version, = told["keys"][0]["versions"]
     assert told["keys"][0]["key"] == "counted"
@@ -441,6 +442,27 @@ def test_a_members_own_database_is_read_when_it_is_stopped(server, etcd):
     wal = os.path.join(member.data, "member", "wal")
     log = next(os.path.join(wal, n) for n in sorted(os.listdir(wal)) if n.endswith(".wal"))
     assert b"write-ahead log" in kekctl(log, status=UNVERIFIED).stderr
+
+
+def test_a_copy_of_a_running_members_database_is_not_relied_on(server, etcd, tmp_path):
+    """It may lack values, and nothing in it tells."""
+    put(etcd, "secrets/a/b", seed_of(server, with_key(server, "copied")).value())
+    copies = tmp_path / "copy", tmp_path / "cut"
+    time.sleep(0.5)  # etcd writes to it every 100 ms
+    shutil.copyfile(os.path.join(etcd.members[0].data, "member", "snap", "db"), copies[0])
+    with open(etcd.snapshot(), "rb") as f:
+        copies[1].write_bytes(f.read()[:-32])
+    for copy in copies:
+        assert report(copy)["hashed"] is False
+        assert verified(server, copy, status=UNVERIFIED)["restorable"] is None
+        text = verify(server, copy, status=UNVERIFIED)
+        assert "is not known: it has no hash" in text and "restorable:" not in text
+        done = server.kekctl("snapshot", "register", copy, "--id", copy.name, "--keep", "1d")
+        assert b"not complete" in done.stderr
+        with server.http("admin-1") as admin:
+            told = admin.get(f"/v1/snapshots/{copy.name}").json
+            assert told["complete"] is False and len(told["versions"]) == 1
+            admin.ok("DELETE", f"/v1/snapshots/{copy.name}", etag=f'"{told["revision"]}"')
 
 
 def test_what_is_no_snapshot_is_said_to_be_what_it_is(tmp_path):

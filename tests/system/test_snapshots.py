@@ -438,7 +438,7 @@ def report(admin, *entries, cluster="prod", **more):
     return json.dumps({
         "file": "snap.db", "sha256": hashlib.sha256(b"snap").hexdigest(), "size": 4096,
         "etcd_revision": 99, "cluster": cluster, "complete": True,
-        "taken": "2026-01-31T04:05:06.000000Z",
+        "hashed": True, "taken": "2026-01-31T04:05:06.000000Z",
         "resources": [{"resource": "secrets", "group": "", "live": dict(zero, plaintext=2),
                        "superseded": dict(zero, plaintext=1), "providers": []}],
         "keys": [{"key": k, "versions": v} for k, v in keys.items()], "restorable": None,
@@ -539,6 +539,7 @@ def of_version(**more):
     lambda r: r["keys"][0].update(versions={}), lambda r: r["keys"][0].pop("versions"),
     lambda r: r["keys"][0].update(key=7), having(keys=[None]), having(keys={}),
     having(resources=[{"resource": "secrets"}]), having(complete="yes"), without("complete"),
+    without("hashed"),
     without("etcd_revision"), without("sha256"), having(taken="yesterday"), without("taken"),
 ])
 def test_a_report_that_was_edited_is_not_taken_to_need_less(server, admin, spoil):
