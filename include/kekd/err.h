@@ -54,6 +54,7 @@
 	X(KEKD_ECONFIRM, "confirm_required", 409, \
 		"What was restored from a backup is not confirmed yet") \
 	X(KEKD_EAPPROVALENDED, "approval_not_pending", 409, "The request does not wait any more") \
+	X(KEKD_EAPPROVALSFULL, "approvals_full", 409, "Too many requests wait for approval") \
 	X(KEKD_EEVIDENCE, "evidence_changed", 409, "It is not as it was shown") \
 	X(KEKD_ENEEDED, "needed_by_backup", 409, "A registered backup still needs the version") \
 	X(KEKD_ESNAPSHOTSFULL, "snapshots_full", 409, "All registered snapshots are needed") \

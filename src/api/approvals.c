@@ -189,7 +189,7 @@ make_room(struct request *r)
 	int err;
 
 	if (approvals_pending(r->node->approvals, now) >= APPROVALS_PENDING_MAX)
-		return KEKD_EOVERLOAD;
+		return KEKD_EAPPROVALSFULL;
 	if (!old)
 		return 0;
 	approval_path(old, path);

@@ -91,6 +91,7 @@ static const struct {
 	{ "approver_not_eligible", "another administrator approves it: kekctl approve ID" },
 	{ "approval_not_found", "\"kekctl approvals\" shows what waits" },
 	{ "approval_not_pending", "\"kekctl approvals\" shows what came of it" },
+	{ "approvals_full", "\"kekctl approvals\" shows what waits: approve or reject some of it" },
 	{ "evidence_changed", "look at it as it is now, then decide again" },
 	{ "needed_by_backup",
 		"\"kekctl snapshot list\" shows the backups, \"kekctl key usage NAME\" "

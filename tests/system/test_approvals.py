@@ -357,3 +357,17 @@ def test_a_version_that_waits_voids_no_request_about_another_of_its_key(make_ser
         wait_for(lambda: one.key("many")["revision"] > asked["revision"], "the wait is stored")
         assert approve(two, asked).json["state"] == "done"
         assert state(one, "many", 2) == "scheduled"
+
+
+def test_of_two_hundred_requests_that_wait_one_must_end_before_the_next(make_server):
+    server = make_server()
+    server.settings["policy"] = {"approvals": 2}
+    server.write_config()
+    server.init().start()
+    with server.http("admin-1") as one, server.http("admin-2") as two:
+        asked = [put_privileged(one, f"new-{n}") for n in range(200)]
+        body = {"identities": ["dns:late.test"], "grants": grants("approve")}
+        reply = one.call("PUT", "/v1/clients/late", body, headers={"If-None-Match": "*"})
+        assert (reply.status, reply.code) == (409, "approvals_full")
+        two.ok("POST", f"/v1/approvals/{asked[0]['id']}/reject", {})
+        put_privileged(one, "late")
