@@ -228,10 +228,18 @@ host_length(const char *url)
 	return len < 100 ? (int)len : 100;
 }
 
+/* In the handshake, without a fault of TLS's: whoever was there went away. */
+static bool
+was_closed(const struct kekd_client *c, CURLcode code)
+{
+	return code == CURLE_SSL_CONNECT_ERROR &&
+	       (!strstr(c->curl_error, "error:") || strstr(c->curl_error, "unexpected eof"));
+}
+
 static int
 explain(struct kekd_client *c, CURLcode code, const char *url, char ret_error[512])
 {
-	const struct failure *f = failure_find(code);
+	const struct failure *f = failure_find(was_closed(c, code) ? CURLE_GOT_NOTHING : code);
 	const char *curl = c->curl_error[0] ? c->curl_error : curl_easy_strerror(code);
 	long connect_errno = 0;
 

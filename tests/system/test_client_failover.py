@@ -213,6 +213,12 @@ def test_without_any_the_first_ones_failure_is_told_in_time(server):
         assert took < TIMEOUT + 1
 
 
+def test_who_goes_away_in_the_handshake_is_away_and_no_other_kind_of_server(server):
+    with contextlib.closing(Silent(closing=True)) as closing:
+        _, said, _ = ask(server, [closing], "wrap", "demo", stdin=b"x", status=UNAVAILABLE)
+        assert "closed the connection" in said and "may have" not in said
+
+
 def test_a_long_run_loses_nothing_while_connections_are_cut_again_and_again(server, tmp_path):
     with server.http("app") as app:
         blobs = [app.wrap(b"%d" % n) for n in range(2000)]
