@@ -26,7 +26,7 @@ const struct snapshot *inventory_needed_by(const struct snapshot_list *list,
 struct inventory {
 	struct snapshot_list all;
 	const struct snapshot **newest; /* of each cluster, sorted by its name; in `all` */
-	/* An older one of the same cluster whose etcd was further; NULL: as it should be. */
+	/* An older one of the same cluster whose etcd was as far; NULL: as it should be. */
 	const struct snapshot **ahead;
 	size_t newest_count;
 	unsigned latest; /* the latest version of the key that any of the newest has; 0: none */
@@ -49,7 +49,7 @@ struct inventory_facts {
 /* Is the version, as far as every registered cluster's newest snapshot tells, in no etcd any more?
  * That is: some newest snapshot has the key under its primary or a later version, so that values
  * were written since; and each cluster's is complete, not older than INVENTORY_AGE_MAX_US, of an
- * etcd that is not behind that of an older one (a file that was copied looks younger than it is),
+ * etcd that is further than that of an older one (a file that was copied looks younger than it is),
  * was taken and registered INVENTORY_LATE_US after the version last wrapped and after the key's
  * last activation, and has no value of it, live or superseded. False with the reason. */
 #define INVENTORY_WHY_SIZE 400

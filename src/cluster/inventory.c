@@ -42,6 +42,16 @@ newest_first(const void *a, const void *b)
 	return strcmp(y->id, x->id);
 }
 
+/* The etcd of a running Kubernetes does not stand still, as Leases are renewed in it: what is as
+ * far as something older is a copy of it, or of a member that stands still. */
+static bool
+is_ahead(const struct snapshot *older, const struct snapshot *newest)
+{
+	if (older->etcd_revision != newest->etcd_revision)
+		return older->etcd_revision > newest->etcd_revision;
+	return newest->taken_us - older->taken_us > INVENTORY_LATE_US;
+}
+
 static void
 find_newest(struct inventory *i)
 {
@@ -56,7 +66,7 @@ find_newest(struct inventory *i)
 
 		if (n == 0 || strcmp(s[n]->cluster, s[last]->cluster) != 0)
 			s[i->newest_count++] = s[n];
-		else if (s[n]->etcd_revision > s[last]->etcd_revision)
+		else if (is_ahead(s[n], s[last]))
 			i->ahead[last] = s[n];
 	}
 }
@@ -163,10 +173,9 @@ is_clean_in(const struct snapshot *s, const struct snapshot *ahead, const struct
 			s->id);
 	if (ahead)
 		return no(ret_why,
-			"cluster %s: etcd was at an earlier revision in its newest snapshot %s "
-			"than "
-			"in the older %s: is its time wrong (--taken)? If that etcd was restored, "
-			"forget the older ones",
+			"cluster %s: etcd was no further in its newest snapshot %s than in the "
+			"older %s: is it a copy, or its time wrong (--taken)? If that etcd was "
+			"restored, forget the older ones",
 			s->cluster, s->id, ahead->id);
 	if (s->taken_us > f->now_us + SNAPSHOT_AHEAD_US)
 		return no(ret_why,

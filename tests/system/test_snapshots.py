@@ -36,7 +36,8 @@ def entry(admin, key, number=1, live=3, superseded=2):
 
 def body(*entries, cluster="prod", taken=-60, until=90 * DAY, **more):
     return {"cluster": cluster, "taken": at(taken), "needed_until": at(until),
-            "sha256": hashlib.sha256(cluster.encode()).hexdigest(), "etcd_revision": 4711,
+            "sha256": hashlib.sha256(cluster.encode()).hexdigest(),
+            "etcd_revision": int(time.time() + taken),
             "complete": True, "plaintext": 0, "versions": list(entries), **more}
 
 

@@ -394,6 +394,15 @@ etcd_went_back(struct world *w)
 	w->list.count = 3;
 }
 
+/* The same file once more, said to be of a later time. */
+static void
+etcd_stood_still(struct world *w)
+{
+	w->listed[2] = snapshot("c", "east", json_array());
+	w->listed[2]->taken_us = w->a->taken_us - INVENTORY_LATE_US - 1;
+	w->list.count = 3;
+}
+
 static const struct {
 	break_fn *with;
 	const char *why; /* a part of it */
@@ -414,7 +423,8 @@ static const struct {
 	{ one_superseded_value, "1 superseded" },
 	{ no_inventory_of_the_key, "later version" },
 	{ only_an_earlier_version, "later version" },
-	{ etcd_went_back, "earlier revision" },
+	{ etcd_went_back, "no further" },
+	{ etcd_stood_still, "no further" },
 };
 
 static bool
