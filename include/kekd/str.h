@@ -40,4 +40,8 @@ bool str_glob(const char *pattern, const char *text);
 #define STR_NAME_MAX 64
 bool str_is_name(const char *text);
 
+/* Bytes at p that a terminal carries out rather than shows: 1 of ASCII's, 2 of those that it knows
+ * as C1 in UTF-8 (U+0080 to U+009F, where U+009B begins what ESC [ does). 0: none. */
+size_t str_control_len(const char *p);
+
 #endif

@@ -2,6 +2,8 @@
 /* The log: whole lines to standard error. Not here: the audit log (src/audit/). */
 #include "kekd/log.h"
 
+#include "kekd/str.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,12 +34,16 @@ escape(char *out, size_t size, const char *text)
 	static const char hex[] = "0123456789abcdef";
 	size_t n = 0;
 
+	size_t control = 0; /* bytes of one that are still to come */
+
 	for (; *text && n + 5 < size; text++) {
 		unsigned char c = (unsigned char)*text;
-		if (c >= 0x20 && c != 0x7f) {
+		control = control ? control : str_control_len(text);
+		if (control == 0) {
 			out[n++] = (char)c;
 			continue;
 		}
+		control--;
 		out[n++] = '\\';
 		out[n++] = 'x';
 		out[n++] = hex[c >> 4];

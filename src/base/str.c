@@ -101,6 +101,16 @@ str_unbase64(const char *text, size_t text_len, void *ret_data, size_t size, siz
 	return 0;
 }
 
+size_t
+str_control_len(const char *p)
+{
+	unsigned char first = (unsigned char)p[0], second = first ? (unsigned char)p[1] : 0;
+
+	if (first == 0xc2 && second >= 0x80 && second <= 0x9f)
+		return 2;
+	return (first > 0 && first < 0x20) || first == 0x7f;
+}
+
 bool
 str_glob(const char *pattern, const char *text)
 {

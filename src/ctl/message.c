@@ -12,8 +12,7 @@ say(const char *before, const char *format, va_list args)
 
 	vsnprintf(text, sizeof(text), format, args);
 	for (char *p = text; *p; p++)
-		if ((unsigned char)*p < ' ' || *p == 0x7f)
-			*p = '?';
+		memset(p, '?', str_control_len(p));
 	fprintf(stderr, "%s%s\n", before, text);
 }
 

@@ -61,8 +61,11 @@ show_line(const char *text, bool bad)
 	bool tint = bad && is_colourful();
 
 	fputs(tint ? "\033[31m" : "", stdout);
-	for (const char *p = text; *p; p++)
-		putchar((unsigned char)*p < ' ' || *p == 0x7f ? '?' : *p);
+	for (const char *p = text; *p; p++) {
+		size_t control = str_control_len(p);
+		putchar(control ? '?' : *p);
+		p += control > 1;
+	}
 	puts(tint ? "\033[0m" : "");
 }
 

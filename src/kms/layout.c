@@ -236,13 +236,31 @@ is_plain(const char *text)
 	return true;
 }
 
+/* YAML takes no control characters as they are, nor should a terminal get them. */
+static void
+put_quoted(struct buf *b, const char *text)
+{
+	buf_u8(b, '"');
+	for (const char *p = text; *p; p++) {
+		size_t control = str_control_len(p);
+		p += control > 1;
+		if (control > 0)
+			buf_printf(b, "\\x%02x", (unsigned)(unsigned char)*p);
+		else if (*p == '"' || *p == '\\')
+			buf_printf(b, "\\%c", *p);
+		else
+			buf_u8(b, (uint8_t)*p);
+	}
+	buf_u8(b, '"');
+}
+
 static void
 put_text(struct buf *b, const char *text)
 {
 	if (is_plain(text))
 		buf_str(b, text);
 	else
-		buf_json_str(b, text);
+		put_quoted(b, text);
 }
 
 static void

@@ -47,6 +47,16 @@ plan_show_findings(FILE *out, const struct encryption_config *c)
 
 /* ---- what there is ---- */
 
+/* Padded, as far as there is room. */
+static void
+show_cell(FILE *out, int width, const char *text)
+{
+	int missing = width - (int)strlen(text);
+
+	words_put(out, text);
+	fprintf(out, "%*s", missing > 0 ? missing : 0, "");
+}
+
 static void
 show_now(FILE *out, const json_t *now)
 {
@@ -64,9 +74,11 @@ show_now(FILE *out, const json_t *now)
 	json_array_foreach(now, i, g) {
 		join(json_object_get(g, "resources"), ", ", resources, sizeof(resources));
 		join(json_object_get(g, "reads"), ", ", reads, sizeof(reads));
-		fprintf(out, "  %-*s  %-18s %s%s\n", width, resources, string_of(g, "writes"),
-			*reads ? reads : "-",
-			json_is_true(json_object_get(g, "moves")) ? "" : "  (stays so)");
+		fputs("  ", out);
+		show_cell(out, width + 2, resources);
+		show_cell(out, 19, string_of(g, "writes"));
+		words_put(out, *reads ? reads : "-");
+		fputs(json_is_true(json_object_get(g, "moves")) ? "\n" : "  (stays so)\n", out);
 	}
 }
 
@@ -140,16 +152,17 @@ plan_show(FILE *out, const json_t *plan)
 
 	show_now(out, json_object_get(plan, "now"));
 	if (json_array_size(steps) == 0) {
-		fprintf(out,
-			"\nNothing to do: everything is written with %s, and nothing else is "
-			"read.\n",
-			string_of(plan, "to"));
+		fputs("\nNothing to do: everything is written with ", out);
+		words_put(out, string_of(plan, "to"));
+		fputs(", and nothing else is read.\n", out);
 		return;
 	}
+	fputs("\nTo ", out);
+	words_put(out, string_of(plan, "to"));
 	fprintf(out,
-		"\nTo %s in %zu steps. A step's file comes to one API server after the other, each "
-		"time so:\n\n",
-		string_of(plan, "to"), json_array_size(steps));
+		" in %zu steps. A step's file comes to one API server after the other, each time "
+		"so:\n\n",
+		json_array_size(steps));
 	show_list(out, "  do", json_object_get(json_object_get(plan, "load"), "run"));
 	show_list(out, "  check", json_object_get(json_object_get(plan, "load"), "check"));
 	json_array_foreach(steps, i, step)

@@ -2,14 +2,19 @@
 /* Text for people. */
 #include "words.h"
 
+#include "kekd/str.h"
+
 #include <stdbool.h>
 #include <string.h>
 
-/* One character, or one that is no terminal's to carry out. */
-static void
-put(FILE *out, char c)
+/* One byte, or a sign for what is no terminal's to carry out; how many of text it was. */
+static size_t
+put(FILE *out, const char *text)
 {
-	fputc((unsigned char)c < ' ' || c == 0x7f ? '?' : c, out);
+	size_t control = str_control_len(text);
+
+	fputc(control ? '?' : *text, out);
+	return control ? control : 1;
 }
 
 void
@@ -26,8 +31,8 @@ words_wrap_from(FILE *out, int column, int indent, const char *first, const char
 			begin = true;
 		}
 		column += begin ? 0 : fprintf(out, " ");
-		for (size_t i = 0; i < len; i++)
-			put(out, text[i]);
+		for (size_t i = 0; i < len; i += put(out, text + i))
+			;
 		column += (int)len;
 		begin = false;
 		text += len + (text[len] == ' ');
@@ -47,6 +52,6 @@ words_wrap(FILE *out, const char *first, int indent, const char *text)
 void
 words_put(FILE *out, const char *text)
 {
-	for (; *text; text++)
-		put(out, *text);
+	while (*text)
+		text += put(out, text);
 }

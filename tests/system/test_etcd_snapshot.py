@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -15,11 +16,12 @@ import time
 import pytest
 
 from etcd import PRESENT
-from kekd import BUILD, LONG, TOOLS, wait_for
+from kekd import BUILD, FAULTY_MODULE, LONG, TOOLS, wait_for
 from kubernetes_values import (CLUSTER, PREFIX, Seed, encrypted_object, kms_v2, lease, other,
                                plaintext)
 from pki import spiffe
 from test_destroy import destroy, wait_for_state
+from test_hostile_server import Liar
 
 FAILED, USAGE, REFUSED, NOT_FOUND, CONFLICT, UNVERIFIED, UNAVAILABLE = 1, 2, 3, 4, 5, 6, 7
 PLAINTEXT, NOT_RESTORABLE = 9, 10
@@ -344,6 +346,99 @@ def test_what_is_not_known_of_a_backup_is_not_called_restorable(server, etcd):
     assert "restorable:" not in text
 
 
+def test_a_token_that_fails_is_no_verdict_on_the_backup(make_server, etcd, faults):
+    server = make_server(module=FAULTY_MODULE, environment=faults.environment)
+    server.init().start().populate()
+    put(etcd, "secrets/a/a", seed_of(server, with_key(server, "token")).value())
+    snapshot = etcd.snapshot()
+    faults.set("C_Decrypt* return CKR_DEVICE_ERROR")
+    done = server.kekctl("etcd-snapshot", snapshot, "--verify", "-o", "json", status=UNAVAILABLE,
+                         name="admin-1")
+    assert json.loads(done.stdout)["restorable"] is None
+    assert done.stderr.startswith(b"kekctl: ") and b"code " in done.stderr, done.stderr
+    assert "is not known" in verify(server, snapshot, status=UNAVAILABLE)
+    faults.set()
+    wait_for(lambda: server.kekctl("etcd-snapshot", snapshot, "--verify", "-q", status=None,
+                                   name="admin-1").returncode == 0, "the token is back")
+
+
+def test_what_is_no_answer_of_kekds_is_no_verdict_on_the_backup(server, etcd):
+    put(etcd, "secrets/a/a", seed_of(server, with_key(server, "liar")).value())
+    snapshot = etcd.snapshot()
+    liar = Liar(server)
+    try:
+        for status, answer in ((200, {"items": []}), (200, {"items": [{}]}), (200, {}), (200, []),
+                               (200, {"items": [{"version": "1"}]}), (200, b"<html>"),
+                               (200, {"items": [{"version": 1}, {"version": 1}]}),
+                               (200, {"items": [{"error": "no"}]}), (200, {"items": [None]}),
+                               (500, b""), (404, b"<html>"), (403, {"detail": "who are you"})):
+            liar.say("/v1/keys/liar/unwrap", answer, status=status)
+            done = liar.kekctl("etcd-snapshot", snapshot, "--verify", "-o", "json")
+            assert done.returncode not in (0, NOT_RESTORABLE), (answer, done)
+            told = json.loads(done.stdout)
+            assert told["restorable"] is None and done.stderr, (answer, done)
+            assert told["keys"][0]["versions"][0].get("verify") != "ok", (answer, done)
+        liar.say("/v1/keys/liar/unwrap", {"items": [{"version": 1}]})
+        assert liar.kekctl("etcd-snapshot", snapshot, "--verify").returncode == 0
+    finally:
+        liar.close()
+
+
+def test_a_backup_that_needs_nothing_of_kekds_says_so(server, etcd):
+    put(etcd, "configmaps/a/a", plaintext("ConfigMap", "a"))
+    snapshot = etcd.snapshot()
+    assert "No version of kekd is needed to restore it." in verify(server, snapshot)
+    assert verified(server, snapshot)["restorable"] is True
+    text = kekctl(snapshot).stdout.decode()
+    assert "There is no value of secrets, and no encrypted one." in text
+    assert "Besides, 1 resource not expected to be encrypted: 1 live, 0 superseded" in text
+
+
+def test_what_a_key_is_called_cannot_reach_the_terminal(server, etcd):
+    """A key of etcd's may hold any byte."""
+    value = seed_of(server, with_key(server, "called")).value()
+    for name in ("\x1b[35mred", "two\nlines", "\u009b35m", "ünï"):
+        put(etcd, f"secrets/a/{name}", value)
+    put(etcd, "secrets/a/open\x1b[2J", plaintext("Secret", "x"))
+    put(etcd, "secrets/a/odd\x1b[2J", b"k8s:enc:new\x1b[2J:v9:x:abc")
+    snapshot = etcd.snapshot()
+    shown = server.on_a_terminal("etcd-snapshot", snapshot, "--values", name="admin-1")[1]
+    lines = [n for n in shown.decode().replace("\r", "").split("\n") if "secrets" in n]
+    assert len(lines) == 6, shown
+    for output in (shown, kekctl(snapshot, "--values").stdout,
+                   kekctl(snapshot, "--values", "-q").stdout,
+                   kekctl(snapshot, status=UNVERIFIED).stdout):
+        assert not re.search("\x1b\\[(35m|2J)|\u009b", output.decode()), output
+    values = [json.loads(n) for n in kekctl(snapshot, "--values", "-o", "json").stdout.splitlines()]
+    assert {v["object"] for v in values} >= {"a/\x1b[35mred", "a/two\nlines", "a/ünï"}
+
+
+def test_values_are_chosen_by_their_resource(server, etcd):
+    value = seed_of(server, with_key(server, "chosen")).value()
+    put(etcd, "secrets/a/s", value)
+    put(etcd, "configmaps/a/c", value)
+    put(etcd, "example.org/widgets/a/w", value)
+    put(etcd, "pods/a/p", plaintext("Pod", "p"))
+    snapshot = etcd.snapshot()
+
+    def told(*arguments):
+        return kekctl(snapshot, "--values", "-q", *arguments).stdout.decode().split()
+    assert set(told()) == {"secrets/a/s", "configmaps/a/c", "widgets.example.org/a/w"}
+    assert told("--resources", "configmaps,pods") == ["configmaps/a/c", "pods/a/p"]
+    assert told("--resources", "widgets.example.org") == ["widgets.example.org/a/w"]
+
+
+def test_a_report_that_cannot_be_written_is_a_failure(server, etcd):
+    """As on a full disk."""
+    put(etcd, "secrets/a/a", seed_of(server, with_key(server, "full")).value())
+    snapshot = etcd.snapshot()
+    for arguments in ((), ("-o", "json"), ("--values",), ("--values", "-o", "json")):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run([os.path.join(BUILD, "kekctl"), "etcd-snapshot", snapshot,
+                                   *arguments], check=False, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == FAILED and b"cannot write" in done.stderr, (arguments, done)
+
+
 def test_values_and_the_audit_log_tell_together_what_a_thief_took(server, etcd, tmp_path):
     key = with_key(server, "thief")
     mine, his = seed_of(server, key), seed_of(server, key)
@@ -521,6 +616,24 @@ def test_every_kind_of_damage_is_named_and_none_passes(server, etcd, tmp_path):
             break
     else:
         raise AssertionError("no page found")
+
+
+def test_a_database_of_somebody_elses_is_said_to_be_none_of_etcds(server, etcd, tmp_path):
+    """bbolt is used by others as well."""
+    put(etcd, "secrets/a/b", b"x")
+    with open(etcd.snapshot(), "rb") as f:
+        bare = f.read()[:-32]
+    # The root page of the newer of the two meta pages has the buckets' names.
+    meta = max((bare[at:at + 64] for at in (16, 4096 + 16)),
+               key=lambda m: int.from_bytes(m[48:56], "little"))
+    root = 4096 * int.from_bytes(meta[16:24], "little")
+    for bucket in (b"key", b"meta"):
+        page = bare[root:root + 4096]
+        assert page.count(bucket) == 1
+        changed = page.replace(bucket, b"X" * len(bucket))
+        (tmp_path / "f").write_bytes(bare[:root] + changed + bare[root + 4096:])
+        error = kekctl(tmp_path / "f", status=UNVERIFIED).stderr
+        assert b"but not etcd's: bucket" in error, error
 
 
 def test_one_damaged_meta_page_is_what_the_other_is_for(server, etcd, tmp_path):

@@ -178,6 +178,20 @@ def test_commands_can_be_copied_whatever_the_file_is_called(plan, tmp_path):
     assert "/etc/kubernetes/encryption/config.yaml" in " ".join(commands(json.loads(done.stdout)))
 
 
+def test_what_the_file_says_cannot_reach_the_terminal(plan):
+    """Not in the eight-bit form of an escape sequence either, which UTF-8 can write."""
+    for evil in ("\u009b31m", "\x1b[31m", "a\x7f", "\u0085"):
+        kms = {"kms": {"apiVersion": "v2", "name": "x" + evil, "endpoint": "unix:///run/" + evil}}
+        for content in (configuration((["secrets", evil], [kms, IDENTITY])),
+                        configuration((["secrets"], [local("aescbc"), {evil: {}}]))):
+            _, text = plan(content, as_json=False)
+            assert evil not in text and "?" in text, text
+        _, answer = plan(configuration((["secrets", evil], [kms, IDENTITY])))
+        now = answer["plan"]["steps"][1]["file"]
+        assert evil not in now
+        assert evil in plan(now)[1]["plan"]["now"][0]["resources"], "and it comes back as it was"
+
+
 def test_each_step_that_has_a_file_says_which_one_is_the_way_back(plan):
     _, answer = plan(configuration((["secrets", "configmaps"], [local("aescbc"), IDENTITY])))
     assert any(c.endswith(".last") for c in commands(answer))

@@ -478,6 +478,53 @@ def test_kekctl_registers_lists_and_forgets(server, admin, tmp_path):
     server.kekctl("snapshot", "forget", "prod-20260131-040506", status=4)
 
 
+def test_kekctl_warns_of_a_backup_that_cannot_be_restored_or_protects_nothing(own, tmp_path):
+    with own.http("admin-1") as admin:
+        set_wait(admin, "0s")
+        admin.create_key("lost")
+        for _ in range(7):
+            admin.rotate("lost")
+        admin.change("lost", "versions/1/disable")
+        assert destroy(admin, 1, "lost").status == 200
+        wait_for_state(admin, "lost", "destroyed")
+        path = tmp_path / "report.json"
+        path.write_bytes(report(admin, *(entry(admin, "lost", n + 1) for n in range(8)),
+                                complete=False))
+        done = own.kekctl("snapshot", "register", str(path), "--keep", "900d", "--id", "lost-1")
+        assert b"lost v1, destroyed: what is wrapped under it cannot be read" in done.stderr
+        assert b"lost v2" not in done.stderr and b"is not complete" in done.stderr
+        told = json.loads(own.kekctl("snapshot", "register", str(path), "--keep", "900d", "--id",
+                                     "lost-1", "-o", "json").stdout)
+        assert told == admin.ok("GET", "/v1/snapshots/lost-1").json
+        assert told == json.loads(own.kekctl("snapshot", "show", "lost-1", "-o", "json").stdout)
+        done = own.kekctl("snapshot", "forget", "lost-1", status=5)
+        assert b" and 3 more from being destroyed" in done.stderr, done.stderr
+        done = own.kekctl("snapshot", "forget", "lost-1", "--force", "-o", "json")
+        told = json.loads(done.stdout)
+        assert told["deleted"] is True and len(told["lifted"]) == 8
+        path.write_bytes(report(admin, entry(admin, "lost", 2)))
+        done = own.kekctl("snapshot", "register", str(path), "--needed-until", "2026-02-01",
+                          "--id", "over")
+        assert b"its time is over by the server's clock: nothing is kept for it" in done.stderr
+        assert b"(over)" in own.kekctl("snapshot", "show", "over").stdout
+        assert own.kekctl("snapshot", "forget", "over").stdout == b"over: forgotten\n"
+
+
+@pytest.mark.parametrize("arguments, status", [
+    (("show", "nothing"), 4), (("show", "Bad Id"), 2), (("forget", "nothing"), 4), (("forget",), 2),
+    (("forget", "one", "--expired"), 2), (("forget", "Bad Id"), 2), (("show",), 2)])
+def test_kekctl_says_which_snapshot_is_wanted_or_that_there_is_none(server, arguments, status):
+    done = server.kekctl("snapshot", *arguments, status=status)
+    assert done.stderr.startswith(b"kekctl: ") and not done.stdout
+
+
+def test_a_backup_without_versions_is_shown_without_a_table(server, admin):
+    register(admin, "bare")
+    shown = server.kekctl("snapshot", "show", "bare").stdout
+    assert b"SHA-256" in shown and b"SUPERSEDED" not in shown
+    assert server.kekctl("snapshot", "forget", "bare").stdout == b"bare: forgotten\n"
+
+
 def test_ids_are_completed(server, admin):
     register(admin, "completed-1", entry(admin, "demo"))
     assert complete_in_bash(server, "snapshot", "show", "comp", name="admin-1") == ["completed-1"]

@@ -75,6 +75,12 @@ static void
 globs_match_as_documented(void **state)
 {
 	(void)state;
+	assert_true(str_control_len("\n") == 1 && str_control_len("\033[") == 1 &&
+		    str_control_len("\x7f") == 1 && str_control_len("\xc2\x9b") == 2 &&
+		    str_control_len("\xc2\x80") == 2);
+	assert_false(str_control_len("") || str_control_len("a") || str_control_len("\xc2") ||
+		     str_control_len("\xc2\xa0") || str_control_len("\xc3\x9b") ||
+		     str_control_len("\xe2\x82\xac"));
 	assert_true(str_glob("*", "") && str_glob("a*c", "abbc") && str_glob("a?c", "abc") &&
 		    str_glob("*-prod", "x-prod-prod") && str_glob("abc", "abc"));
 	assert_false(str_glob("a*c", "abb") || str_glob("a?c", "ac") || str_glob("", "a") ||

@@ -208,6 +208,19 @@ static const struct {
 	{ "wrong-type", 7, "timeout",
 		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'unix:///a',\n"
 			"      timeout: 3}\n" },
+	{ "timeout", 7, "nothing",
+		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'unix:///a',\n"
+			"      timeout: '0'}\n" },
+	{ "timeout", 7, "nothing",
+		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'unix:///a',\n"
+			"      timeout: -3s}\n" },
+	{ "timeout", 7, "no duration",
+		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'unix:///a',\n"
+			"      timeout: 9999999999h}\n" },
+	{ "wrong-type", 4, "has a NUL", HEAD "- resources: [\"secrets\\0\"]\n" },
+	{ "wrong-type", 4, "a member's name must be a text", HEAD "- ? [resources]\n  : a\n" },
+	{ "wrong-type", 4, "mapping", HEAD "- secrets\n" },
+	{ "wrong-type", 6, "mapping", SECRETS "  - identity\n" },
 	{ "cachesize", 7, "v1",
 		SECRETS "  - kms: {apiVersion: v2, name: a, endpoint: 'unix:///a',\n"
 			"      cachesize: 100}\n" },
@@ -319,6 +332,22 @@ test_what_a_migration_ends_with_has_nothing_to_put_right(void **state)
 	encryption_config_freep(&c);
 }
 
+/* Small to read, and without end when each is followed. */
+static void
+test_aliases_without_end_have_one(void **state)
+{
+	struct buf b = BUF_INIT(1 << 20);
+
+	(void)state;
+	buf_str(&b, HEAD "- resources: &list [a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a]\n");
+	for (int n = 0; n < 7000; n++)
+		buf_str(&b, "- resources: *list\n");
+	buf_u8(&b, 0);
+	assert_false(b.bad);
+	assert_found(parse((const char *)b.data), EC_FAULT, "too-large", 4, "too much");
+	buf_free(&b);
+}
+
 static void
 test_a_secret_is_never_said_whatever_is_wrong_around_it(void **state)
 {
@@ -369,6 +398,7 @@ main(void)
 		cmocka_unit_test(test_what_the_api_server_refuses_is_a_fault_with_its_line),
 		cmocka_unit_test(test_what_is_loaded_to_nobodys_good_is_said),
 		cmocka_unit_test(test_what_a_migration_ends_with_has_nothing_to_put_right),
+		cmocka_unit_test(test_aliases_without_end_have_one),
 		cmocka_unit_test(test_a_secret_is_never_said_whatever_is_wrong_around_it),
 		cmocka_unit_test(test_a_resource_goes_by_the_narrowest_entry),
 	};

@@ -254,6 +254,13 @@ test_what_cannot_become_one_is_said_with_the_way_round(void **state)
 		{ HEAD "- {resources: [secrets], providers: [{kms: {name: kekd, endpoint: "
 		       "'unix:///a'}}]}\n",
 			"KMS v1" },
+		{ HEAD "- {resources: [deployments.apps], providers: [{secretbox: {keys: [{name: "
+		       "s, "
+		       "secret: " KEY "}]}}]}\n"
+		       "- {resources: ['*.apps'], providers: [{identity: {}}]}\n"
+		       "- {resources: ['*.*'], providers: [{secretbox: {keys: [{name: s, "
+		       "secret: " KEY "}]}}]}\n",
+			"another entry stands between" },
 	};
 	char error[512];
 	json_t *plan;
@@ -341,6 +348,62 @@ test_names_come_back_as_they_were(void **state)
 	encryption_config_freep(&c);
 }
 
+/* What stays on the way is told to the API server as it was. */
+static void
+test_what_a_provider_had_besides_comes_back_as_it_was(void **state)
+{
+	static const struct {
+		const char *members, *written;
+	} rows[] = {
+		{ "apiVersion: v2, timeout: 1500ms", "          timeout: 1500ms\n" },
+		{ "apiVersion: v2, timeout: 1.0000005s", "          timeout: 1000000500ns\n" },
+		{ "apiVersion: v2, timeout: 2m", "          timeout: 120s\n" },
+		{ "apiVersion: v2", "          timeout: 3s\n" },
+		{ "cachesize: 250", "          apiVersion: v1\n          name: other\n"
+				    "          endpoint: unix:///other\n          timeout: 3s\n"
+				    "          cachesize: 250\n" },
+		{ "apiVersion: v1, cachesize: -1", "          cachesize: -1\n" },
+	};
+	char text[1024], error[512];
+
+	(void)state;
+	for (size_t i = 0; i < STR_COUNT(rows); i++) {
+		struct encryption_config *c;
+		const char *file;
+		json_t *plan;
+		snprintf(text, sizeof(text),
+			HEAD "- resources: [secrets, configmaps]\n  providers:\n"
+			     "  - kms: {name: other, endpoint: 'unix:///other', %s}\n",
+			rows[i].members);
+		c = parse(text);
+		assert_int_equal(make(c, "kekd", &plan, error), 0);
+		file = json_string_value(
+			json_object_get(json_array_get(json_object_get(plan, "steps"), 1), "file"));
+		if (!file || !strstr(file, rows[i].written))
+			fail_msg("%s: %s", rows[i].written, file ? file : "no file");
+		json_decref(plan);
+		encryption_config_freep(&c);
+	}
+}
+
+/* Where nothing is encrypted, all that there is is meant. */
+static void
+test_entries_that_lie_in_plaintext_move_when_there_are_no_others(void **state)
+{
+	struct encryption_config *c = parse(
+		HEAD "- {resources: [events], providers: [{identity: {}}]}\n"
+		     "- {resources: [pods], providers: [{identity: {}}]}\n");
+	char error[512];
+	json_t *plan;
+
+	(void)state;
+	assert_int_equal(make(c, "kekd", &plan, error), 0);
+	assert_true(walk(c, plan, false) > 0);
+	assert_non_null(strstr(last_file(plan), "      - events\n      - pods\n"));
+	json_decref(plan);
+	encryption_config_freep(&c);
+}
+
 int
 main(void)
 {
@@ -352,6 +415,8 @@ main(void)
 		cmocka_unit_test(test_a_move_that_was_begun_goes_on_from_where_it_is),
 		cmocka_unit_test(test_where_all_is_done_there_is_no_step),
 		cmocka_unit_test(test_names_come_back_as_they_were),
+		cmocka_unit_test(test_what_a_provider_had_besides_comes_back_as_it_was),
+		cmocka_unit_test(test_entries_that_lie_in_plaintext_move_when_there_are_no_others),
 	};
 
 	json_open();
