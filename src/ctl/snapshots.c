@@ -114,9 +114,21 @@ read_report(struct ctl *ctl, const char *path, json_t **ret_report)
 	return CTL_USAGE;
 }
 
-/* The same file again, as when a job is repeated: its time may have changed. */
+/* A file holds no more than it did: a later time is a copy's. */
+static void
+keep_taken(json_t *body, const json_t *now)
+{
+	if (strcmp(string_of(body, "taken"), string_of(now, "taken")) <= 0)
+		return;
+	say_note("the same file was registered as taken at %s: that stays, and is put right by "
+		 "forgetting it first",
+		show_time(now, "taken"));
+	json_object_set(body, "taken", json_object_get(now, "taken"));
+}
+
+/* The same file again, as when a job is repeated: until when it is kept may have changed. */
 static int
-register_again(struct ctl *ctl, const char *id, const json_t *body, json_t **ret_snapshot)
+register_again(struct ctl *ctl, const char *id, json_t *body, json_t **ret_snapshot)
 {
 	_cleanup_(json_freep) json_t *now = NULL;
 	char etag[64];
@@ -129,6 +141,7 @@ register_again(struct ctl *ctl, const char *id, const json_t *body, json_t **ret
 		say_hint("--id NAME gives this one another id");
 		return CTL_CONFLICT;
 	}
+	keep_taken(body, now);
 	return ctl_request(ctl, "PUT", snapshot_path(id), body, etag, NULL, ret_snapshot);
 }
 
@@ -145,7 +158,7 @@ check_put(const struct kekd_reply *reply)
 }
 
 static int
-put_snapshot(struct ctl *ctl, const char *id, const json_t *body, json_t **ret_snapshot)
+put_snapshot(struct ctl *ctl, const char *id, json_t *body, json_t **ret_snapshot)
 {
 	_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
 	int status = ctl_exchange(ctl, "PUT", snapshot_path(id), body, NULL, "*", &reply);

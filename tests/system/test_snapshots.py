@@ -478,6 +478,20 @@ def test_kekctl_registers_lists_and_forgets(server, admin, tmp_path):
     server.kekctl("snapshot", "forget", "prod-20260131-040506", status=4)
 
 
+def test_the_same_file_is_not_registered_as_taken_later(server, admin):
+    def told(taken):
+        return server.kekctl("snapshot", "register", "-", "--keep", "90d", "--id", "copied",
+                             stdin=report(admin, entry(admin, "demo"), taken=taken))
+    first, later = at(-3600), at(-60)
+    assert not told(first).stderr
+    assert b"that stays" in told(later).stderr
+    assert admin.ok("GET", "/v1/snapshots/copied").json["taken"] == first
+    earlier = at(-7200)
+    told(earlier)
+    assert admin.ok("GET", "/v1/snapshots/copied").json["taken"] == earlier
+    forget(admin, "copied")
+
+
 def test_kekctl_warns_of_a_backup_that_cannot_be_restored_or_protects_nothing(own, tmp_path):
     with own.http("admin-1") as admin:
         set_wait(admin, "0s")
