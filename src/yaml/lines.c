@@ -79,12 +79,20 @@ scan_child(struct scan *s, const yaml_event_t *first, size_t path_len)
 	return err;
 }
 
+/* Whoever takes the text would read it up to there. */
+static bool
+has_nul(const yaml_event_t *e)
+{
+	return e->type == YAML_SCALAR_EVENT &&
+	       memchr(e->data.scalar.value, 0, e->data.scalar.length);
+}
+
 static int
 scan_pair(struct scan *s, const yaml_event_t *key)
 {
 	size_t len = strlen(s->path);
 
-	if (key->type != YAML_SCALAR_EVENT)
+	if (key->type != YAML_SCALAR_EVENT || has_nul(key))
 		return fault(s, key->start_mark.line, "a key must be a word");
 	snprintf(s->path + len, sizeof(s->path) - len, "%s%s", len ? "." : "",
 		(const char *)key->data.scalar.value);
@@ -133,6 +141,8 @@ scan_value(struct scan *s, const yaml_event_t *event)
 	bool mapping = event->type == YAML_MAPPING_START_EVENT;
 	int err;
 
+	if (has_nul(event))
+		return fault(s, event->start_mark.line, "a value has a NUL in it");
 	if (!mapping && event->type != YAML_SEQUENCE_START_EVENT)
 		return 0;
 	if (++s->depth > DEPTH_MAX)

@@ -271,6 +271,56 @@ an_empty_store_and_one_inside_a_page_are_read(void **state)
 /* ---- damage ---- */
 
 static void
+buckets_that_hold_no_tree_are_told(void **state)
+{
+	uint8_t inside[16 + 64] = { 0 }, meta[32] = { 0 };
+	struct bolt_entry buckets[] = {
+		{ BOLT_FILE_BUCKET, "key", 3, inside, sizeof(inside) },
+		{ BOLT_FILE_BUCKET, "meta", 4, meta, sizeof(meta) },
+	};
+	struct bolt_file f;
+
+	(void)state;
+	make_sound(&f, 4096);
+	bolt_file_put(meta + 24, BOLT_FILE_LEAF, 2);
+	bolt_file_put(inside + 24, BOLT_FILE_BRANCH, 2);
+	bolt_file_leaf(&f, 2, 0, buckets, 2);
+	DAMAGED(&f, "a bucket inside a page is no leaf");
+	buckets[0].value_size = 24; /* half of a page's head */
+	bolt_file_leaf(&f, 2, 0, buckets, 2);
+	DAMAGED(&f, "ends too early");
+	buckets[0].value_size = 8; /* half of the bucket's own */
+	bolt_file_leaf(&f, 2, 0, buckets, 2);
+	DAMAGED(&f, "ends too early");
+	for (uint64_t root = 0; root < 9; root += root == 1 ? 5 : 1) {
+		if (root == 2)
+			continue;
+		bolt_file_meta(&f, 0, root, 5);
+		bolt_file_meta(&f, 1, root, 6);
+		if (root < 2 || root >= 6)
+			DAMAGED(&f, "which is none");
+	}
+	bolt_file_free(&f);
+}
+
+static void
+a_second_meta_page_of_another_page_size_does_not_count(void **state)
+{
+	struct bolt_file f, other;
+	struct seen s;
+
+	(void)state;
+	make_sound(&f, 4096);
+	make_sound(&other, 8192);
+	bolt_file_meta(&other, 1, 2, 99);
+	memcpy(f.data + 4096, other.data + 8192, 80); /* newer */
+	read_sound(&f, &s);
+	assert_int_equal(s.live, 3);
+	bolt_file_free(&other);
+	bolt_file_free(&f);
+}
+
+static void
 pages_that_lead_in_a_circle_have_an_end(void **state)
 {
 	uint64_t same[100];
@@ -661,6 +711,8 @@ main(void)
 		cmocka_unit_test(a_file_that_is_cut_off_is_told_to_be),
 		cmocka_unit_test(values_that_span_pages_are_read_in_place),
 		cmocka_unit_test(an_empty_store_and_one_inside_a_page_are_read),
+		cmocka_unit_test(buckets_that_hold_no_tree_are_told),
+		cmocka_unit_test(a_second_meta_page_of_another_page_size_does_not_count),
 		cmocka_unit_test(pages_that_lead_in_a_circle_have_an_end),
 		cmocka_unit_test(places_outside_of_a_page_are_not_believed),
 		cmocka_unit_test(no_altered_byte_leads_astray),

@@ -180,6 +180,21 @@ static const struct fault {
 	{ 0, "socket:\n  mode: \"0600\"\nmode: \"0600\"\n", 12, "\"mode\" is not known" },
 	{ 0, "socket:\n  key: a\n", 11, "\"key\" is not known" },
 	{ 0, "socket:\n  path: a\n  path: b\n", 12, "\"path\" is given twice" },
+	{ 0, "? [a, b]\n: c\n", 10, "a key must be a word" },
+	{ 0, "\"metrics\\0\": a\n", 10, "a key must be a word" },
+	{ 2, "cluster: \"prod-1\\0-old\"\n", 2, "a value has a NUL in it" },
+	{ 5, "  - \"https://kek1.example.org:7373\\0/\"\n", 5, "a value has a NUL in it" },
+	{ 0, "x: [[[[[[[[[[[[a]]]]]]]]]]]]\n", 10, "it is nested too deeply" },
+	{ 0, "metrics: *nothing\n", 10, "metrics: No anchor found" },
+	{ 0, "<<: {a: b}\n", 10, "\"<<\" is not known" },
+	{ 0, "socket:\n\tpath: x\n", 11, "not YAML" },
+	{ 0, "metrics: \xe9\n", 1, "not YAML" },
+	{ 5, "  - {a: b}\n", 5, "a single value is needed" },
+	{ 5, "  - ''\n", 5, "it has no value" },
+	{ 6,
+		"  - a\n  - b\n  - c\n  - d\n  - e\n  - f\n  - g\n  - h\n  - i\n  - j\n  - k\n"
+		"  - l\n  - m\n  - n\n  - o\n  - p\n  - q\n",
+		21, "too many entries" },
 };
 
 static void
