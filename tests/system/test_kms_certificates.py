@@ -4,16 +4,18 @@ runs, and a kekd that is not the one that the CA names."""
 
 import contextlib
 import datetime
+import os
 import shutil
 import socket
 import ssl
+import subprocess
 import threading
 
 import pytest
 
 from kekd import wait_for
 from kms import Code
-from pki import Authority, spiffe
+from pki import Authority, replace, spiffe
 from test_reload import hang_up
 
 SOON = 20
@@ -78,6 +80,37 @@ def test_its_certificate_out_of_its_time_is_told_and_a_new_one_is_taken(
                                        **times))
     is_told(plugin, code)
     recovers(plugin, sealed, another(plugin))
+
+
+@pytest.mark.parametrize(("name", "content", "fault"), [
+    ("client.pem", b"nothing", "the certificate's file holds none"),
+    ("client.key", b"nothing", "the key's file holds none, or one with a password"),
+    ("client.key", "passphrase", "the key's file holds none, or one with a password"),
+    ("client.key", "another's", "certificate and key do not belong together"),
+    ("ca.pem", b"", "the CA certificate's file holds none"),
+    ("client.pem", None, "one of the files cannot be read")])
+def test_what_cannot_be_used_is_not_taken_and_the_one_before_stays_in_use(
+        server, make_plugin, name, content, fault):
+    plugin = make_plugin(server).start()
+    api = plugin.stub()
+    path = plugin.path(name)
+    with open(path, "rb") as f:
+        before = f.read()
+    if content == "passphrase":
+        content = subprocess.run(["openssl", "pkey", "-in", path, "-aes256", "-passout",
+                                  "pass:of-the-test"], check=True, capture_output=True).stdout
+    elif content == "another's":
+        with open(plugin.pki.clients["app"].key, "rb") as f:
+            content = f.read()
+    os.unlink(path)
+    if content is not None:
+        replace(path, content)
+    wait_for(lambda: f"is not taken: {fault}. The one before stays in use" in plugin.log(),
+             "it is told", SOON)
+    assert api.opens(api.encrypt()) and plugin.metric("kekd_kms_healthy") == 1
+    replace(path, before)
+    wait_for(lambda: "certificate has changed, and is in use" in plugin.log(), "it is taken", SOON)
+    assert api.opens(api.encrypt())
 
 
 class Impostor:

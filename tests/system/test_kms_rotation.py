@@ -2,9 +2,11 @@
 """kekd-kms and the key_id: it moves on with the key's record, at each node and API server alike,
 comes never a second time, and everything that was ever encrypted stays readable."""
 
+import contextlib
 import os
 import random
 import shutil
+import subprocess
 import threading
 import time
 
@@ -424,6 +426,37 @@ def test_a_key_id_that_cannot_be_kept_is_not_announced(server, plugin):
         announces_soon(plugin, new_id)
         wait_for(lambda: beside.results[-1] == new_id or beside.errors, "this one sees it, too")
     assert never_again([k for k in beside.results if k != old]) == 1
+
+
+def test_a_full_disk_keeps_what_was_announced_and_is_told(server, make_plugin, key, root):
+    plugin = make_plugin(server, key=key)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs",
+                           plugin.path("state")], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        plugin.start()
+        old = plugin.stub().key_id()
+        path, = state_files(plugin)
+        with open(path, "rb") as f:
+            kept = f.read()
+        ballast = plugin.path("state", "ballast")
+        with open(ballast, "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(bytes(4096))
+        new = rotate(server, key)
+        text = plugin.wait_sick(SOON, about="cannot write")
+        assert f"{path}: No space left on device: make room" in text
+        with open(path, "rb") as f:
+            assert f.read() == kept and old.encode() in kept
+        assert sorted(state_files(plugin)) == sorted([path, ballast]), "nothing is left behind"
+        plugin.restart(ready=False)
+        plugin.wait_sick(SOON, about="No space left on device")
+        os.unlink(ballast)
+        announces_soon(plugin, new)
+        plugin.stop()
+    finally:
+        subprocess.run(["umount", "-l", plugin.path("state")], check=True)
 
 
 def test_a_state_file_that_is_missing_is_made(plugin):
