@@ -124,6 +124,7 @@ struct version {
 	json_t *key_ids; /* {key_id: null} */
 	uint64_t seeds, live, superseded;
 	const char *outcome;
+	bool asked_all; /* no node could tell of one of its seeds */
 };
 
 struct tally {

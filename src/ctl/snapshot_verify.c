@@ -164,6 +164,31 @@ ask(const struct batch *b, const json_t *body, struct kekd_reply *ret_reply)
 	return status;
 }
 
+static int take_item(struct batch *b, size_t index, const json_t *item);
+
+/* What one node cannot do now, or lacks in its token, another may: alone a seed is asked of one
+ * after the other, and the next ones of whoever had it. */
+static int
+ask_alone(struct batch *b, size_t index)
+{
+	_cleanup_(kekd_reply_free) struct kekd_reply reply = { 0 };
+	_cleanup_(json_freep) json_t *items = json_array();
+	_cleanup_(json_freep) json_t *item = NULL;
+	struct tally *t = &b->snapshot->tally;
+	int status = add_item(b->snapshot, &t->seeds[index], items);
+
+	if (status == CTL_OK)
+		status = ask(b, json_array_get(items, 0), &reply);
+	if (status != CTL_OK)
+		return status;
+	if (reply.status != 200 && !reply.json)
+		return say_problem(&reply);
+	t->versions[t->seeds[index].version].asked_all = reply.status == 503;
+	item = reply.status == 200 ? json_incref(reply.json)
+				   : json_pack("{s:O}", "error", reply.json);
+	return take_item(b, index, item);
+}
+
 static int
 take_item(struct batch *b, size_t index, const json_t *item)
 {
@@ -172,6 +197,8 @@ take_item(struct batch *b, size_t index, const json_t *item)
 	const json_t *problem = json_object_get(item, "error");
 	const char *outcome = problem ? outcome_of(string_of(problem, "code")) : "ok";
 
+	if (number_of(problem, "status") == 503 && !v->asked_all)
+		return ask_alone(b, index);
 	if (!problem && number_of(item, "version") > 0)
 		v->number = (unsigned)number_of(item, "version");
 	if (!problem && !json_is_integer(json_object_get(item, "version")))

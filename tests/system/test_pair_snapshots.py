@@ -6,7 +6,9 @@ import pytest
 
 from etcd import PRESENT
 from kekd import wait_for
+from kubernetes_values import PREFIX, Seed
 from test_destroy import destroy, old_version, state, wait_for_state
+from test_pair_members import STORE, member
 from test_snapshots import body, entry, forget, put, register
 
 pytestmark = pytest.mark.skipif(not PRESENT, reason="etcd is not installed")
@@ -82,3 +84,25 @@ def test_no_node_destroys_what_a_backup_needs_whoever_leads(pair):
         assert forget(h, "led-1").status == 200
         destroyed_soon(h, key)
         wait_for_state(h, key, "destroyed", seconds=60)
+
+
+def test_a_seed_that_one_nodes_token_does_not_unwrap_is_asked_of_the_other(make_pair, make_etcd):
+    pair, etcd = make_pair(store=STORE, shared_token=False), make_etcd().start()
+    first, second = pair.nodes
+    first.init().start()
+    first.stop()
+    second.clone_token(first)  # before there is a key
+    first.start()
+    pair.active()
+    first.populate()
+    pair.join(second, ready=False)
+    with first.http("admin-1") as admin, first.http("app") as app:
+        for n in range(120):
+            etcd.put(f"{PREFIX}secrets/a/s{n}", Seed(app, admin, "demo").value())
+        wait_for(lambda: member(admin, second.name)["proofs"], "it has seen the version", 20)
+    snapshot = etcd.snapshot()
+    for node in pair.nodes:
+        done = pair.kekctl("etcd-snapshot", snapshot, "--verify", first=node)
+        assert b"This backup is restorable: 1 version," in done.stdout
+    done = second.kekctl("etcd-snapshot", snapshot, "--verify", status=10)
+    assert b"demo v1 is missing" in done.stdout
