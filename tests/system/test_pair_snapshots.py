@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registered backups of etcd on a pair: the active keeps them, each node knows them, and the one
-that takes over lets nothing be destroyed either."""
+that takes over lets nothing be destroyed either. What is asked of a backup either node answers."""
+
+import os
+import subprocess
 
 import pytest
 
 from etcd import PRESENT
-from kekd import wait_for
+from kekd import BUILD, wait_for
 from kubernetes_values import PREFIX, Seed
+from pki import spiffe
 from test_destroy import destroy, old_version, state, wait_for_state
 from test_pair_members import STORE, member
 from test_snapshots import body, entry, forget, put, register
@@ -84,6 +88,34 @@ def test_no_node_destroys_what_a_backup_needs_whoever_leads(pair):
         assert forget(h, "led-1").status == 200
         destroyed_soon(h, key)
         wait_for_state(h, key, "destroyed", seconds=60)
+
+
+def test_a_node_that_goes_midway_leaves_the_rest_of_the_seeds_to_the_other(pair, make_etcd):
+    active, standby = pair.roles()
+    etcd = make_etcd().start()
+    with active.http("admin-1") as admin, active.http("app") as app:
+        for n in range(150):
+            etcd.put(f"{PREFIX}secrets/a/s{n}", Seed(app, admin, "demo").value())
+        # After a batch of 100 it waits for seconds until the next is taken.
+        admin.put_client("slow", ["uri:" + spiffe("slow")],
+                         [{"keys": "demo", "operations": ["verify"]}],
+                         limits={"requests_per_s": 20})
+    pair.pki.clients["slow"] = pair.pki.client("slow")
+
+    def asked(node):
+        return node.audit_records(client="slow", operation="unwrap", result="ok")
+    wait_for(lambda: standby.kekctl("whoami", name="slow", status=None).returncode == 0,
+             "it knows the client")
+    config = active.kekctl_config("slow", [standby.url, active.url])
+    with subprocess.Popen([os.path.join(BUILD, "kekctl"), "--config", config, "etcd-snapshot",
+                           etcd.snapshot(), "--verify"], stdout=subprocess.PIPE) as process:
+        wait_for(lambda: asked(standby), "the first batch")
+        standby.kill_all()
+        told = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and b"This backup is restorable: 1 version," in told
+    assert asked(active)
+    standby.start()
+    pair.all_ready()
 
 
 def test_a_seed_that_one_nodes_token_does_not_unwrap_is_asked_of_the_other(make_pair, make_etcd):
