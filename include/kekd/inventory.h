@@ -43,15 +43,16 @@ struct inventory_facts {
 	const struct key *key;
 	const struct key_version *version;
 	const struct usage_total *usage;
-	bool usage_complete; /* of every member, up to now, with no record missing */
-	uint64_t now_us;
+	bool usage_complete;	 /* of every member, up to now, with no record missing */
+	uint64_t now_us, seen_s; /* by the wall clock, and as it was counted */
 };
 /* Is the version, as far as every registered cluster's newest snapshot tells, in no etcd any more?
  * That is: some newest snapshot has the key under its primary or a later version, so that values
  * were written since; and each cluster's is complete, not older than INVENTORY_AGE_MAX_US, of an
  * etcd that is further than that of an older one (a file that was copied looks younger than it is),
  * was taken and registered INVENTORY_LATE_US after the version last wrapped and after the key's
- * last activation, and has no value of it, live or superseded. False with the reason. */
+ * last activation, by a clock that was not set back since, and has no value of it, live or
+ * superseded. False with the reason. */
 #define INVENTORY_WHY_SIZE 400
 bool inventory_is_clean(const struct inventory *i, const struct inventory_facts *f,
 	char ret_why[INVENTORY_WHY_SIZE]);

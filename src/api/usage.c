@@ -118,7 +118,8 @@ inventory_json(const struct view *w, const struct key_version *v, const struct u
 		.version = v,
 		.usage = t,
 		.usage_complete = complete && w->fresh,
-		.now_us = w->now_us };
+		.now_us = w->now_us,
+		.seen_s = w->seen_s };
 	char why[INVENTORY_WHY_SIZE] = "the record of a registered snapshot cannot be read";
 
 	*ret_clean = !w->doubted && inventory_is_clean(&w->inventory, &facts, why);

@@ -152,6 +152,15 @@ taken_us(const struct snapshot *s)
 	return s->changed_us < s->taken_us ? s->changed_us : s->taken_us;
 }
 
+/* What came after it may bear a time before it. */
+static bool
+clock_went_back(const struct snapshot *s, const struct inventory_facts *f)
+{
+	uint64_t counted_us = f->seen_s > s->seen_s ? (f->seen_s - s->seen_s) * 1000000 : 0;
+
+	return s->changed_us + counted_us > f->now_us + INVENTORY_LATE_US;
+}
+
 /* ahead: as in struct inventory. */
 static bool
 is_clean_in(const struct snapshot *s, const struct snapshot *ahead, const struct inventory_facts *f,
@@ -177,6 +186,11 @@ is_clean_in(const struct snapshot *s, const struct snapshot *ahead, const struct
 			"older %s: is it a copy, or its time wrong (--taken)? If that etcd was "
 			"restored, forget the older ones",
 			s->cluster, s->id, ahead->id);
+	if (clock_went_back(s, f))
+		return no(ret_why,
+			"cluster %s: kekd's clock was set back since its newest snapshot %s was "
+			"registered: register a newer one",
+			s->cluster, s->id);
 	if (s->taken_us > f->now_us + SNAPSHOT_AHEAD_US)
 		return no(ret_why,
 			"cluster %s: its newest snapshot %s was taken at %s, which is not yet",

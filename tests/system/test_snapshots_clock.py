@@ -83,6 +83,10 @@ def test_a_version_is_clean_when_each_clusters_newest_snapshot_says_so(clockwork
         assert "not complete" in why()
         register(admin, "west-3", dict(new), cluster="west", taken=HOUR - 40)
         assert why() is None
+        clockwork.set_clock(0)
+        assert "clock was set back" in why()
+        clockwork.set_clock(HOUR)
+        assert why() is None
         assert used(admin, 2, "clean")["inventory"]["reason"] == "it is the primary"
         # An old file that was copied: it looks young, and says nothing of what lies there now.
         register(admin, "west-4", dict(new), cluster="west", taken=HOUR - 30, etcd_revision=17)

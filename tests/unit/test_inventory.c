@@ -256,7 +256,8 @@ world_new(void)
 		.version = &w->key->versions[0],
 		.usage = &w->usage,
 		.usage_complete = true,
-		.now_us = NOW };
+		.now_us = NOW,
+		.seen_s = w->a->seen_s + 86400 - 60 };
 	return w;
 }
 
@@ -394,6 +395,13 @@ etcd_went_back(struct world *w)
 	w->list.count = 3;
 }
 
+/* An hour more was counted than the clock tells. */
+static void
+clock_was_set_back(struct world *w)
+{
+	w->facts.seen_s += 3600;
+}
+
 /* The same file once more, said to be of a later time. */
 static void
 etcd_stood_still(struct world *w)
@@ -425,6 +433,7 @@ static const struct {
 	{ only_an_earlier_version, "later version" },
 	{ etcd_went_back, "no further" },
 	{ etcd_stood_still, "no further" },
+	{ clock_was_set_back, "set back" },
 };
 
 static bool
