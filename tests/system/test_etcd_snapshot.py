@@ -11,12 +11,13 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import uuid
 import time
 
 import pytest
 
 from etcd import PRESENT
-from kekd import BUILD, FAULTY_MODULE, LONG, TOOLS, wait_for
+from kekd import BUILD, FAULTY_MODULE, LONG, TOOLS, b64, wait_for
 from kubernetes_values import (CLUSTER, PREFIX, Seed, encrypted_object, kms_v2, lease, other,
                                plaintext)
 from pki import spiffe
@@ -466,6 +467,31 @@ def test_values_and_the_audit_log_tell_together_what_a_thief_took(server, etcd, 
     kekctl(snapshot, "--values", "--seed", "0" * 16, status=NOT_FOUND)
     kekctl(snapshot, "--values", "--seed", "xyz", status=USAGE)
     kekctl(snapshot, "--seed", "0" * 16, status=USAGE)
+
+
+def test_more_versions_than_a_cluster_has_are_not_said_to_be_all(server, etcd):
+    """What is counted is bounded, and what was not counted is told."""
+    seed = seed_of(server, with_key(server, "beyond"))
+
+    def stranger(n):
+        version = uuid.UUID(int=n + 1)
+        blob = seed.blob[:4] + version.bytes + seed.blob[20:]
+        return kms_v2(f"{version}.1", blob, seed.annotations)
+
+    def put_all(numbers):
+        etcd.call("kv/txn", {"success": [{"request_put": {
+            "key": b64(f"{PREFIX}secrets/a/s{n}".encode()), "value": b64(stranger(n))}}
+            for n in numbers]})
+    for first in range(0, 4096, 128):
+        put_all(range(first, first + 128))
+    told = report(etcd.snapshot())
+    assert told["complete"] is True and len(told["keys"][0]["versions"]) == 4096
+    put_all([4096])
+    snapshot = etcd.snapshot()
+    told = report(snapshot, status=UNVERIFIED)
+    assert told["complete"] is False and len(told["keys"][0]["versions"]) == 4096
+    assert resource_of(told, "secrets")["live"]["kekd"] == 4097
+    assert b"there is more in it than is counted" in kekctl(snapshot, status=UNVERIFIED).stdout
 
 
 def test_a_key_that_was_deleted_and_made_again_is_live_once(server, etcd):

@@ -2,10 +2,13 @@
 """Registered backups of etcd: what they need is not destroyed before they end, and what none of the
 newest has is said to be clean."""
 
+import contextlib
 import datetime
 import hashlib
 import json
+import os
 import sqlite3
+import subprocess
 import time
 
 import pytest
@@ -655,6 +658,40 @@ def test_what_has_expired_is_forgotten_but_for_each_clusters_newest(server, admi
     assert "expired-2" in left and "current" in left and "expired-0" not in left
     forget(admin, "expired-2")
     forget(admin, "current")
+
+
+def test_on_a_full_disk_nothing_is_registered_or_forgotten_by_half(make_server, root):
+    server = make_server()
+    state = server.path("state")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", state],
+                          check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        server.init().start().populate()
+        with server.http("admin-1") as admin:
+            kept = register(admin, "kept", entry(admin, "demo"))
+            ballast = server.path("state", "ballast")
+            with open(ballast, "wb", buffering=0) as f, contextlib.suppress(OSError):
+                while True:
+                    f.write(bytes(512))
+            late = body(entry(admin, "demo"))
+            reply = put(admin, "late", late)
+            assert reply.status >= 500 and "was not registered" in reply.json["detail"], reply
+            assert admin.get("/v1/snapshots/late").status == 404
+            reply = forget(admin, "kept")
+            assert reply.status >= 500 and "was not forgotten" in reply.json["detail"], reply
+            assert admin.ok("GET", "/v1/snapshots/kept").json == kept
+            os.unlink(ballast)
+            wait_for(lambda: put(admin, "late", late).status == 201, "there is room")
+            assert forget(admin, "kept").status == 200
+        server.stop()
+        server.start()
+        with server.http("admin-1") as admin:
+            assert [s["id"] for s in admin.ok("GET", "/v1/snapshots").json["snapshots"]] == ["late"]
+    finally:
+        server.stop()
+        subprocess.run(["umount", "-l", state], check=True)
 
 
 @pytest.mark.skipif(not PRESENT, reason="no etcd here")
