@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import subprocess
 import uuid
-import time
 
 import pytest
 
@@ -569,8 +568,11 @@ def test_a_copy_of_a_running_members_database_is_not_relied_on(server, etcd, tmp
     """It may lack values, and nothing in it tells."""
     put(etcd, "secrets/a/b", seed_of(server, with_key(server, "copied")).value())
     copies = tmp_path / "copy", tmp_path / "cut"
-    time.sleep(0.5)  # etcd writes to it every 100 ms
-    shutil.copyfile(os.path.join(etcd.members[0].data, "member", "snap", "db"), copies[0])
+
+    def copy_has_it():
+        shutil.copyfile(os.path.join(etcd.members[0].data, "member", "snap", "db"), copies[0])
+        return b"secrets/a/b" in copies[0].read_bytes()
+    wait_for(copy_has_it, "etcd wrote it")
     with open(etcd.snapshot(), "rb") as f:
         copies[1].write_bytes(f.read()[:-32])
     for copy in copies:
