@@ -32,9 +32,7 @@ static void
 escape(char *out, size_t size, const char *text)
 {
 	static const char hex[] = "0123456789abcdef";
-	size_t n = 0;
-
-	size_t control = 0; /* bytes of one that are still to come */
+	size_t n = 0, control = 0; /* control: bytes of one that are still to come */
 
 	for (; *text && n + 5 < size; text++) {
 		unsigned char c = (unsigned char)*text;
