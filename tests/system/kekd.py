@@ -701,14 +701,6 @@ class Kekd(Program):
         return sorted(os.path.join(self.audit_dir, n) for n in os.listdir(self.audit_dir)
                       if n.endswith(".jsonl"))
 
-    def fill_audit_disk(self):
-        """The file that takes all the room there was."""
-        path = os.path.join(self.audit_dir, "ballast")
-        with open(path, "wb", buffering=0) as f, contextlib.suppress(OSError):
-            while True:
-                f.write(bytes(4096))
-        return path
-
     def audit_lines(self):
         lines = []
         for path in self.audit_files():

@@ -4,6 +4,7 @@
 import os
 import time
 
+from disk import fill
 from kekd import b64, wait_for
 
 
@@ -16,7 +17,7 @@ def test_a_full_audit_disk_stops_crypto_and_it_recovers_by_itself(small_disk):
     with small_disk.http("app") as app, small_disk.http("admin-1") as admin:
         assert wrap(app).status == 200
         acknowledged += 1
-        ballast = small_disk.fill_audit_disk()
+        ballast = fill(small_disk.audit_dir)
         for _ in range(2000):
             reply = wrap(app)
             if reply.status != 200:
@@ -46,7 +47,7 @@ def test_a_full_audit_disk_stops_crypto_and_it_recovers_by_itself(small_disk):
 
 def test_a_start_with_a_full_audit_disk_answers_health_and_recovers(small_disk):
     small_disk.stop()
-    ballast = small_disk.fill_audit_disk()
+    ballast = fill(small_disk.audit_dir)
     small_disk.start(ready=False)
     wait_for(lambda: small_disk.health()[0] == 503 and "audit" in str(small_disk.health()[1]),
              "health says why")

@@ -17,6 +17,7 @@ import time
 
 import pytest
 
+from disk import fill
 from kekd import BUILD, DATA, LONG, PATIENCE, TOP, b64, kill, proc_status, suspended, wait_for
 from pki import spiffe
 
@@ -60,7 +61,7 @@ class Scrape:
 @pytest.fixture
 def full_disk(small_disk):
     """The file system of its audit log has no room left."""
-    small_disk.fill_audit_disk()
+    fill(small_disk.audit_dir)
     with small_disk.http("app") as app:
         while app.call("POST", "/v1/keys/demo/wrap", {"plaintext": b64(b"x")}).status == 200:
             pass

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from disk import fill
 from kekd import b64, wait_for
 from test_crash import Load
 from test_restore import backup, confirm, empty_store, restore
@@ -276,7 +277,7 @@ def test_a_full_disk_that_refused_requests_is_no_loss(small_disk):
     server = small_disk
     with server.http("app") as app:
         app.wrap(b"x")
-        ballast = server.fill_audit_disk()
+        ballast = fill(server.audit_dir)
         wait_for(lambda: app.call("POST", "/v1/keys/demo/wrap",
                                   {"plaintext": b64(b"x")}).status == 503, "the disk is full")
         os.unlink(ballast)
